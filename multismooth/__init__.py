@@ -1,0 +1,60 @@
+"""multismooth: label-smoothed classification losses that mean the same thing in PyTorch, JAX and NumPy.
+
+`multismooth.loss(logits, targets, ...)` and its siblings choose the backend from the type of `logits`;
+`multismooth.torch`, `.jax`, `.numpy` are the same functions without the choosing. Importing this imports no framework.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from multismooth.convention import Convention, conventions
+from multismooth.dispatch import (
+    binary_loss,
+    linear_loss,
+    linear_loss_and_grad,
+    loss,
+    loss_and_grad,
+    smooth_targets,
+    terms,
+)
+from multismooth.errors import LabelError, MissingBackendError, SmoothingError, SmoothingWarning, TargetError
+
+if TYPE_CHECKING:
+    from multismooth import demo, flax, jax, numpy, torch
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Convention",
+    "LabelError",
+    "MissingBackendError",
+    "SmoothingError",
+    "SmoothingWarning",
+    "TargetError",
+    "binary_loss",
+    "conventions",
+    "demo",
+    "flax",
+    "jax",
+    "linear_loss",
+    "linear_loss_and_grad",
+    "loss",
+    "loss_and_grad",
+    "numpy",
+    "smooth_targets",
+    "terms",
+    "torch",
+]
+
+_ROOMS = {"demo": "numpy", "flax": "flax", "jax": "jax", "numpy": "numpy", "torch": "torch"}
+
+
+def __getattr__(name):
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(f"{__name__}.{name}")
+
+
+def __dir__():
+    return [name for name in __all__ if name not in _ROOMS or find_spec(_ROOMS[name])]

@@ -1,0 +1,124 @@
+"""Backend: what a framework must bring to have every function of this library.
+
+To add one: subclass, say how its arrays are made and looked at, give `xp`, and bind `Functions(MyBackend())`. The
+default `loss`, `terms`, … run the text of `spec`; override them only where a faster kernel exists, and add the
+backend to the table of `tests/adapters.py`, which is what proves it.
+"""
+
+from multismooth import binary, spec
+
+
+class Backend:
+    """The seam between the front door (`functions`) and a framework.
+
+    `xp` is the framework's array-API namespace plus
+        float_of(z)                      the dtype that is computed in: float64 for float64, else float32
+        constant(value, z)               a value as an array of that dtype on z's device (arrays pass through)
+        logsumexp(z, axis)               log Σ exp z, −inf for a row of −inf
+        pick(z, index, axis)             z at one index per element; the class axis goes
+        deposit(z, index, values, axis)  z with per-element values added at one index per element
+    """
+
+    name: str
+    xp: object
+
+    def is_array(self, value):
+        raise NotImplementedError
+
+    def array(self, value, like=None):
+        """A number, list, NumPy array or own array as an own array, on `like`'s device."""
+        raise NotImplementedError
+
+    def kind(self, array):
+        """ "integer", "floating", "boolean" or "other"."""
+        raise NotImplementedError
+
+    def values(self, array, validate):
+        """NumPy values where they can be seen (`validate`: None without synchronisation, True always), else None."""
+        raise NotImplementedError
+
+    def tracing(self):
+        """Whether a compiler is reading this call, so that nothing may be said."""
+        return False
+
+    def first_row(self, z, axis, validate):
+        """The first element's logits as NumPy values, where they can be seen."""
+        raise NotImplementedError
+
+    def template(self, shape, dtype, like):
+        """Zeros of a shape that take no memory, on `like`'s device; dtype None is the framework's default float."""
+        raise NotImplementedError
+
+    # --- evaluation ---
+
+    def loss(self, problem, settings):
+        return total(problem, settings, self.xp)
+
+    def terms(self, problem, settings):
+        return terms(problem, settings, self.xp)
+
+    def smooth_targets(self, problem, settings):
+        return self.xp.astype(spec.smooth_targets(problem, settings, self.xp), problem.logits.dtype, copy=False)
+
+    def binary_loss(self, problem, reduction):
+        return binary.loss(problem, reduction, self.xp)
+
+
+class Namespace:
+    """An array-API namespace with additions."""
+
+    def __init__(self, base, **additions):
+        self._base = base
+        self.__dict__.update(additions)
+
+    def __getattr__(self, name):
+        return getattr(self._base, name)
+
+
+def reciprocal(total, z, xp):
+    """1/total, and 0 for a total of 0: the mean over nothing."""
+    if isinstance(total, (int, float)):
+        return 1.0 / total if total else 0.0
+    total = xp.astype(total, xp.float_of(z))
+    nothing = total == 0
+    return xp.where(nothing, xp.zeros_like(total), 1 / xp.where(nothing, xp.ones_like(total), total))
+
+
+def denominators(plans, settings, xp):
+    """(1/D, 1/D of the smoothing term or None) over all (plan, logits) pairs of a call."""
+    convention, z = settings.convention, plans[0][1]
+    shares = sum(spec.summed(plan.share, logits, settings.axis, xp) for plan, logits in plans)
+    own = reciprocal(spec.denominator(shares, z, convention, xp), z, xp)
+    if plans[0][0].smooth_share is None:
+        return own, None
+    shares = sum(spec.summed(plan.smooth_share, logits, settings.axis, xp) for plan, logits in plans)
+    return own, reciprocal(spec.denominator(shares, z, convention, xp), z, xp)
+
+
+def reduced_plan(problem, settings, xp):
+    """The plan whose summed losses are the result: averaged if "mean" is asked for."""
+    plan = spec.plan(problem, settings, xp)
+    if settings.reduction != "mean":
+        return plan
+    if problem.normalizer is not None:
+        return spec.scaled(plan, reciprocal(problem.normalizer, problem.logits, xp))
+    return spec.scaled(plan, *denominators([(plan, problem.logits)], settings, xp))
+
+
+def total(problem, settings, xp):
+    """The loss of a call by the text of `spec`, differentiable in everything."""
+    plan = reduced_plan(problem, settings, xp)
+    loss = spec.elements(*spec.statistics(problem.logits, plan, settings.axis, xp), plan, xp)
+    return loss if settings.reduction == "none" else xp.sum(loss)
+
+
+def terms(problem, settings, xp):
+    """Per-element loss, unsmoothed loss and weight, by the text of `spec`."""
+    z, axis = problem.logits, settings.axis
+    plan = spec.plan(problem, settings, xp)
+    if plan.smooth_share is not None:
+        own, other = denominators([(plan, z)], settings, xp)
+        plan = spec.scaled(plan, 1.0, other / own)
+    lse, nll, smooth = spec.statistics(z, plan, axis, xp)
+    share = xp.broadcast_to(xp.constant(plan.share, z), lse.shape)
+    return spec.Terms(spec.elements(lse, nll, smooth, plan, xp), plan.label_weight * nll, share)

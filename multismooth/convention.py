@@ -1,0 +1,216 @@
+"""Convention: everything in which two implementations of label smoothing can differ.
+
+A convention is a value, not code: `spec.plan` turns it, with the targets, into coefficients that every backend
+uses alike. Letters as in `spec`: K classes, t target row, r where the smoothed mass goes, ε = label_smoothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any
+
+from multismooth.errors import SmoothingError, complain
+
+CHOICES = {
+    "spread": ("all", "others"),
+    "objective": ("cross_entropy", "kl"),
+    "class_weights": ("per_term", "target", "nll_only", "mixture"),
+    "denominator": ("target_weight", "mixture_weight", "counted", "nonzero", "all", "classes", "caller"),
+    "smoothing_map": ("identity", "classy"),
+    "ignore_scope": ("all", "nll_only"),
+}
+
+DIVIDES_BY = {
+    "target_weight": "the summed class weights of the counted labels (their number, without weights)",
+    "mixture_weight": "Σ q·w over the counted elements",
+    "counted": "the counted elements (their summed sample weights)",
+    "nonzero": "the number of counted elements, whatever their sample weights",
+    "all": "all elements, the ignored ones included",
+    "classes": "all elements times K",
+    "caller": "a number that only the caller has (sentences, tokens): pass normalizer=",
+}
+
+
+@dataclass(frozen=True)
+class Convention:
+    """q = (1 − ε′)·t + ε′·r, and what is then weighted, summed and divided by.
+
+    Two conventions are equal when they mean the same; `name`, `ignore_index`, `source` and `notes` only inform.
+    Make variants with `dataclasses.replace`.
+
+    Args:
+        spread: "all": r is uniform over all K classes and ε′ = ε (Szegedy et al. 2016, PyTorch, Optax, Keras);
+            "others": the K − 1 other classes share ε, the same as "all" with ε′ = ε·K/(K − 1) (tensor2tensor, fairseq).
+        exclude: classes that never receive smoothed mass (a padding column); K in ε′ counts the rest.
+        objective: "cross_entropy" −Σ w q log p, or "kl", which adds Σ w q log q.
+        class_weights: "per_term" Σ_k w_k q_k (−log p_k); "target" w_y times the whole element; "nll_only" w_y on the
+            label's term and 1 on the smoothing term; "mixture" Σ_k q_k w_k times the whole element.
+        denominator: what "mean" divides by, see `DIVIDES_BY`.
+        smoothing_map: "identity", or "classy": ε ↦ ε/(1 + ε), a target (t + ε/K)/(1 + ε) (ClassyVision).
+        ignore_scope: "all": an ignored element is nothing; "nll_only": its smoothing term still counts.
+        smooth_denominator: a denominator of its own for the smoothing term, or None.
+        denominator_add, denominator_floor: mean divides by max(denominator + add, floor).
+        scale: a factor on the loss.
+        ignore_index: the label that the original ignores by default; a call's own `ignore_index` is what counts.
+
+    >>> from dataclasses import replace
+    >>> import multismooth
+    >>> replace(multismooth.conventions["torch"], spread="others") == multismooth.conventions["torch"]
+    False
+    >>> multismooth.conventions["others"].smoothing_for(multismooth.conventions["torch"], 0.1, 3)
+    0.15
+    """
+
+    name: str = field(default="", compare=False)
+    spread: str = "all"
+    exclude: tuple[int, ...] = ()
+    objective: str = "cross_entropy"
+    class_weights: str = "per_term"
+    denominator: str = "target_weight"
+    smoothing_map: str = "identity"
+    ignore_scope: str = "all"
+    smooth_denominator: str | None = None
+    denominator_add: float = 0.0
+    denominator_floor: float | None = None
+    scale: float = 1.0
+    ignore_index: int | None = field(default=-100, compare=False)
+    source: str = field(default="", compare=False)
+    notes: str = field(default="", compare=False)
+
+    def __post_init__(self):
+        for argument, choices in CHOICES.items():
+            _choose(f"Convention.{argument}", getattr(self, argument), choices)
+        if self.smooth_denominator is not None:
+            _choose("Convention.smooth_denominator", self.smooth_denominator, CHOICES["denominator"])
+        object.__setattr__(self, "exclude", tuple(sorted(set(self.exclude))))
+
+    def mass(self, label_smoothing, num_classes):
+        """ε′, the share of the target row that goes to r: ε, ε/(1 + ε) or these times K/(K − 1)."""
+        if self.smoothing_map == "classy":
+            label_smoothing = label_smoothing / (1 + label_smoothing)
+        return label_smoothing * self.stretch(num_classes)
+
+    def stretch(self, num_classes):
+        """ε′/ε of the spread: 1, or K/(K − 1). With one class there are no others, and nothing to give them."""
+        if self.spread == "all":
+            return 1.0
+        return num_classes / (num_classes - 1) if num_classes > 1 else 0.0
+
+    def smoothing_for(self, other: "Convention", label_smoothing: float, num_classes: int) -> float:
+        """The ε with which `other` has the targets that this convention has at `label_smoothing`.
+
+        Raises SmoothingError when there is none in [0, 1], ValueError when the two exclude different classes.
+        """
+        if self.exclude != other.exclude:
+            raise complain(
+                "other",
+                f"a convention that excludes the classes {self.exclude}",
+                f"one that excludes {other.exclude}",
+                "No ε makes their targets equal; make a variant with dataclasses.replace(other, exclude=...).",
+            )
+        classes = num_classes - len(self.exclude)
+        stretch = other.stretch(classes)
+        mass = self.mass(label_smoothing, classes)
+        result = mass / stretch if stretch else 0.0
+        if other.smoothing_map == "classy":
+            result = result / (1 - result) if result < 1 else float("inf")
+        if not 0 <= result <= 1:
+            raise complain(
+                "label_smoothing",
+                f"a value that {other.name or 'the other convention'} can express with an ε in [0, 1]",
+                f"{label_smoothing}, for which it would need {result:g}",
+                "Use a smaller ε.",
+                SmoothingError,
+            )
+        return float(f"{result:.15g}")
+
+    def target_row(self, label_smoothing: float, num_classes: int, label: int = 0) -> list[float]:
+        """q for one label, as a list: `(1 − ε′)·[k = label] + ε′·r_k`."""
+        allowed = [k for k in range(num_classes) if k not in self.exclude]
+        mass = self.mass(label_smoothing, len(allowed))
+        row = [mass / len(allowed) if k in allowed else 0.0 for k in range(num_classes)]
+        row[label] += 1 - mass
+        return row
+
+    def explain(self, label_smoothing: float = 0.1, num_classes: int = 5) -> str:
+        """The formula, the target row and what "mean" divides by, as text.
+
+        >>> import multismooth
+        >>> print(multismooth.conventions["others"].explain(0.1, 3))
+        others: q = (1 − ε′)·t + ε′/K,  ε′ = ε·K/(K − 1)
+          ε = 0.1, K = 3: ε′ = 0.15
+          class 0  0.9    ██████████████████
+          class 1  0.05   █
+          class 2  0.05   █
+          loss = −Σ w q log p;  class weights: per_term
+          mean divides by the summed class weights of the counted labels (their number, without weights)
+        """
+        allowed = num_classes - len(self.exclude)
+        label = next(k for k in range(num_classes) if k not in self.exclude)
+        spread = "ε′/K" if not self.exclude else "ε′/K on every class but " + ", ".join(map(str, self.exclude))
+        ratio = {"identity": "ε", "classy": "ε/(1 + ε)"}[self.smoothing_map]
+        mapping = ratio + ("·K/(K − 1)" if self.spread == "others" else "")
+        rows = [
+            f"  class {k}  {q:<6.4g} {'█' * round(20 * q)}"
+            for k, q in enumerate(self.target_row(label_smoothing, num_classes, label)[:10])
+        ]
+        if num_classes > 10:
+            rows.append(f"  ... {num_classes - 10} more")
+        entropy = " + Σ w q log q" if self.objective == "kl" else ""
+        loss = f"  loss = −Σ w q log p{entropy};  class weights: {self.class_weights}"
+        extras = [f"  {f.name} = {getattr(self, f.name)}" for f in fields(self)[7:12] if getattr(self, f.name) != f.default]
+        return "\n".join(
+            [
+                f"{self.name or 'unnamed'}: q = (1 − ε′)·t + {spread},  ε′ = {mapping}",
+                f"  ε = {label_smoothing:g}, K = {allowed}: ε′ = {self.mass(label_smoothing, allowed):.6g}",
+                *rows,
+                loss,
+                f"  mean divides by {DIVIDES_BY[self.denominator]}",
+                *extras,
+                *([f"  {self.notes}"] if self.notes else []),
+            ]
+        )
+
+
+def _choose(argument, value, choices):
+    if value not in choices:
+        raise complain(argument, "one of " + ", ".join(map(repr, choices)), repr(value), "Names are case-sensitive.")
+
+
+def _registry():
+    torch = Convention("torch", source="torch 2.13, torch/nn/functional.py cross_entropy")
+    rows = {"denominator": "all", "ignore_index": None}
+    conventions = [
+        torch,
+        Convention("others", spread="others"),
+        Convention("optax", source="optax 0.2.8, optax/losses/_smoothing.py smooth_labels", **rows),
+        Convention("keras", source="keras 3.15, keras/src/losses/losses.py CategoricalCrossentropy", **rows),
+        Convention("timm", source="timm 1.0, timm/loss/cross_entropy.py LabelSmoothingCrossEntropy", **rows),
+        Convention(
+            "fairseq",
+            spread="others",
+            denominator="counted",
+            ignore_index=1,
+            source="fairseq 0.12, fairseq/criterions/label_smoothed_cross_entropy.py",
+        ),
+    ]
+    return MappingProxyType({convention.name: convention for convention in conventions})
+
+
+conventions: Mapping[str, Convention] = _registry()
+
+
+def resolve(convention: Any) -> Convention:
+    """The Convention that a name or a Convention stands for; an unknown name suggests the nearest."""
+    if isinstance(convention, Convention):
+        return convention
+    if isinstance(convention, str) and convention in conventions:
+        return conventions[convention]
+    near = get_close_matches(str(convention), conventions, n=1)
+    raise complain(
+        "convention",
+        "a multismooth.Convention or one of " + ", ".join(conventions),
+        repr(convention),
+        f"Did you mean {near[0]!r}?" if near else "See multismooth.conventions.",
+    )

@@ -1,0 +1,26 @@
+"""What multismooth raises and warns: every text names the argument, what was expected, what came, and the remedy."""
+
+
+class TargetError(ValueError):
+    """The targets cannot be what the caller meant: regression values, rows that are no distribution, absent classes."""
+
+
+class LabelError(TargetError, IndexError):
+    """An integer label names no class. Also an IndexError, as `torch.nn.functional.cross_entropy` raises."""
+
+
+class SmoothingError(ValueError):
+    """`label_smoothing` is not a number in [0, 1]."""
+
+
+class SmoothingWarning(UserWarning):
+    """The numbers are defined but probably not meant: the smoothed optimum no longer predicts the label."""
+
+
+class MissingBackendError(ImportError):
+    """A framework was asked for that is not installed."""
+
+
+def complain(argument, expected, got, remedy, error=ValueError):
+    """Build `error` in the one grammar of this library: argument, expected, got, remedy."""
+    return error(f"`{argument}`: expected {expected}; got {got}. {remedy}")

@@ -1,0 +1,30 @@
+"""JAX backend: the text of `spec` under jit, differentiated by JAX itself in any mode and to any order.
+
+>>> import jax, jax.numpy as jnp
+>>> import multismooth.jax as ms
+>>> gradient = jax.grad(ms.loss)(jnp.array([[2.0, 0.5, -1.0]]), jnp.array([0]), label_smoothing=0.1)
+>>> [round(x, 4) for x in gradient[0].tolist()]
+[-0.1477, 0.142, 0.0058]
+"""
+
+from multismooth.functions import Functions
+from multismooth.jax.backend import JaxBackend
+
+__all__ = [
+    "binary_loss",
+    "linear_loss",
+    "linear_loss_and_grad",
+    "loss",
+    "loss_and_grad",
+    "smooth_targets",
+    "terms",
+]
+
+_functions = Functions(JaxBackend())
+loss = _functions.loss
+terms = _functions.terms
+loss_and_grad = _functions.loss_and_grad
+smooth_targets = _functions.smooth_targets
+linear_loss = _functions.linear_loss
+linear_loss_and_grad = _functions.linear_loss_and_grad
+binary_loss = _functions.binary_loss

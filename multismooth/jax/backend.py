@@ -1,0 +1,119 @@
+"""How JAX arrays are made, looked at and evaluated for `multismooth.functions`.
+
+Every evaluation is one jitted call, so that nothing of size N×K is made besides the gradient. ε, weights and all
+other arrays and numbers are traced: a schedule does not recompile.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from multismooth import backend, binary
+from multismooth.errors import complain
+from multismooth.jax import linear
+from multismooth.jax.namespace import XP
+
+
+class JaxBackend(backend.Backend):
+    name = "jax"
+    xp = XP
+
+    def is_array(self, value):
+        return isinstance(value, (jax.Array, jax.core.Tracer))
+
+    def array(self, value, like=None):
+        """Integers become JAX's own signed ones; what does not fit stays out of range instead of wrapping."""
+        if isinstance(value, jax.ShapeDtypeStruct):
+            return value
+        if not self.is_array(value):
+            value = np.asarray(value)
+        kind = value.dtype.kind
+        if kind not in "iu":
+            return jnp.asarray(value)
+        integer = jax.dtypes.canonicalize_dtype(np.int64)
+        if value.dtype.itemsize < integer.itemsize or value.dtype == integer:
+            return jnp.asarray(value, dtype=integer)
+        xp, limits = (jnp if self.is_array(value) else np), np.iinfo(integer)
+        low = limits.min if kind == "i" else 0
+        return jnp.asarray(xp.clip(value, low, limits.max), dtype=integer)
+
+    def kind(self, array):
+        if jnp.issubdtype(array.dtype, jnp.floating):
+            return "floating"
+        if jnp.issubdtype(array.dtype, jnp.integer):
+            return "integer"
+        return "boolean" if array.dtype == bool else "other"
+
+    def values(self, array, validate):
+        if isinstance(array, jax.core.Tracer) or not array.is_fully_addressable:
+            return None
+        if not validate and any(device.platform != "cpu" for device in array.devices()):
+            return None
+        return np.asarray(array) if array.dtype != jnp.bfloat16 else np.asarray(array).astype(np.float32)
+
+    def first_row(self, z, axis, validate):
+        # Computed logits arrive asynchronously; waiting for them here would stall the caller's pipeline.
+        if not isinstance(z, jax.Array) or isinstance(z, jax.core.Tracer) or z.size == 0 or not (validate or z.is_ready()):
+            return None
+        values = self.values(z, validate)
+        return None if values is None else np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])[0]
+
+    def template(self, shape, dtype, like):
+        return jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(dtype or float))
+
+    def loss(self, problem, settings):
+        return _loss(problem, settings)
+
+    def terms(self, problem, settings):
+        return _terms(problem, settings)
+
+    def loss_and_grad(self, problem, settings, out=None):
+        if out is not None:
+            raise complain("out", "None in JAX, whose arrays are immutable", type(out).__name__, "Use the result.")
+        return _loss_and_grad(problem, settings)
+
+    def smooth_targets(self, problem, settings):
+        shape, dtype = problem.logits.shape, problem.logits.dtype
+        return _smooth_targets(problem._replace(logits=None), settings, shape, dtype)
+
+    def binary_loss(self, problem, reduction):
+        return _binary_loss(problem, reduction)
+
+    def linear_loss(self, hidden, classifier, bias, chunk_rows, problem, settings):
+        return linear.loss(hidden, classifier, bias, chunk_rows, problem._replace(logits=None), settings)
+
+    def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, problem, settings):
+        return linear.loss_and_grad(hidden, classifier, bias, chunk_rows, problem._replace(logits=None), settings)
+
+
+@partial(jax.jit, static_argnums=1)
+def _loss(problem, settings):
+    return backend.total(problem, settings, XP)
+
+
+@partial(jax.jit, static_argnums=1)
+def _terms(problem, settings):
+    return backend.terms(problem, settings, XP)
+
+
+@partial(jax.jit, static_argnums=1)
+def _loss_and_grad(problem, settings):
+    def summed(logits):
+        loss = backend.total(problem._replace(logits=logits), settings, XP)
+        return jnp.sum(loss), loss
+
+    gradient, loss = jax.grad(summed, has_aux=True)(problem.logits)
+    return loss, gradient
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _smooth_targets(problem, settings, shape, dtype):
+    problem = problem._replace(logits=jnp.zeros(shape, dtype))
+    return backend.Backend.smooth_targets(JaxBackend(), problem, settings)
+
+
+@partial(jax.jit, static_argnums=1)
+def _binary_loss(problem, reduction):
+    return binary.loss(problem, reduction, XP)

@@ -1,0 +1,106 @@
+"""JAX linear head and loss: a scan over chunks of rows, so that one chunk of logits exists at a time.
+
+`loss` checkpoints each chunk: backward makes its logits again, and every mode and order of differentiation works.
+`loss_and_grad` forms each chunk's gradient while its logits exist: three matrix products instead of four.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from multismooth import backend, linear, spec
+from multismooth.jax.namespace import XP
+
+
+def _rows(hidden, classifier, chunk_rows, problem, settings):
+    """(hidden rows, Problem over rows, its settings, elements' shape, factors of the mean, rows per chunk)."""
+    shape = list(hidden.shape)
+    shape[settings.axis] = classifier.shape[0]
+    problem = problem._replace(logits=jnp.broadcast_to(jnp.zeros((), hidden.dtype), shape))
+    hidden, problem, settings, shape = linear.flatten(hidden, problem, settings, XP)
+    factors = (1.0, None)
+    if settings.reduction == "mean" and problem.normalizer is not None:
+        factors = (backend.reciprocal(problem.normalizer, problem.logits, XP), None)
+    elif settings.reduction == "mean":
+        whole = problem
+        if problem.class_mask is not None and problem.class_mask.ndim > 1:
+            mask = jnp.broadcast_to(problem.class_mask, (*shape, classifier.shape[0]))
+            whole = problem._replace(class_mask=mask.reshape(-1, classifier.shape[0]))
+        factors = backend.denominators([(spec.plan(whole, settings, XP), whole.logits)], settings, XP)
+    rows = hidden.shape[0]
+    size = min(linear.chunk_size(rows, classifier.shape[0], chunk_rows), max(rows, 1))
+    return hidden, problem, settings, shape, factors, size
+
+
+def _scan(body, carry, hidden, problem, settings, shape, size):
+    """Fold `body(carry, (hidden, Problem) of a chunk)` over all rows: equal chunks by lax.scan, then the rest."""
+    rows, mask = hidden.shape[0], problem.class_mask
+    per_row = (hidden, problem.targets, problem.label_smoothing, problem.sample_weight, jnp.arange(rows))
+    is_row = [getattr(array, "ndim", 0) > 0 for array in per_row]
+
+    def chunk(carry, parts):
+        parts = iter(parts)
+        own, targets, epsilon, s, index = (
+            next(parts) if cut else array for array, cut in zip(per_row, is_row, strict=True)
+        )
+        own_mask = mask if mask is None or mask.ndim == 1 else linear.mask_rows(mask, index, shape, XP)
+        part = problem._replace(
+            logits=None, targets=targets, label_smoothing=epsilon, sample_weight=s, class_mask=own_mask
+        )
+        return body(carry, (own, part))
+
+    arrays = [array for array, cut in zip(per_row, is_row, strict=True) if cut]
+    full = rows // size * size
+    stacked = [array[:full].reshape(-1, size, *array.shape[1:]) for array in arrays]
+    carry, out = jax.lax.scan(chunk, carry, stacked)
+    out = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+    if full == rows:
+        return carry, out
+    carry, rest = chunk(carry, [array[full:] for array in arrays])
+    return carry, jax.tree.map(lambda x, y: jnp.concatenate([x, y]), out, rest)
+
+
+@partial(jax.jit, static_argnums=(3, 5))
+def loss(hidden, classifier, bias, chunk_rows, problem, settings):
+    rows, problem, row_settings, shape, factors, size = _rows(hidden, classifier, chunk_rows, problem, settings)
+
+    def chunk_loss(own, classifier, bias, part):
+        logits = linear.logits_of(own, classifier, bias)
+        plan = spec.scaled(spec.plan(part._replace(logits=logits), row_settings, XP), *factors)
+        return linear.plain(logits, plan, XP)
+
+    chunk_loss = jax.checkpoint(chunk_loss, prevent_cse=False)
+
+    def body(total, chunk):
+        own, part = chunk
+        each = chunk_loss(own, classifier, bias, part)
+        return (total, each) if settings.reduction == "none" else (total + jnp.sum(each), None)
+
+    zero = jnp.zeros((), XP.float_of(hidden))
+    total, each = _scan(body, zero, rows, problem, row_settings, shape, size)
+    return each.reshape(shape) if settings.reduction == "none" else total
+
+
+@partial(jax.jit, static_argnums=(3, 5))
+def loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings):
+    rows, problem, row_settings, shape, factors, size = _rows(hidden, classifier, chunk_rows, problem, settings)
+    dtype = XP.float_of(hidden)
+
+    def body(carry, chunk):
+        total, d_classifier, d_bias = carry
+        own, part = chunk
+        logits = linear.logits_of(own, classifier, bias)
+        plan = spec.scaled(spec.plan(part._replace(logits=logits), row_settings, XP), *factors)
+        each, g = linear.plain_kernel(logits, plan, XP)
+        d_bias = None if bias is None else d_bias + jnp.sum(g, axis=0)
+        g = g.astype(own.dtype)
+        d_classifier = d_classifier + (g.T @ own).astype(dtype)
+        return (total + jnp.sum(each), d_classifier, d_bias), (g @ classifier, each)
+
+    start = (jnp.zeros((), dtype), jnp.zeros(classifier.shape, dtype), None if bias is None else jnp.zeros(bias.shape, dtype))
+    (total, d_classifier, d_bias), (d_hidden, each) = _scan(body, start, rows, problem, row_settings, shape, size)
+    value = each.reshape(shape) if settings.reduction == "none" else total
+    d_hidden = jnp.moveaxis(d_hidden.reshape(*shape, -1), -1, settings.axis)
+    d_bias = None if bias is None else d_bias.astype(bias.dtype)
+    return value, (d_hidden, d_classifier.astype(classifier.dtype), d_bias)

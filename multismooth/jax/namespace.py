@@ -1,0 +1,39 @@
+"""jax.numpy with the additions that `multismooth.backend.Backend` lists."""
+
+import jax
+import jax.numpy as jnp
+
+from multismooth.backend import Namespace
+
+
+def float_of(z):
+    return jnp.float64 if z.dtype == jnp.float64 else jnp.float32
+
+
+def constant(value, z):
+    return jnp.asarray(value, dtype=float_of(z))
+
+
+def logsumexp(z, axis):
+    return jax.nn.logsumexp(z, axis=axis)
+
+
+def at(index, size, axis):
+    """True at one index per element. Compared, not scattered: XLA fuses it into the pass that reads the logits."""
+    index = jnp.expand_dims(index, axis)
+    shape = [1] * index.ndim
+    shape[axis] = size
+    return jnp.arange(size, dtype=index.dtype).reshape(shape) == index
+
+
+def pick(z, index, axis):
+    chosen = jnp.where(at(index, z.shape[axis], axis), z, jnp.zeros((), z.dtype))
+    return jnp.any(chosen, axis=axis) if z.dtype == bool else jnp.sum(chosen, axis=axis)
+
+
+def deposit(z, index, values, axis):
+    values = values if values.ndim == 0 else jnp.expand_dims(values, axis)
+    return z + jnp.where(at(index, z.shape[axis], axis), values, jnp.zeros((), z.dtype))
+
+
+XP = Namespace(jnp, float_of=float_of, constant=constant, logsumexp=logsumexp, pick=pick, deposit=deposit)

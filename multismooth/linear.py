@@ -1,0 +1,145 @@
+"""Linear head and loss together, a chunk of rows at a time: the (N, K) logits never exist.
+
+    ∂loss/∂hidden = G·W,   ∂loss/∂W = Gᵀ·hidden,   ∂loss/∂bias = Σ_n G_n    with G the gradient of a chunk's logits
+
+Elements become rows: everything is (N,) or (N, D), classes last. Denominators need labels and weights but no logits,
+so they are known before the first chunk and each chunk's G is final. Eager loops use this file; JAX scans (its own).
+"""
+
+from multismooth import spec
+from multismooth.backend import denominators, reciprocal
+
+WORKSPACE = 2**23  # logits per chunk: 32 MiB of float32; from 2^22 to 2^24 the time changes little (benchmarks/linear.py)
+
+
+def chunk_size(rows, num_classes, chunk_rows):
+    """Rows per chunk: what was asked for, or equal parts that keep to the workspace."""
+    if chunk_rows is not None:
+        return chunk_rows
+    chunks = -(-rows * num_classes // WORKSPACE)
+    return max(1, -(-rows // max(chunks, 1)))
+
+
+def flatten(hidden, problem, settings, xp):
+    """(hidden (N, D), Problem over rows, Settings over rows, shape of the elements)."""
+    axis = settings.axis
+    last = xp.moveaxis(hidden, axis, -1)
+    shape, num_classes = tuple(last.shape[:-1]), problem.logits.shape[axis]
+
+    def rows(array):
+        if getattr(array, "ndim", 0) == 0:
+            return array
+        return xp.reshape(xp.broadcast_to(array, shape), (-1,))
+
+    targets, mask = problem.targets, problem.class_mask
+    if settings.soft:
+        targets = xp.reshape(xp.moveaxis(targets, axis, -1), (-1, num_classes))
+    else:
+        targets = xp.reshape(targets, (-1,))
+    if mask is not None and mask.ndim > 1:
+        mask = xp.moveaxis(mask, axis, -1)
+    flat = problem._replace(
+        logits=xp.broadcast_to(xp.constant(0.0, hidden), (targets.shape[0], num_classes)),
+        targets=targets,
+        label_smoothing=rows(problem.label_smoothing),
+        sample_weight=rows(problem.sample_weight),
+        class_mask=mask,
+    )
+    return xp.reshape(last, (-1, last.shape[-1])), flat, settings._replace(axis=1), shape
+
+
+def mask_rows(mask, index, shape, xp):
+    """Rows of a mask that broadcasts to (*shape, K), without spreading it over all of them."""
+    place, step = [], 1
+    for size, own in zip(reversed(shape), reversed(mask.shape[:-1]), strict=True):
+        place.append(index // step % size if own > 1 else index * 0)
+        step *= size
+    return mask[tuple(reversed(place))]
+
+
+def row_chunk(problem, start, stop, shape, xp):
+    """The Problem of the rows start:stop, its logits still a shape only."""
+
+    def cut(array):
+        return array if getattr(array, "ndim", 0) == 0 else array[start:stop]
+
+    mask = problem.class_mask
+    if mask is not None and mask.ndim > 1:
+        mask = mask_rows(mask, xp.arange(start, stop, device=problem.targets.device), shape, xp)
+    return problem._replace(
+        logits=problem.logits[start:stop],
+        targets=problem.targets[start:stop],
+        label_smoothing=cut(problem.label_smoothing),
+        sample_weight=cut(problem.sample_weight),
+        class_mask=mask,
+    )
+
+
+def chunks(problem, settings, shape, size, xp):
+    """(rows, plan) of every chunk, averaged over the whole call where "mean" is asked for."""
+    rows = problem.targets.shape[0]
+    parts = [(start, min(start + size, rows)) for start in range(0, max(rows, 1), size)]
+    problems = [row_chunk(problem, start, stop, shape, xp) for start, stop in parts]
+    factors = (1.0, None)
+    if settings.reduction == "mean" and problem.normalizer is not None:
+        factors = (reciprocal(problem.normalizer, problem.logits, xp), None)
+    elif settings.reduction == "mean":
+        plans = (spec.plan(part, settings, xp) for part in problems)
+        factors = denominators([(plan, part.logits) for plan, part in zip(plans, problems, strict=True)], settings, xp)
+    for (start, stop), part in zip(parts, problems, strict=True):
+        yield slice(start, stop), spec.scaled(spec.plan(part, settings, xp), *factors)
+
+
+def logits_of(hidden, classifier, bias):
+    logits = hidden @ classifier.T
+    return logits if bias is None else logits + bias
+
+
+def plain(logits, plan, xp):
+    """Per-element losses of a chunk by the text of `spec`."""
+    return spec.elements(*spec.statistics(logits, plan, 1, xp), plan, xp)
+
+
+def forward(hidden, classifier, bias, chunk_rows, problem, settings, xp, chunk_loss=None):
+    """The loss; `chunk_loss(hidden, classifier, bias, plan)` may say how a chunk is computed."""
+    hidden, problem, settings, shape = flatten(hidden, problem, settings, xp)
+    size = chunk_size(hidden.shape[0], classifier.shape[0], chunk_rows)
+    losses = []
+    for rows, plan in chunks(problem, settings, shape, size, xp):
+        if chunk_loss is None:
+            loss = plain(logits_of(hidden[rows], classifier, bias), plan, xp)
+        else:
+            loss = chunk_loss(hidden[rows], classifier, bias, plan)
+        losses.append(loss if settings.reduction == "none" else xp.sum(loss))
+    if settings.reduction == "none":
+        return xp.reshape(xp.concat(losses), shape)
+    return sum(losses[1:], start=losses[0])
+
+
+def plain_kernel(logits, plan, xp):
+    """(per-element losses, gradient) of a chunk by the text of `spec`."""
+    lse, nll, smooth = spec.statistics(logits, plan, 1, xp)
+    return spec.elements(lse, nll, smooth, plan, xp), spec.gradient(logits, lse, plan, 1, xp)
+
+
+def forward_and_gradient(hidden, classifier, bias, chunk_rows, problem, settings, xp, kernel=plain_kernel):
+    """(loss, (∂hidden, ∂classifier, ∂bias or None)); sums over chunks are kept in the dtype that is computed in."""
+    features, flat, row_settings, shape = flatten(hidden, problem, settings, xp)
+    dtype = xp.float_of(hidden)
+    d_hidden = xp.zeros_like(features)
+    d_classifier = xp.zeros_like(classifier, dtype=dtype)
+    d_bias = None if bias is None else xp.zeros_like(bias, dtype=dtype)
+    size = chunk_size(features.shape[0], classifier.shape[0], chunk_rows)
+    losses = []
+    for rows, plan in chunks(flat, row_settings, shape, size, xp):
+        loss, g = kernel(logits_of(features[rows], classifier, bias), plan, xp)
+        losses.append(loss if settings.reduction == "none" else xp.sum(loss))
+        if d_bias is not None:
+            d_bias += xp.sum(g, axis=0)
+        g = xp.astype(g, features.dtype, copy=False)
+        d_hidden[rows] = g @ classifier
+        d_classifier += g.T @ features[rows]
+    loss = xp.reshape(xp.concat(losses), shape) if settings.reduction == "none" else sum(losses[1:], start=losses[0])
+    d_hidden = xp.moveaxis(xp.reshape(d_hidden, (*shape, features.shape[1])), -1, settings.axis)
+    d_bias = None if bias is None else xp.astype(d_bias, bias.dtype, copy=False)
+    return loss, (d_hidden, xp.astype(d_classifier, classifier.dtype, copy=False), d_bias)

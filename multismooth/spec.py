@@ -1,0 +1,348 @@
+"""The mathematics of label smoothing, once. Read this file to know what every backend computes.
+
+Letters: N… the elements' axes (batch, time, pixels), K classes, z logits, p = softmax(z), t the target row (one-hot
+of the label y, or the given soft row), r where the smoothed mass goes, w class weights, s sample weights. Nats.
+
+    q      = (1 − ε′)·t + ε′·r                                         smoothed target
+    loss   = −Σ_k w_k q_k log p_k  (+ Σ_k w_k q_k log q_k: "kl")  (+ z_loss·lse²)
+
+Cross-entropy is linear in its target, so per element it is a mix of two losses, which is how it is computed:
+
+    loss   = a·nll + b·smooth + const + zeta·lse²
+    nll    = Σ_k u_k (lse − z_k)        u = t, so lse − z_y for a label
+    smooth = Σ_k v_k (lse − z_k)        v = w∘r; no summand is negative, so nothing cancels
+    ∂/∂z_k = (a·Σu + b·Σv + 2·zeta·lse)·p_k − a·u_k − b·v_k
+
+Everything that does not depend on the logits is gathered in a `Plan`: (a, b, const, zeta) per element and the row v.
+That is the one seam. A kernel (fused, chunked, sharded over classes, fed by a linear head) takes logits and a Plan,
+needs three sums per element (lse, nll, smooth), and never hears of conventions, ignored labels or denominators.
+
+Each function takes `xp`, an array-API namespace with a few additions (`namespace.py` lists them) for what frameworks
+do better than any text over the standard. So the same text runs in NumPy, PyTorch and JAX and is differentiated by
+their autodiff to any order; faster kernels are tested against it. `axis` is the class axis; per-element arrays lack it.
+
+Sources: Szegedy et al. 2016 (arXiv:1512.00567) §7 for "all"; Vaswani et al. 2017's tensor2tensor for "others".
+"""
+
+from typing import Any, NamedTuple
+
+
+class Problem(NamedTuple):
+    """The arrays of one call, checked and on one device; None where nothing was given."""
+
+    logits: Any  # (N…, K)
+    targets: Any  # (N…) integers, or (N…, K) floats
+    label_smoothing: Any  # number, or broadcasts to (N…)
+    weight: Any = None  # (K,)
+    prior: Any = None  # (K,) or (K, K)
+    class_mask: Any = None  # (K,), or broadcasts to (N…, K)
+    sample_weight: Any = None  # broadcasts to (N…)
+    z_loss: Any = None
+    normalizer: Any = None
+
+
+class Settings(NamedTuple):
+    """What shapes the computation, hashable: a new value may recompile, a new Problem may not."""
+
+    convention: Any
+    axis: int = -1
+    soft: bool = False
+    ignore_index: int | None = -100
+    reduction: str = "mean"
+    clean: bool = False  # the labels were looked at: all name existing classes, none is ignored
+
+
+class Plan(NamedTuple):
+    """What a kernel must know about the targets. Per-element fields are arrays or plain numbers."""
+
+    labels: Any  # (N…) in [0, K), or None for soft targets
+    u: Any  # (N…, K), or None for labels
+    v: Any  # broadcasts to (N…, K), or None: 1/K for every class
+    a: Any
+    b: Any
+    u_sum: Any
+    v_sum: Any
+    const: Any  # or None
+    zeta: Any  # or None
+    label_weight: Any  # what multiplies nll at ε = 0
+    share: Any  # the element's share of the mean's denominator
+    smooth_share: Any  # the same for the smoothing term, where it has a denominator of its own
+    alive: Any  # elements whose logits count; None: all
+    mask: Any  # broadcasts to (N…, K), classes that exist; None: all
+
+
+class Terms(NamedTuple):
+    """Per-element results: the mean loss is Σ loss / Σ weight, the unsmoothed one Σ nll / Σ weight."""
+
+    loss: Any
+    nll: Any
+    weight: Any
+
+
+# --- the target -----------------------------------------------------------------------------------------------------
+
+
+def along(vector, z, axis, xp):
+    """A (K,) vector shaped to broadcast along the class axis of z."""
+    shape = [1] * z.ndim
+    shape[axis] = -1
+    return xp.reshape(vector, tuple(shape))
+
+
+def wide(value, axis, xp):
+    """A per-element array with the class axis put back; numbers stay."""
+    return xp.expand_dims(value, axis=axis) if getattr(value, "ndim", 0) else value
+
+
+def xlogy(x, y, xp):
+    """x·log y with 0·log 0 = 0."""
+    return x * xp.log(xp.where(x == 0, xp.ones_like(y), y))
+
+
+def read_targets(problem, settings, xp):
+    """(labels moved into [0, K), which elements are not ignored, soft rows t); None for what does not apply."""
+    z, targets = problem.logits, problem.targets
+    if settings.soft:
+        return None, None, xp.astype(targets, xp.float_of(z))
+    if settings.clean:
+        return targets, None, None
+    inside = (targets >= 0) & (targets < z.shape[settings.axis])
+    ignored = None if settings.ignore_index is None else targets == settings.ignore_index
+    return xp.where(inside, targets, xp.zeros_like(targets)), None if ignored is None else ~ignored, None
+
+
+def reference(problem, settings, labels, t, xp):
+    """(r, the mask of existing classes, how many classes take smoothed mass); r is None for 1/K on every class."""
+    z, axis, prior, mask = problem.logits, settings.axis, problem.prior, problem.class_mask
+    if mask is not None and mask.ndim == 1:
+        mask = along(mask, z, axis, xp)
+    allowed = mask
+    if settings.convention.exclude:
+        included = [k not in settings.convention.exclude for k in range(z.shape[axis])]
+        included = along(xp.constant(included, z) > 0, z, axis, xp)
+        allowed = included if mask is None else included & mask
+    if prior is not None:
+        prior = xp.astype(prior, xp.float_of(z))
+        if prior.ndim == 1:
+            prior = along(prior, z, axis, xp)
+        else:
+            rows = prior[labels] if t is None else xp.moveaxis(t, axis, -1) @ prior
+            prior = xp.moveaxis(rows, -1, axis)
+    if allowed is None:
+        return prior, mask, z.shape[axis]
+    ones = xp.astype(allowed, xp.float_of(z))
+    r = ones if prior is None else xp.where(allowed, prior, xp.zeros_like(prior))
+    return r / xp.sum(r, axis=axis, keepdims=True), mask, xp.sum(ones, axis=axis)
+
+
+def smoothed_mass(convention, label_smoothing, classes, xp):
+    """ε′ = `Convention.mass(ε, classes)`, also where a class mask makes the number of classes an array."""
+    if isinstance(classes, int):
+        return convention.mass(label_smoothing, classes)
+    if convention.spread == "all":
+        return convention.mass(label_smoothing, 2) * xp.ones_like(classes)
+    others = xp.where(classes > 1, classes - 1, xp.full_like(classes, float("inf")))
+    return convention.mass(label_smoothing, 2) / 2 * (classes / others)
+
+
+def label_or_nan(value, problem, settings, labels, mask, xp):
+    """`value` where the label names an existing class, else NaN: where nothing can raise, nothing wraps or clamps."""
+    if settings.clean:
+        return value
+    z, axis, targets = problem.logits, settings.axis, problem.targets
+    possible = (targets >= 0) & (targets < z.shape[axis])
+    if mask is not None:
+        possible = possible & xp.pick(xp.broadcast_to(mask, z.shape), labels, axis)
+    return xp.where(possible, xp.constant(value, z), xp.constant(float("nan"), z))
+
+
+def smooth_targets(problem, settings, xp):
+    """q, (N…, K): zeros in the rows of ignored labels, NaN at an impossible label."""
+    z, axis = problem.logits, settings.axis
+    labels, counted, t = read_targets(problem, settings, xp)
+    r, mask, classes = reference(problem, settings, labels, t, xp)
+    eps = xp.constant(smoothed_mass(settings.convention, problem.label_smoothing, classes, xp), z)
+    r = xp.constant(1 / z.shape[axis], z) if r is None else r
+    q = xp.broadcast_to(wide(eps, axis, xp) * r, z.shape)
+    if t is not None:
+        return q + wide(1 - eps, axis, xp) * t
+    q = xp.deposit(q, labels, label_or_nan(1 - eps, problem, settings, labels, mask, xp), axis)
+    return q if counted is None else xp.where(wide(counted, axis, xp), q, xp.zeros_like(q))
+
+
+# --- the plan -------------------------------------------------------------------------------------------------------
+
+
+def plan(problem, settings, xp) -> Plan:
+    """Targets, ε, weights and the convention, as the coefficients of `loss = a·nll + b·smooth + const + zeta·lse²`."""
+    z, axis, convention, s = problem.logits, settings.axis, settings.convention, problem.sample_weight
+    labels, counted, t = read_targets(problem, settings, xp)
+    r, mask, classes = reference(problem, settings, labels, t, xp)
+    eps = smoothed_mass(convention, problem.label_smoothing, classes, xp)
+    label_weight, smooth_weight, mixture, u, v = class_weights(problem, settings, labels, t, r, eps, xp)
+    if t is None:
+        label_weight = label_or_nan(label_weight, problem, settings, labels, mask, xp)
+
+    whole = mixture if convention.class_weights == "mixture" else label_weight
+    a, b = (1 - eps) * whole, eps * smooth_weight
+    const = entropy(a, b, eps, u, v, r, labels, problem, settings, xp) if convention.objective == "kl" else None
+    shares = {
+        "target_weight": label_weight if t is None else 1.0,
+        "mixture_weight": mixture,
+        "counted": 1.0,
+        "nonzero": 1.0,
+        "caller": 1.0,
+    }
+    zeta, alive = problem.z_loss, None if convention.ignore_scope == "nll_only" else counted
+    if s is not None:
+        something = s != 0
+        counted = something if counted is None else counted & something
+        alive = something if alive is None else counted
+        s = xp.astype(s, xp.float_of(z))
+        a, b, label_weight = a * s, b * s, label_weight * s
+        const, zeta = times(const, s), times(zeta, s)
+        shares = {name: share if name == "nonzero" else share * s for name, share in shares.items()}
+    shares = {name: keep(share, counted, z, xp) for name, share in shares.items()}
+    shares |= {"all": 1.0, "classes": float(z.shape[axis])}
+    result = Plan(
+        labels=labels,
+        u=u,
+        v=v,
+        a=keep(a, counted, z, xp),
+        b=keep(b, alive, z, xp),
+        u_sum=1.0 if u is None else xp.sum(u, axis=axis),
+        v_sum=1.0 if v is r else xp.sum(v, axis=axis),
+        const=keep(const, counted, z, xp),
+        zeta=keep(zeta, counted, z, xp),
+        label_weight=keep(label_weight, counted, z, xp),
+        share=shares[convention.denominator],
+        smooth_share=shares.get(convention.smooth_denominator),
+        alive=alive,
+        mask=mask,
+    )
+    return scaled(result, convention.scale)
+
+
+def keep(value, where, z, xp):
+    """`value` at the elements that count, exactly 0 elsewhere."""
+    if value is None or where is None:
+        return value
+    return xp.where(where, xp.constant(value, z), xp.constant(0.0, z))
+
+
+def times(value, factor):
+    """value·factor, where None stays None and a factor of exactly 1 costs nothing."""
+    return value if value is None or (isinstance(factor, float) and factor == 1.0) else value * factor
+
+
+def class_weights(problem, settings, labels, t, r, eps, xp):
+    """(label's weight, factor of b, Σ_k q_k w_k, u, v): how class weights enter, by `Convention.class_weights`."""
+    weight, axis, mode = problem.weight, settings.axis, settings.convention.class_weights
+    if weight is None:
+        return 1.0, 1.0, 1.0, t, r
+    weight = xp.astype(weight, xp.float_of(problem.logits))
+    column = along(weight, problem.logits, axis, xp)
+    w_t = weight[labels] if t is None else xp.sum(t * column, axis=axis)
+    w_r = xp.mean(weight) if r is None else xp.sum(r * column, axis=axis)
+    mixture = (1 - eps) * w_t + eps * w_r
+    if mode == "mixture":
+        return w_t, mixture, mixture, t, r
+    if mode == "target":
+        w_y = w_t if t is None else weight[xp.argmax(t, axis=axis)]
+        return w_y, w_y, mixture, t, r
+    v = r if mode == "nll_only" else column / weight.shape[0] if r is None else column * r
+    return (w_t, 1.0, mixture, None, v) if t is None else (1.0, 1.0, mixture, t * column, v)
+
+
+def entropy(a, b, eps, u, v, r, labels, problem, settings, xp):
+    """Σ_k W_k log q_k with the weighted target W = a·u + b·v: what "kl" adds. No (N, K) rows are made for labels."""
+    z, axis = problem.logits, settings.axis
+    eps, b = xp.constant(eps, z), xp.constant(b, z)
+    r = along(xp.constant([1 / z.shape[axis]] * z.shape[axis], z), z, axis, xp) if r is None else r
+    v = r if v is None else v
+    if u is not None:
+        q = wide(1 - eps, axis, xp) * read_targets(problem, settings, xp)[2] + wide(eps, axis, xp) * r
+        return xp.sum(xlogy(wide(a, axis, xp) * u + wide(b, axis, xp) * v, q, xp), axis=axis)
+    r_y, v_y = (xp.pick(xp.broadcast_to(row, z.shape), labels, axis) for row in (r, v))
+    away = b * xp.sum(xlogy(v, r, xp), axis=axis) + xp.sum(v, axis=axis) * xlogy(b, eps + 0 * b, xp)
+    return away - xlogy(b * v_y, eps * r_y, xp) + xlogy(a + b * v_y, 1 - eps + eps * r_y, xp)
+
+
+# --- loss and gradient ----------------------------------------------------------------------------------------------
+
+
+def quiet(logits, plan, axis, xp):
+    """The logits with absent classes at −inf and dead elements at 0, whatever stood there (NaN too)."""
+    z = xp.astype(logits, xp.float_of(logits), copy=False)
+    if plan.mask is not None:
+        z = xp.where(plan.mask, z, xp.constant(-float("inf"), z))
+    return z if plan.alive is None else xp.where(wide(plan.alive, axis, xp), z, xp.constant(0.0, z))
+
+
+def statistics(logits, plan, axis, xp):
+    """(lse, nll, smooth) per element: log Σ exp z, Σ u·(lse − z), Σ v·(lse − z) over the existing classes."""
+    z = quiet(logits, plan, axis, xp)
+    lse = xp.logsumexp(z, axis)
+    gap = wide(lse, axis, xp) - z
+    nll = xp.pick(gap, plan.labels, axis) if plan.u is None else weighted_gap(plan.u, gap, axis, xp)
+    smooth = xp.mean(gap, axis=axis) if plan.v is None else weighted_gap(plan.v, gap, axis, xp)
+    return lse, nll, smooth
+
+
+def weighted_gap(row, gap, axis, xp):
+    """Σ row·gap with 0·inf = 0: a class without target mass costs nothing, however impossible it is."""
+    return xp.sum(row * xp.where(row == 0, xp.constant(0.0, gap), gap), axis=axis)
+
+
+def elements(lse, nll, smooth, plan, xp):
+    """loss = a·nll + b·smooth + const + zeta·lse² per element, with b·inf = 0 at b = 0 (a −inf logit, ε = 0)."""
+    b = xp.constant(plan.b, nll)
+    loss = plan.a * nll + b * xp.where((b == 0) & xp.isinf(smooth), xp.zeros_like(smooth), smooth)
+    if plan.const is not None:
+        loss = loss + plan.const
+    return loss if plan.zeta is None else loss + plan.zeta * lse**2
+
+
+def gradient(logits, lse, plan, axis, xp):
+    """∂(Σ loss)/∂z = (a·Σu + b·Σv + 2·zeta·lse)·p − a·u − b·v, in the dtype that is computed in."""
+    height = plan.a * plan.u_sum + plan.b * plan.v_sum
+    if plan.zeta is not None:
+        height = height + 2 * plan.zeta * lse
+    p = xp.exp(quiet(logits, plan, axis, xp) - wide(lse, axis, xp))
+    v = 1 / p.shape[axis] if plan.v is None else plan.v
+    g = wide(height, axis, xp) * p - wide(plan.b, axis, xp) * v
+    if plan.u is not None:
+        return g - wide(plan.a, axis, xp) * plan.u
+    return xp.deposit(g, plan.labels, -plan.a, axis)
+
+
+# --- reductions -----------------------------------------------------------------------------------------------------
+
+
+def scaled(plan, factor, smooth_factor=None):
+    """The plan of `factor` times the loss; the smoothing term may have a factor of its own."""
+    smooth_factor = factor if smooth_factor is None else smooth_factor
+    return plan._replace(
+        a=times(plan.a, factor),
+        b=times(plan.b, smooth_factor),
+        const=times(plan.const, factor),
+        zeta=times(plan.zeta, factor),
+    )
+
+
+def summed(share, z, axis, xp):
+    """Σ share over the elements of z; a plain number is every element's share."""
+    if not isinstance(share, float):
+        return xp.sum(xp.broadcast_to(share, z.shape[:axis] + z.shape[axis + 1 :]))
+    count = 1
+    for place, size in enumerate(z.shape):
+        count *= size if place != axis else 1
+    return share * count
+
+
+def denominator(shares, z, convention, xp):
+    """max(Σ share + add, floor): what the mean divides by."""
+    total, floor = shares + convention.denominator_add, convention.denominator_floor
+    if floor is None:
+        return total
+    return max(total, floor) if isinstance(total, float) else xp.where(total < floor, xp.constant(floor, z), total)

@@ -1,0 +1,37 @@
+"""PyTorch backend: CPU and CUDA tensors by the same code, and drop-ins for torch's own losses.
+
+>>> import torch
+>>> import multismooth.torch as ms
+>>> logits = torch.tensor([[2.0, 0.5, -1.0]], requires_grad=True)
+>>> ms.loss(logits, torch.tensor([0]), label_smoothing=0.1).backward()
+>>> [round(x, 4) for x in logits.grad[0].tolist()]
+[-0.1477, 0.142, 0.0058]
+"""
+
+from multismooth.functions import Functions
+from multismooth.torch.backend import TorchBackend
+from multismooth.torch.dropins import CrossEntropyLoss, cross_entropy, linear_cross_entropy
+from multismooth.torch.heads import LinearLoss
+
+__all__ = [
+    "CrossEntropyLoss",
+    "LinearLoss",
+    "binary_loss",
+    "cross_entropy",
+    "linear_cross_entropy",
+    "linear_loss",
+    "linear_loss_and_grad",
+    "loss",
+    "loss_and_grad",
+    "smooth_targets",
+    "terms",
+]
+
+_functions = Functions(TorchBackend())
+loss = _functions.loss
+terms = _functions.terms
+loss_and_grad = _functions.loss_and_grad
+smooth_targets = _functions.smooth_targets
+linear_loss = _functions.linear_loss
+linear_loss_and_grad = _functions.linear_loss_and_grad
+binary_loss = _functions.binary_loss

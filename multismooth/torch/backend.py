@@ -1,0 +1,81 @@
+"""How PyTorch tensors are made, looked at and evaluated for `multismooth.functions`."""
+
+import torch
+
+from multismooth.backend import Backend
+from multismooth.errors import complain
+from multismooth.torch import fused, linear
+from multismooth.torch.namespace import XP
+
+
+class TorchBackend(Backend):
+    name = "torch"
+    xp = XP
+
+    def is_array(self, value):
+        return isinstance(value, torch.Tensor)
+
+    def array(self, value, like=None):
+        """Tensors stay where they are (torch itself refuses mixed devices); other integers become int64 to index with."""
+        if not isinstance(value, torch.Tensor):
+            value = torch.as_tensor(value, device=None if like is None else like.device)
+        integer = not (value.dtype.is_floating_point or value.dtype.is_complex or value.dtype is torch.bool)
+        return value.long() if integer and value.dtype is not torch.int64 else value
+
+    def kind(self, array):
+        if array.dtype.is_floating_point:
+            return "floating"
+        return "boolean" if array.dtype is torch.bool else "other" if array.dtype.is_complex else "integer"
+
+    def values(self, array, validate):
+        if fused.transforming() or not fused.plain_tensor(array) or array.is_meta:
+            return None
+        if array.device.type != "cpu" and not validate:
+            return None
+        array = array.detach().cpu()
+        return array.float().numpy() if array.dtype is torch.bfloat16 else array.numpy()
+
+    def first_row(self, z, axis, validate):
+        if z.numel() == 0:
+            return None
+        return self.values(z[tuple(slice(None) if k == axis else 0 for k in range(z.ndim))], validate)
+
+    def tracing(self):
+        return torch.compiler.is_compiling()
+
+    def template(self, shape, dtype, like):
+        return torch.zeros((), dtype=dtype or torch.get_default_dtype(), device=like.device).expand(shape)
+
+    def loss(self, problem, settings):
+        if fused.eligible(problem.logits, others=problem[1:]):
+            return fused.loss(problem, settings)
+        return super().loss(problem, settings)
+
+    def loss_and_grad(self, problem, settings, out=None):
+        z = problem.logits
+        if out is not None and (not isinstance(out, torch.Tensor) or out.shape != z.shape or out.dtype != z.dtype):
+            expected = f"a tensor of shape {tuple(z.shape)} and dtype {z.dtype}"
+            raise complain("out", expected, f"{type(out).__name__} {tuple(getattr(out, 'shape', ()))}", "")
+        if not fused.eligible(z):
+            return self._loss_and_grad_by_autograd(problem, settings, out)
+        with torch.no_grad():
+            plan = fused.reduced_plan(problem, settings, XP)
+            loss, gradient = fused.loss_and_gradient(z.detach(), plan, settings.axis)
+            loss = loss if settings.reduction == "none" else loss.sum()
+            return loss, gradient.to(z.dtype) if out is None else out.copy_(gradient)
+
+    def _loss_and_grad_by_autograd(self, problem, settings, out):
+        def summed(logits):
+            loss = super(TorchBackend, self).loss(problem._replace(logits=logits), settings)
+            return loss.sum(), loss
+
+        gradient, loss = torch.func.grad(summed, has_aux=True)(problem.logits)
+        return loss, gradient if out is None else out.copy_(gradient)
+
+    def linear_loss(self, hidden, classifier, bias, chunk_rows, problem, settings):
+        return linear.loss(hidden, classifier, bias, chunk_rows, problem, settings)
+
+    def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, problem, settings):
+        return linear.loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings)
+
+

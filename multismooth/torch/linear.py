@@ -1,0 +1,78 @@
+"""PyTorch linear head and loss: gradients computed in forward, chunk by chunk, with three matrix products in all.
+
+Forward knows each chunk's gradient as soon as its logits exist, so nothing of size (N, K) is kept and backward only
+multiplies by the upstream gradient. Reduction "none", double backward and whatever else `fused.eligible` refuses
+take checkpointed chunks of the plain text: a fourth product, any derivative.
+"""
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from multismooth import linear
+from multismooth.torch import fused
+from multismooth.torch.namespace import XP
+
+
+def _kernel(logits, plan, xp):
+    return fused.loss_and_gradient(logits, plan, 1)
+
+
+def _plain(hidden, classifier, bias, chunk_rows, problem, settings):
+    def chunk_loss(hidden, classifier, bias, plan):
+        def recomputed(hidden, classifier, bias):
+            return linear.plain(linear.logits_of(hidden, classifier, bias), plan, XP)
+
+        if torch._C._are_functorch_transforms_active() or not torch.is_grad_enabled():
+            return recomputed(hidden, classifier, bias)
+        return checkpoint(recomputed, hidden, classifier, bias, use_reentrant=False)
+
+    return linear.forward(hidden, classifier, bias, chunk_rows, problem, settings, XP, chunk_loss)
+
+
+class _LinearLoss(torch.autograd.Function):
+    """hidden, classifier, bias → summed loss. The first backward hands out what forward computed, scaled in place;
+    a second one, over a retained graph, computes them anew, so no gradient ever has two owners."""
+
+    @staticmethod
+    def forward(ctx, hidden, classifier, bias, call):
+        loss, ctx.gradients = linear.forward_and_gradient(hidden, classifier, bias, *call, XP, _kernel)
+        ctx.save_for_backward(hidden, classifier, bias)
+        ctx.call = call
+        return loss
+
+    @staticmethod
+    def backward(ctx, upstream):
+        inputs = ctx.saved_tensors
+        if torch.is_grad_enabled() or fused.transforming() or fused.batched(upstream):
+            return *_differentiable(inputs, ctx.needs_input_grad[:3], ctx.call, upstream), None
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            _, gradients = linear.forward_and_gradient(*inputs, *ctx.call, XP, _kernel)
+        if upstream.device.type != "cpu" or upstream.item() != 1.0:
+            for gradient in gradients:
+                if gradient is not None:
+                    gradient.mul_(upstream)
+        return *gradients, None
+
+
+def _differentiable(inputs, needed, call, upstream):
+    """The gradients from scratch by the plain text, to be differentiated or vmapped over."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
+        found = iter(torch.autograd.grad(_plain(*inputs, *call), wanted, upstream, create_graph=again))
+    return [next(found) if need else None for need in needed]
+
+
+def loss(hidden, classifier, bias, chunk_rows, problem, settings):
+    tensors = [tensor for tensor in (hidden, classifier, bias) if tensor is not None]
+    wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    if settings.reduction == "none" or not wanted or not fused.eligible(*tensors, others=problem[1:]):
+        return _plain(hidden, classifier, bias, chunk_rows, problem, settings)
+    return _LinearLoss.apply(hidden, classifier, bias, (chunk_rows, problem, settings))
+
+
+def loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings):
+    with torch.no_grad():
+        kernel = linear.plain_kernel if fused.transforming() else _kernel
+        return linear.forward_and_gradient(hidden, classifier, bias, chunk_rows, problem, settings, XP, kernel)
