@@ -6,6 +6,8 @@ backend to the table of `tests/adapters.py`, which is what proves it.
 """
 
 from multismooth import binary, spec
+from multismooth.problem import Terms
+from multismooth.reduction import denominators, reduced_plan
 
 
 class Backend:
@@ -75,36 +77,6 @@ class Namespace:
         return getattr(self._base, name)
 
 
-def reciprocal(total, z, xp):
-    """1/total, and 0 for a total of 0: the mean over nothing."""
-    if isinstance(total, (int, float)):
-        return 1.0 / total if total else 0.0
-    total = xp.astype(total, xp.float_of(z))
-    nothing = total == 0
-    return xp.where(nothing, xp.zeros_like(total), 1 / xp.where(nothing, xp.ones_like(total), total))
-
-
-def denominators(plans, settings, xp):
-    """(1/D, 1/D of the smoothing term or None) over all (plan, logits) pairs of a call."""
-    convention, z = settings.convention, plans[0][1]
-    shares = sum(spec.summed(plan.share, logits, settings.axis, xp) for plan, logits in plans)
-    own = reciprocal(spec.denominator(shares, z, convention, xp), z, xp)
-    if plans[0][0].smooth_share is None:
-        return own, None
-    shares = sum(spec.summed(plan.smooth_share, logits, settings.axis, xp) for plan, logits in plans)
-    return own, reciprocal(spec.denominator(shares, z, convention, xp), z, xp)
-
-
-def reduced_plan(problem, settings, xp):
-    """The plan whose summed losses are the result: averaged if "mean" is asked for."""
-    plan = spec.plan(problem, settings, xp)
-    if settings.reduction != "mean":
-        return plan
-    if problem.normalizer is not None:
-        return spec.scaled(plan, reciprocal(problem.normalizer, problem.logits, xp))
-    return spec.scaled(plan, *denominators([(plan, problem.logits)], settings, xp))
-
-
 def total(problem, settings, xp):
     """The loss of a call by the text of `spec`, differentiable in everything."""
     plan = reduced_plan(problem, settings, xp)
@@ -121,4 +93,4 @@ def terms(problem, settings, xp):
         plan = spec.scaled(plan, 1.0, other / own)
     lse, nll, smooth = spec.statistics(z, plan, axis, xp)
     share = xp.broadcast_to(xp.constant(plan.share, z), lse.shape)
-    return spec.Terms(spec.elements(lse, nll, smooth, plan, xp), plan.label_weight * nll, share)
+    return Terms(spec.elements(lse, nll, smooth, plan, xp), plan.label_weight * nll, share)

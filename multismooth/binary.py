@@ -1,7 +1,7 @@
 """Binary and multi-label smoothing: two classes per entry, so ε/2 goes to each.
 
-    q    = t·(1 − ε) + ε/2
-    loss = (1 − q)·z + (1 + (π − 1)·q)·log(1 + e^−z)  =  −[π·q·log σ(z) + (1 − q)·log(1 − σ(z))]
+q    = t·(1 − ε) + ε/2
+loss = (1 − q)·z + (1 + (π − 1)·q)·log(1 + e^−z)  =  −[π·q·log σ(z) + (1 − q)·log(1 − σ(z))]
 """
 
 

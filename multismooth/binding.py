@@ -7,7 +7,7 @@ import numpy as np
 from multismooth import checks
 from multismooth.convention import resolve
 from multismooth.errors import SmoothingError, TargetError, complain
-from multismooth.spec import Problem, Settings
+from multismooth.problem import Problem, Settings
 
 
 class Binding:
@@ -26,8 +26,12 @@ class Binding:
             raise complain("logits", "at least one axis, the classes", "a single number", "")
         if validate not in (None, True, False):
             raise complain("validate", "None, True or False", repr(validate), "")
-        if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, np.integer))):
-            raise complain("ignore_index", "an integer or None", repr(ignore_index), "For soft targets use sample_weight.")
+        if ignore_index is not None and (
+            isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, np.integer))
+        ):
+            raise complain(
+                "ignore_index", "an integer or None", repr(ignore_index), "For soft targets use sample_weight."
+            )
         convention = resolve(convention)
         targets = backend.array(targets, z)
         kind = backend.kind(targets)
@@ -53,7 +57,9 @@ class Binding:
             problem = problem._replace(z_loss=None)
         soft = kind != "integer"
         _combinations(convention, problem, soft, reduction)
-        clean = validate is not False and self._check_values(problem, convention, axis, soft, ignore_index, seen, validate)
+        clean = validate is not False and self._check_values(
+            problem, convention, axis, soft, ignore_index, seen, validate
+        )
         ignore_index = None if ignore_index is None else int(ignore_index)
         return problem, Settings(convention, axis, soft, ignore_index, reduction, clean)
 
@@ -91,7 +97,9 @@ class Binding:
             )
         if bias is not None:
             bias = self._classes("bias", bias, hidden, classifier.shape[0])
-        if chunk_rows is not None and (isinstance(chunk_rows, bool) or not isinstance(chunk_rows, int) or chunk_rows < 1):
+        if chunk_rows is not None and (
+            isinstance(chunk_rows, bool) or not isinstance(chunk_rows, int) or chunk_rows < 1
+        ):
             raise complain("chunk_rows", "an integer ≥ 1 or None", repr(chunk_rows), "")
         shape = list(hidden.shape)
         shape[place] = classifier.shape[0]
@@ -138,13 +146,22 @@ class Binding:
                 checks.smoothing(np.asarray(float(value)))
             return float(value)
         if not (self._backend.is_array(value) or isinstance(value, (list, tuple, np.ndarray, np.generic))):
-            raise complain("label_smoothing", "a number in [0, 1] or an array", repr(value), "Pass 0.1, say.", SmoothingError)
+            raise complain(
+                "label_smoothing", "a number in [0, 1] or an array", repr(value), "Pass 0.1, say.", SmoothingError
+            )
         value = self._backend.array(value, z)
         if self._backend.kind(value) not in ("floating", "integer"):
             raise complain("label_smoothing", "numbers in [0, 1]", f"dtype {value.dtype}", "", SmoothingError)
         if (seen := self._values(value, validate)) is not None:
             checks.smoothing(seen)
         return self._elementwise("label_smoothing", value, z, shape)
+
+    def _highest(self, label_smoothing, validate):
+        """The largest ε, as far as it can be seen."""
+        if isinstance(label_smoothing, float):
+            return label_smoothing
+        seen = self._values(label_smoothing, validate)
+        return 0.0 if seen is None or seen.size == 0 else float(seen.max())
 
     def _elementwise(self, name, value, z, shape):
         xp = self._backend.xp
@@ -211,15 +228,14 @@ class Binding:
         elif seen is not None:
             s = None if problem.sample_weight is None else self._values(problem.sample_weight, validate)
             checks.distributions("targets", seen, axis, None if s is None else s != 0)
-        epsilon, prior, weight = (
-            np.asarray(value) if isinstance(value, float) else None if value is None else self._values(value, validate)
-            for value in (problem.label_smoothing, problem.prior, problem.weight)
-        )
+        epsilon = self._highest(problem.label_smoothing, validate)
+        prior = None if problem.prior is None else self._values(problem.prior, validate)
+        weight = None if problem.weight is None else self._values(problem.weight, validate)
         if prior is not None:
             checks.distributions("prior", prior, -1, error=ValueError)
         if weight is not None:
-            checks.weights(weight, epsilon if convention.class_weights == "per_term" else None, num_classes)
-        if epsilon is not None and not soft and not self._backend.tracing():
+            checks.weights(weight, epsilon if convention.class_weights == "per_term" else 0.0, num_classes)
+        if not soft and (epsilon > 0.5 or prior is not None) and not self._backend.tracing():
             mass = convention.mass(epsilon, num_classes - len(convention.exclude))
             checks.largest_entry(mass, prior, seen, num_classes)
         row = self._backend.first_row(z, axis, validate)

@@ -40,13 +40,17 @@ def class_axis(shape, target_shape, soft, axis, rows=None):
     ndim = len(shape)
     if axis is not None:
         if isinstance(axis, bool) or not isinstance(axis, int) or not -ndim <= axis < ndim:
-            raise complain("axis", f"an integer in [{-ndim}, {ndim})", repr(axis), "It is the class axis of the logits.")
+            raise complain(
+                "axis", f"an integer in [{-ndim}, {ndim})", repr(axis), "It is the class axis of the logits."
+            )
         return axis % ndim
     if soft:
         if rows is not None and ndim > 2 and not _distributions(rows, -1):
             others = [k for k in range(1, ndim - 1) if _distributions(rows, k)]
             if others:
                 raise _other_axis(shape, target_shape, others[0])
+        return ndim - 1
+    if ndim <= 2 and shape[:-1] == target_shape:
         return ndim - 1
     fits = [k for k in range(ndim) if elements_shape(shape, k) == tuple(target_shape)]
     if fits and ndim - 1 not in fits:
@@ -74,8 +78,7 @@ def _other_axis(shape, target_shape, axis):
 
 def target_shape(kind, target_shape, shape, axis):
     """Integers have the elements' shape, floating and boolean targets the logits'."""
-    expected = elements_shape(shape, axis)
-    got = tuple(target_shape)
+    expected, got = elements_shape(shape, axis), tuple(target_shape)
     if kind == "integer":
         if got == expected:
             return
@@ -205,6 +208,8 @@ def distributions(argument, rows, axis, counted=None, error=TargetError):
 
 def probabilities(row, everything):
     """Logits that are all probabilities are a softmax too many; `everything` is asked for only if the first row is."""
+    if not 0 <= row[0] <= 1 or abs(float(row.sum()) - 1) > 0.01:
+        return
     if not _probabilities(row, 0) or not _probabilities(*everything()):
         return
     raise complain(
@@ -242,13 +247,11 @@ def smoothing(value):
 def largest_entry(mass, prior, labels, num_classes):
     """Warn when a smoothed target is larger at another class than at its label."""
     if prior is None:
-        wrong = np.any(mass > 1)
+        wrong = mass > 1
     else:
         own = prior if prior.ndim == 1 else np.diagonal(prior)
-        top = prior.max(axis=-1)
         present = np.ones(num_classes, bool) if labels is None else np.isin(np.arange(num_classes), labels)
-        worst = float(np.max(mass, initial=0.0))
-        wrong = np.any(((1 - worst) + worst * own < worst * top) & present)
+        wrong = np.any((1 - mass + mass * own < mass * prior.max(axis=-1)) & present)
     if wrong:
         warn(
             f"label_smoothing: with these {num_classes} classes some smoothed targets are larger at another class "
@@ -262,16 +265,15 @@ def weights(w, label_smoothing, num_classes):
     if bad.any():
         number, index = first(bad)
         raise complain("weight", "finite class weights ≥ 0", f"{w[index]} at {index}, {number} in all", "")
-    if label_smoothing is None or label_smoothing.size == 0 or label_smoothing.max() == 0:
+    if label_smoothing == 0 or w.max() == 0:
         return
-    epsilon, low = float(label_smoothing.max()), float(w.min())
-    ratio = float(w.max()) / low if low else float("inf")
-    limit = 1 + num_classes * (1 - epsilon) / epsilon
+    ratio = float(w.max()) / float(w.min()) if w.min() else float("inf")
+    limit = 1 + num_classes * (1 - label_smoothing) / label_smoothing
     if ratio > limit:
         warn(
             f"weight: the largest class weight is {ratio:g} times the smallest, more than {limit:g} = 1 + K(1 − ε)/ε "
-            f"for ε = {epsilon:g}, K = {num_classes}: for the lightest class the weighted smoothed optimum predicts "
-            "another one. Use a smaller ε or ratio."
+            f"for ε = {label_smoothing:g}, K = {num_classes}: for the lightest class the weighted, smoothed optimum "
+            "predicts another one. Use a smaller ε or ratio."
         )
 
 

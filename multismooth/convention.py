@@ -159,7 +159,9 @@ class Convention:
             rows.append(f"  ... {num_classes - 10} more")
         entropy = " + Σ w q log q" if self.objective == "kl" else ""
         loss = f"  loss = −Σ w q log p{entropy};  class weights: {self.class_weights}"
-        extras = [f"  {f.name} = {getattr(self, f.name)}" for f in fields(self)[7:12] if getattr(self, f.name) != f.default]
+        extras = [
+            f"  {f.name} = {getattr(self, f.name)}" for f in fields(self)[7:12] if getattr(self, f.name) != f.default
+        ]
         return "\n".join(
             [
                 f"{self.name or 'unnamed'}: q = (1 − ε′)·t + {spread},  ε′ = {mapping}",

@@ -1,5 +1,7 @@
 """What multismooth raises and warns: every text names the argument, what was expected, what came, and the remedy."""
 
+from importlib import import_module
+
 
 class TargetError(ValueError):
     """The targets cannot be what the caller meant: regression values, rows that are no distribution, absent classes."""
@@ -24,3 +26,13 @@ class MissingBackendError(ImportError):
 def complain(argument, expected, got, remedy, error=ValueError):
     """Build `error` in the one grammar of this library: argument, expected, got, remedy."""
     return error(f"`{argument}`: expected {expected}; got {got}. {remedy}")
+
+
+def require(framework, extra):
+    """Import `framework`, or say which extra brings it."""
+    try:
+        import_module(framework)
+    except ImportError as error:
+        raise MissingBackendError(
+            f'multismooth.{extra} needs {framework}, which is not installed: pip install "multismooth[{extra}]"'
+        ) from error

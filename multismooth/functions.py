@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from multismooth.spec import Terms
+from multismooth.problem import Terms
 
 
 class Functions:
@@ -65,12 +65,10 @@ class Functions:
 
         Source: Szegedy et al. 2016, Rethinking the Inception Architecture, §7 (arXiv:1512.00567).
         """
-        return self._backend.loss(
-            *self._bind(
-                logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
-                ignore_index, z_loss, reduction, normalizer, axis, validate,
-            )
-        )
+        return self._backend.loss(*self._bind(
+            logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
+            ignore_index, z_loss, reduction, normalizer, axis, validate,
+        ))  # fmt: skip
 
     def terms(
         self,
@@ -100,12 +98,10 @@ class Functions:
         >>> parts.weight.tolist()
         [1.0, 0.0]
         """
-        return self._backend.terms(
-            *self._bind(
-                logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
-                ignore_index, z_loss, None, None, axis, validate,
-            )
-        )
+        return self._backend.terms(*self._bind(
+            logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
+            ignore_index, z_loss, None, None, axis, validate,
+        ))  # fmt: skip
 
     def loss_and_grad(
         self,
@@ -137,11 +133,10 @@ class Functions:
         >>> gradient.round(3).tolist()
         [[0.2, -0.6, 0.2, 0.2]]
         """
-        problem, settings = self._bind(
+        return self._backend.loss_and_grad(*self._bind(
             logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
             ignore_index, z_loss, reduction, normalizer, axis, validate,
-        )
-        return self._backend.loss_and_grad(problem, settings, out)
+        ), out)  # fmt: skip
 
     def smooth_targets(
         self,
@@ -168,12 +163,10 @@ class Functions:
         [[0.05, 0.05, 0.85, 0.05]]
         """
         template, targets = self._bind.template(targets, num_classes, axis, dtype)
-        return self._backend.smooth_targets(
-            *self._bind(
-                template, targets, label_smoothing, convention, None, prior, class_mask, None,
-                ignore_index, 0.0, None, None, axis, None,
-            )
-        )
+        return self._backend.smooth_targets(*self._bind(
+            template, targets, label_smoothing, convention, None, prior, class_mask, None,
+            ignore_index, 0.0, None, None, axis, None,
+        ))  # fmt: skip
 
     def linear_loss(
         self,
@@ -211,12 +204,10 @@ class Functions:
         >>> round(float(multismooth.linear_loss(hidden, classifier, np.array([0, 3]))), 6)
         1.386294
         """
-        return self._backend.linear_loss(
-            *self._bind.linear(
-                hidden, classifier, bias, chunk_rows, targets, label_smoothing, convention, weight, prior, class_mask,
-                sample_weight, ignore_index, z_loss, reduction, normalizer, axis, validate,
-            )
-        )
+        return self._backend.linear_loss(*self._bind.linear(
+            hidden, classifier, bias, chunk_rows, targets, label_smoothing, convention, weight, prior, class_mask,
+            sample_weight, ignore_index, z_loss, reduction, normalizer, axis, validate,
+        ))  # fmt: skip
 
     def linear_loss_and_grad(
         self,
@@ -248,12 +239,10 @@ class Functions:
         >>> d_hidden.shape, d_classifier.shape, d_bias
         ((2, 3), (4, 3), None)
         """
-        return self._backend.linear_loss_and_grad(
-            *self._bind.linear(
-                hidden, classifier, bias, chunk_rows, targets, label_smoothing, convention, weight, prior, class_mask,
-                sample_weight, ignore_index, z_loss, reduction, normalizer, axis, validate,
-            )
-        )
+        return self._backend.linear_loss_and_grad(*self._bind.linear(
+            hidden, classifier, bias, chunk_rows, targets, label_smoothing, convention, weight, prior, class_mask,
+            sample_weight, ignore_index, z_loss, reduction, normalizer, axis, validate,
+        ))  # fmt: skip
 
     def binary_loss(
         self,
@@ -281,9 +270,7 @@ class Functions:
 
         Source: Szegedy et al. 2016 for two classes; Keras' BinaryCrossentropy has the same target.
         """
-        return self._backend.binary_loss(
-            self._bind.binary(
-                logits, targets, label_smoothing, pos_weight, sample_weight, reduction, normalizer, validate
-            ),
-            reduction,
+        problem = self._bind.binary(
+            logits, targets, label_smoothing, pos_weight, sample_weight, reduction, normalizer, validate
         )
+        return self._backend.binary_loss(problem, reduction)

@@ -7,9 +7,11 @@ so they are known before the first chunk and each chunk's G is final. Eager loop
 """
 
 from multismooth import spec
-from multismooth.backend import denominators, reciprocal
+from multismooth.reduction import denominators, reciprocal
 
-WORKSPACE = 2**23  # logits per chunk: 32 MiB of float32; from 2^22 to 2^24 the time changes little (benchmarks/linear.py)
+WORKSPACE = (
+    2**23
+)  # logits per chunk: 32 MiB of float32; from 2^22 to 2^24 the time changes little (benchmarks/linear.py)
 
 
 def chunk_size(rows, num_classes, chunk_rows):

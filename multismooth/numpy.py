@@ -8,9 +8,10 @@
 import numpy as np
 
 from multismooth import linear, spec
-from multismooth.backend import Backend, Namespace, reduced_plan
+from multismooth.backend import Backend, Namespace
 from multismooth.errors import complain
 from multismooth.functions import Functions
+from multismooth.reduction import reduced_plan
 
 
 def logsumexp(z, axis):
@@ -71,7 +72,9 @@ class NumpyBackend(Backend):
     def loss_and_grad(self, problem, settings, out=None):
         z, axis = problem.logits, settings.axis
         if out is not None and (not isinstance(out, np.ndarray) or out.shape != z.shape or out.dtype != z.dtype):
-            raise complain("out", f"an array of shape {z.shape} and dtype {z.dtype}", f"{getattr(out, 'shape', out)}", "")
+            raise complain(
+                "out", f"an array of shape {z.shape} and dtype {z.dtype}", f"{getattr(out, 'shape', out)}", ""
+            )
         plan = reduced_plan(problem, settings, XP)
         with np.errstate(invalid="ignore"):
             lse, nll, smooth = spec.statistics(z, plan, axis, XP)

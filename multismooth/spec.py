@@ -27,31 +27,6 @@ Sources: Szegedy et al. 2016 (arXiv:1512.00567) §7 for "all"; Vaswani et al. 20
 from typing import Any, NamedTuple
 
 
-class Problem(NamedTuple):
-    """The arrays of one call, checked and on one device; None where nothing was given."""
-
-    logits: Any  # (N…, K)
-    targets: Any  # (N…) integers, or (N…, K) floats
-    label_smoothing: Any  # number, or broadcasts to (N…)
-    weight: Any = None  # (K,)
-    prior: Any = None  # (K,) or (K, K)
-    class_mask: Any = None  # (K,), or broadcasts to (N…, K)
-    sample_weight: Any = None  # broadcasts to (N…)
-    z_loss: Any = None
-    normalizer: Any = None
-
-
-class Settings(NamedTuple):
-    """What shapes the computation, hashable: a new value may recompile, a new Problem may not."""
-
-    convention: Any
-    axis: int = -1
-    soft: bool = False
-    ignore_index: int | None = -100
-    reduction: str = "mean"
-    clean: bool = False  # the labels were looked at: all name existing classes, none is ignored
-
-
 class Plan(NamedTuple):
     """What a kernel must know about the targets. Per-element fields are arrays or plain numbers."""
 
@@ -69,14 +44,6 @@ class Plan(NamedTuple):
     smooth_share: Any  # the same for the smoothing term, where it has a denominator of its own
     alive: Any  # elements whose logits count; None: all
     mask: Any  # broadcasts to (N…, K), classes that exist; None: all
-
-
-class Terms(NamedTuple):
-    """Per-element results: the mean loss is Σ loss / Σ weight, the unsmoothed one Σ nll / Σ weight."""
-
-    loss: Any
-    nll: Any
-    weight: Any
 
 
 # --- the target -----------------------------------------------------------------------------------------------------
@@ -223,6 +190,17 @@ def plan(problem, settings, xp) -> Plan:
     return scaled(result, convention.scale)
 
 
+def scaled(plan, factor, smooth_factor=None):
+    """The plan of `factor` times the loss; the smoothing term may have a factor of its own."""
+    smooth_factor = factor if smooth_factor is None else smooth_factor
+    return plan._replace(
+        a=times(plan.a, factor),
+        b=times(plan.b, smooth_factor),
+        const=times(plan.const, factor),
+        zeta=times(plan.zeta, factor),
+    )
+
+
 def keep(value, where, z, xp):
     """`value` at the elements that count, exactly 0 elsewhere."""
     if value is None or where is None:
@@ -314,35 +292,3 @@ def gradient(logits, lse, plan, axis, xp):
     if plan.u is not None:
         return g - wide(plan.a, axis, xp) * plan.u
     return xp.deposit(g, plan.labels, -plan.a, axis)
-
-
-# --- reductions -----------------------------------------------------------------------------------------------------
-
-
-def scaled(plan, factor, smooth_factor=None):
-    """The plan of `factor` times the loss; the smoothing term may have a factor of its own."""
-    smooth_factor = factor if smooth_factor is None else smooth_factor
-    return plan._replace(
-        a=times(plan.a, factor),
-        b=times(plan.b, smooth_factor),
-        const=times(plan.const, factor),
-        zeta=times(plan.zeta, factor),
-    )
-
-
-def summed(share, z, axis, xp):
-    """Σ share over the elements of z; a plain number is every element's share."""
-    if not isinstance(share, float):
-        return xp.sum(xp.broadcast_to(share, z.shape[:axis] + z.shape[axis + 1 :]))
-    count = 1
-    for place, size in enumerate(z.shape):
-        count *= size if place != axis else 1
-    return share * count
-
-
-def denominator(shares, z, convention, xp):
-    """max(Σ share + add, floor): what the mean divides by."""
-    total, floor = shares + convention.denominator_add, convention.denominator_floor
-    if floor is None:
-        return total
-    return max(total, floor) if isinstance(total, float) else xp.where(total < floor, xp.constant(floor, z), total)

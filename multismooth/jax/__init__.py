@@ -7,6 +7,11 @@
 [-0.1477, 0.142, 0.0058]
 """
 
+# ruff: noqa: E402 (a missing framework is reported before anything that imports it)
+from multismooth.errors import require
+
+require("jax", "jax")
+
 from multismooth.functions import Functions
 from multismooth.jax.backend import JaxBackend
 

@@ -55,7 +55,12 @@ class JaxBackend(backend.Backend):
 
     def first_row(self, z, axis, validate):
         # Computed logits arrive asynchronously; waiting for them here would stall the caller's pipeline.
-        if not isinstance(z, jax.Array) or isinstance(z, jax.core.Tracer) or z.size == 0 or not (validate or z.is_ready()):
+        if (
+            not isinstance(z, jax.Array)
+            or isinstance(z, jax.core.Tracer)
+            or z.size == 0
+            or not (validate or z.is_ready())
+        ):
             return None
         values = self.values(z, validate)
         return None if values is None else np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])[0]

@@ -9,8 +9,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from multismooth import backend, linear, spec
+from multismooth import linear, spec
 from multismooth.jax.namespace import XP
+from multismooth.reduction import denominators, reciprocal
 
 
 def _rows(hidden, classifier, chunk_rows, problem, settings):
@@ -21,13 +22,13 @@ def _rows(hidden, classifier, chunk_rows, problem, settings):
     hidden, problem, settings, shape = linear.flatten(hidden, problem, settings, XP)
     factors = (1.0, None)
     if settings.reduction == "mean" and problem.normalizer is not None:
-        factors = (backend.reciprocal(problem.normalizer, problem.logits, XP), None)
+        factors = (reciprocal(problem.normalizer, problem.logits, XP), None)
     elif settings.reduction == "mean":
         whole = problem
         if problem.class_mask is not None and problem.class_mask.ndim > 1:
             mask = jnp.broadcast_to(problem.class_mask, (*shape, classifier.shape[0]))
             whole = problem._replace(class_mask=mask.reshape(-1, classifier.shape[0]))
-        factors = backend.denominators([(spec.plan(whole, settings, XP), whole.logits)], settings, XP)
+        factors = denominators([(spec.plan(whole, settings, XP), whole.logits)], settings, XP)
     rows = hidden.shape[0]
     size = min(linear.chunk_size(rows, classifier.shape[0], chunk_rows), max(rows, 1))
     return hidden, problem, settings, shape, factors, size
@@ -98,7 +99,11 @@ def loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings):
         d_classifier = d_classifier + (g.T @ own).astype(dtype)
         return (total + jnp.sum(each), d_classifier, d_bias), (g @ classifier, each)
 
-    start = (jnp.zeros((), dtype), jnp.zeros(classifier.shape, dtype), None if bias is None else jnp.zeros(bias.shape, dtype))
+    start = (
+        jnp.zeros((), dtype),
+        jnp.zeros(classifier.shape, dtype),
+        None if bias is None else jnp.zeros(bias.shape, dtype),
+    )
     (total, d_classifier, d_bias), (d_hidden, each) = _scan(body, start, rows, problem, row_settings, shape, size)
     value = each.reshape(shape) if settings.reduction == "none" else total
     d_hidden = jnp.moveaxis(d_hidden.reshape(*shape, -1), -1, settings.axis)

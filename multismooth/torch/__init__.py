@@ -8,6 +8,11 @@
 [-0.1477, 0.142, 0.0058]
 """
 
+# ruff: noqa: E402 (a missing framework is reported before anything that imports it)
+from multismooth.errors import require
+
+require("torch", "torch")
+
 from multismooth.functions import Functions
 from multismooth.torch.backend import TorchBackend
 from multismooth.torch.dropins import CrossEntropyLoss, cross_entropy, linear_cross_entropy

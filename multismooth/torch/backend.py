@@ -16,7 +16,7 @@ class TorchBackend(Backend):
         return isinstance(value, torch.Tensor)
 
     def array(self, value, like=None):
-        """Tensors stay where they are (torch itself refuses mixed devices); other integers become int64 to index with."""
+        """Tensors stay on their device (torch itself refuses to mix); other integers become int64, to index with."""
         if not isinstance(value, torch.Tensor):
             value = torch.as_tensor(value, device=None if like is None else like.device)
         integer = not (value.dtype.is_floating_point or value.dtype.is_complex or value.dtype is torch.bool)
@@ -32,13 +32,15 @@ class TorchBackend(Backend):
             return None
         if array.device.type != "cpu" and not validate:
             return None
-        array = array.detach().cpu()
+        array = array.detach() if array.device.type == "cpu" else array.detach().cpu()
         return array.float().numpy() if array.dtype is torch.bfloat16 else array.numpy()
 
     def first_row(self, z, axis, validate):
         if z.numel() == 0:
             return None
-        return self.values(z[tuple(slice(None) if k == axis else 0 for k in range(z.ndim))], validate)
+        if z.ndim > 1:
+            z = z.detach().movedim(axis, -1)[(0,) * (z.ndim - 1)] if z.ndim > 2 else z.detach().select(1 - axis, 0)
+        return self.values(z, validate)
 
     def tracing(self):
         return torch.compiler.is_compiling()
@@ -60,8 +62,8 @@ class TorchBackend(Backend):
             return self._loss_and_grad_by_autograd(problem, settings, out)
         with torch.no_grad():
             plan = fused.reduced_plan(problem, settings, XP)
-            loss, gradient = fused.loss_and_gradient(z.detach(), plan, settings.axis)
-            loss = loss if settings.reduction == "none" else loss.sum()
+            kernel = fused.loss_and_gradient if settings.reduction == "none" else fused.summed_loss_and_gradient
+            loss, gradient = kernel(z.detach(), plan, settings.axis)
             return loss, gradient.to(z.dtype) if out is None else out.copy_(gradient)
 
     def _loss_and_grad_by_autograd(self, problem, settings, out):
@@ -77,5 +79,3 @@ class TorchBackend(Backend):
 
     def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, problem, settings):
         return linear.loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings)
-
-

@@ -13,7 +13,8 @@ import torch
 from multismooth import checks, spec
 from multismooth.convention import conventions
 from multismooth.errors import complain
-from multismooth.spec import Problem, Settings
+from multismooth.problem import Problem, Settings
+from multismooth.reduction import summed
 from multismooth.torch.backend import TorchBackend
 from multismooth.torch.namespace import XP
 
@@ -127,7 +128,9 @@ def _bind(logits, target, weight, ignore_index, reduction, label_smoothing):
     kind = _backend.kind(target)
     soft = kind == "floating" and target.shape == logits.shape
     if soft and ignore_index >= 0:
-        raise complain("ignore_index", "a negative number with probability targets", repr(ignore_index), "", RuntimeError)
+        raise complain(
+            "ignore_index", "a negative number with probability targets", repr(ignore_index), "", RuntimeError
+        )
     checks.target_shape("integer" if kind == "boolean" else kind, target.shape, logits.shape, axis)
     if weight is not None:
         checks.per_class("weight", weight.shape, logits.shape[axis])
@@ -145,5 +148,5 @@ def _as_torch(loss, problem, settings, dtype):
     if settings.soft:
         return loss if problem.targets.numel() else loss + math.nan
     shares = spec.plan(problem._replace(logits=problem.logits.detach()), settings, XP).share
-    shares = spec.summed(shares, problem.logits, settings.axis, XP)
+    shares = summed(shares, problem.logits, settings.axis, XP)
     return torch.where(torch.as_tensor(shares, device=loss.device) == 0, loss.new_full((), math.nan), loss)

@@ -48,11 +48,7 @@ class _LinearLoss(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             _, gradients = linear.forward_and_gradient(*inputs, *ctx.call, XP, _kernel)
-        if upstream.device.type != "cpu" or upstream.item() != 1.0:
-            for gradient in gradients:
-                if gradient is not None:
-                    gradient.mul_(upstream)
-        return *gradients, None
+        return *(None if gradient is None else fused.scale_(gradient, upstream) for gradient in gradients), None
 
 
 def _differentiable(inputs, needed, call, upstream):

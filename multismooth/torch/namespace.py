@@ -14,8 +14,10 @@ def constant(value, z):
     """The value as a tensor of the computing dtype; a plain number stays on the CPU, where it may meet any device."""
     if isinstance(value, torch.Tensor):
         return value.to(float_of(z))
-    return torch.full((), value, dtype=float_of(z), device=z.device) if isinstance(value, float) else torch.tensor(
-        value, dtype=float_of(z), device=z.device
+    return (
+        torch.full((), value, dtype=float_of(z), device=z.device)
+        if isinstance(value, float)
+        else torch.tensor(value, dtype=float_of(z), device=z.device)
     )
 
 

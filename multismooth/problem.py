@@ -1,0 +1,36 @@
+"""The data of one call: what comes in (Problem, Settings) and what goes out per element (Terms)."""
+
+from typing import Any, NamedTuple
+
+
+class Problem(NamedTuple):
+    """The arrays of one call, checked and on one device; None where nothing was given."""
+
+    logits: Any  # (N…, K)
+    targets: Any  # (N…) integers, or (N…, K) floats
+    label_smoothing: Any  # number, or broadcasts to (N…)
+    weight: Any = None  # (K,)
+    prior: Any = None  # (K,) or (K, K)
+    class_mask: Any = None  # (K,), or broadcasts to (N…, K)
+    sample_weight: Any = None  # broadcasts to (N…)
+    z_loss: Any = None
+    normalizer: Any = None
+
+
+class Settings(NamedTuple):
+    """What shapes the computation, hashable: a new value may recompile, a new Problem may not."""
+
+    convention: Any
+    axis: int = -1
+    soft: bool = False
+    ignore_index: int | None = -100
+    reduction: str = "mean"
+    clean: bool = False  # the labels were looked at: all name existing classes, none is ignored
+
+
+class Terms(NamedTuple):
+    """Per-element results: the mean loss is Σ loss / Σ weight, the unsmoothed one Σ nll / Σ weight."""
+
+    loss: Any
+    nll: Any
+    weight: Any
