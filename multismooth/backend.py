@@ -77,10 +77,13 @@ class Namespace:
         return getattr(self._base, name)
 
 
-def total(problem, settings, xp):
-    """The loss of a call by the text of `spec`, differentiable in everything."""
+def total(problem, settings, xp, elements=None):
+    """The loss of a call, by the text of `spec` or by a backend's own `elements(axis, logits, plan)`."""
     plan = reduced_plan(problem, settings, xp)
-    loss = spec.elements(*spec.statistics(problem.logits, plan, settings.axis, xp), plan, xp)
+    if elements is None:
+        loss = spec.elements(*spec.statistics(problem.logits, plan, settings.axis, xp), plan, xp)
+    else:
+        loss = elements(settings.axis, problem.logits, plan)
     return loss if settings.reduction == "none" else xp.sum(loss)
 
 

@@ -45,10 +45,13 @@ def demo(
 ) -> None:
     """Train one digit classifier in PyTorch and in Flax, and check that every step agrees.
 
-    Loss, gradients and parameters are compared after each step, for several ε and both spreads of the smoothed
-    mass. Ends with status 0 if all float64 steps agree within 1e-9, with 1 if not, with 2 if a package is missing.
+    Compares loss, gradients and parameters after each step, for several ε
+    and for both spreads of the smoothed mass, and writes a page to read.
 
-    Needs [bold]pip install "multismooth\\[demo]"[/bold]; nothing is downloaded when it runs.
+    Ends with status 0 if all float64 steps agree within 1e-9, with 1 if not,
+    with 2 if a package is missing.
+
+    Needs [bold]pip install "multismooth\\[demo]"[/bold]; downloads nothing when it runs.
 
     Example: [bold]multismooth demo --quick --data mnist --out here[/bold]
     """

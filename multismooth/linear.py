@@ -9,9 +9,8 @@ so they are known before the first chunk and each chunk's G is final. Eager loop
 from multismooth import spec
 from multismooth.reduction import denominators, reciprocal
 
-WORKSPACE = (
-    2**23
-)  # logits per chunk: 32 MiB of float32; from 2^22 to 2^24 the time changes little (benchmarks/linear.py)
+WORKSPACE = 2**22  # logits per chunk: 16 MiB of float32
+BLOCK = 8192  # classes whose share of the classifier's gradient is added at a time, to need no second one
 
 
 def chunk_size(rows, num_classes, chunk_rows):
@@ -124,7 +123,15 @@ def plain_kernel(logits, plan, xp):
     return spec.elements(lse, nll, smooth, plan, xp), spec.gradient(logits, lse, plan, 1, xp)
 
 
-def forward_and_gradient(hidden, classifier, bias, chunk_rows, problem, settings, xp, kernel=plain_kernel):
+def add_product(total, g, hidden):
+    """total += gᵀ·hidden, a block of classes at a time."""
+    for start in range(0, total.shape[0], BLOCK):
+        total[start : start + BLOCK] += g[:, start : start + BLOCK].T @ hidden
+
+
+def forward_and_gradient(
+    hidden, classifier, bias, chunk_rows, problem, settings, xp, kernel=plain_kernel, add_product=add_product
+):
     """(loss, (∂hidden, ∂classifier, ∂bias or None)); sums over chunks are kept in the dtype that is computed in."""
     features, flat, row_settings, shape = flatten(hidden, problem, settings, xp)
     dtype = xp.float_of(hidden)
@@ -140,7 +147,8 @@ def forward_and_gradient(hidden, classifier, bias, chunk_rows, problem, settings
             d_bias += xp.sum(g, axis=0)
         g = xp.astype(g, features.dtype, copy=False)
         d_hidden[rows] = g @ classifier
-        d_classifier += g.T @ features[rows]
+        add_product(d_classifier, g, features[rows])
+        del g  # or the next chunk's logits would be a second workspace
     loss = xp.reshape(xp.concat(losses), shape) if settings.reduction == "none" else sum(losses[1:], start=losses[0])
     d_hidden = xp.moveaxis(xp.reshape(d_hidden, (*shape, features.shape[1])), -1, settings.axis)
     d_bias = None if bias is None else xp.astype(d_bias, bias.dtype, copy=False)

@@ -112,7 +112,7 @@ def smoothed_mass(convention, label_smoothing, classes, xp):
     return convention.mass(label_smoothing, 2) / 2 * (classes / others)
 
 
-def label_or_nan(value, problem, settings, labels, mask, xp):
+def label_or_nan(value, problem, settings, labels, counted, mask, xp):
     """`value` where the label names an existing class, else NaN: where nothing can raise, nothing wraps or clamps."""
     if settings.clean:
         return value
@@ -120,6 +120,8 @@ def label_or_nan(value, problem, settings, labels, mask, xp):
     possible = (targets >= 0) & (targets < z.shape[axis])
     if mask is not None:
         possible = possible & xp.pick(xp.broadcast_to(mask, z.shape), labels, axis)
+    if counted is not None:  # an ignored label is no class either, and 0·NaN would reach the gradient of ε
+        possible = possible | ~counted
     return xp.where(possible, xp.constant(value, z), xp.constant(float("nan"), z))
 
 
@@ -133,7 +135,7 @@ def smooth_targets(problem, settings, xp):
     q = xp.broadcast_to(wide(eps, axis, xp) * r, z.shape)
     if t is not None:
         return q + wide(1 - eps, axis, xp) * t
-    q = xp.deposit(q, labels, label_or_nan(1 - eps, problem, settings, labels, mask, xp), axis)
+    q = xp.deposit(q, labels, label_or_nan(1 - eps, problem, settings, labels, counted, mask, xp), axis)
     return q if counted is None else xp.where(wide(counted, axis, xp), q, xp.zeros_like(q))
 
 
@@ -148,7 +150,7 @@ def plan(problem, settings, xp) -> Plan:
     eps = smoothed_mass(convention, problem.label_smoothing, classes, xp)
     label_weight, smooth_weight, mixture, u, v = class_weights(problem, settings, labels, t, r, eps, xp)
     if t is None:
-        label_weight = label_or_nan(label_weight, problem, settings, labels, mask, xp)
+        label_weight = label_or_nan(label_weight, problem, settings, labels, counted, mask, xp)
 
     whole = mixture if convention.class_weights == "mixture" else label_weight
     a, b = (1 - eps) * whole, eps * smooth_weight

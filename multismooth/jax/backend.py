@@ -12,7 +12,7 @@ import numpy as np
 
 from multismooth import backend, binary
 from multismooth.errors import complain
-from multismooth.jax import linear
+from multismooth.jax import kernel, linear
 from multismooth.jax.namespace import XP
 
 
@@ -95,7 +95,7 @@ class JaxBackend(backend.Backend):
 
 @partial(jax.jit, static_argnums=1)
 def _loss(problem, settings):
-    return backend.total(problem, settings, XP)
+    return backend.total(problem, settings, XP, kernel.elements)
 
 
 @partial(jax.jit, static_argnums=1)
@@ -106,7 +106,7 @@ def _terms(problem, settings):
 @partial(jax.jit, static_argnums=1)
 def _loss_and_grad(problem, settings):
     def summed(logits):
-        loss = backend.total(problem._replace(logits=logits), settings, XP)
+        loss = backend.total(problem._replace(logits=logits), settings, XP, kernel.elements)
         return jnp.sum(loss), loss
 
     gradient, loss = jax.grad(summed, has_aux=True)(problem.logits)

@@ -1,15 +1,18 @@
 """JAX linear head and loss: a scan over chunks of rows, so that one chunk of logits exists at a time.
 
-`loss` checkpoints each chunk: backward makes its logits again, and every mode and order of differentiation works.
-`loss_and_grad` forms each chunk's gradient while its logits exist: three matrix products instead of four.
+The derivative of a summed loss is formed while a chunk's logits exist (three matrix products) and enters JAX as a
+custom JVP: a linear form in the tangents, which JAX transposes for reverse mode and differentiates again for higher
+orders. Reduction "none", and derivatives with respect to targets, ε or weights, differentiate checkpointed chunks.
 """
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from multismooth import linear, spec
+from multismooth.jax import kernel
 from multismooth.jax.namespace import XP
 from multismooth.reduction import denominators, reciprocal
 
@@ -62,16 +65,18 @@ def _scan(body, carry, hidden, problem, settings, shape, size):
     return carry, jax.tree.map(lambda x, y: jnp.concatenate([x, y]), out, rest)
 
 
-@partial(jax.jit, static_argnums=(3, 5))
-def loss(hidden, classifier, bias, chunk_rows, problem, settings):
+def _plain(call, hidden, classifier, bias, problem, checkpoint=True):
+    """The loss with every chunk's logits made again by backward."""
+    chunk_rows, settings = call
     rows, problem, row_settings, shape, factors, size = _rows(hidden, classifier, chunk_rows, problem, settings)
 
     def chunk_loss(own, classifier, bias, part):
         logits = linear.logits_of(own, classifier, bias)
         plan = spec.scaled(spec.plan(part._replace(logits=logits), row_settings, XP), *factors)
-        return linear.plain(logits, plan, XP)
+        return kernel.elements(1, logits, plan)
 
-    chunk_loss = jax.checkpoint(chunk_loss, prevent_cse=False)
+    if checkpoint:
+        chunk_loss = jax.checkpoint(chunk_loss, prevent_cse=False)
 
     def body(total, chunk):
         own, part = chunk
@@ -83,8 +88,23 @@ def loss(hidden, classifier, bias, chunk_rows, problem, settings):
     return each.reshape(shape) if settings.reduction == "none" else total
 
 
-@partial(jax.jit, static_argnums=(3, 5))
-def loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings):
+def _add_product(total, g, own):
+    """total + gᵀ·own, a block of classes at a time and one after the other: no second (K, D) buffer."""
+
+    def add(start, size, total):
+        product = jax.lax.dynamic_slice_in_dim(g, start, size, axis=1).T @ own
+        part = jax.lax.dynamic_slice_in_dim(total, start, size)
+        return jax.lax.dynamic_update_slice_in_dim(total, part + product.astype(total.dtype), start, axis=0)
+
+    full, rest = divmod(total.shape[0], linear.BLOCK)
+    if full:
+        total = jax.lax.fori_loop(0, full, lambda block, total: add(block * linear.BLOCK, linear.BLOCK, total), total)
+    return add(full * linear.BLOCK, rest, total) if rest else total
+
+
+def _gradients(call, hidden, classifier, bias, problem):
+    """(loss, (∂hidden, ∂classifier, ∂bias)), each chunk's gradient formed while its logits exist."""
+    chunk_rows, settings = call
     rows, problem, row_settings, shape, factors, size = _rows(hidden, classifier, chunk_rows, problem, settings)
     dtype = XP.float_of(hidden)
 
@@ -93,19 +113,46 @@ def loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings):
         own, part = chunk
         logits = linear.logits_of(own, classifier, bias)
         plan = spec.scaled(spec.plan(part._replace(logits=logits), row_settings, XP), *factors)
-        each, g = linear.plain_kernel(logits, plan, XP)
+        each, g = kernel.elements(1, logits, plan), kernel.gradient(logits, plan, 1)
         d_bias = None if bias is None else d_bias + jnp.sum(g, axis=0)
         g = g.astype(own.dtype)
-        d_classifier = d_classifier + (g.T @ own).astype(dtype)
+        d_classifier = _add_product(d_classifier, g, own)
         return (total + jnp.sum(each), d_classifier, d_bias), (g @ classifier, each)
 
-    start = (
-        jnp.zeros((), dtype),
-        jnp.zeros(classifier.shape, dtype),
-        None if bias is None else jnp.zeros(bias.shape, dtype),
-    )
+    d_classifier = jnp.zeros(classifier.shape, dtype)
+    start = (jnp.zeros((), dtype), d_classifier, None if bias is None else jnp.zeros(bias.shape, dtype))
     (total, d_classifier, d_bias), (d_hidden, each) = _scan(body, start, rows, problem, row_settings, shape, size)
     value = each.reshape(shape) if settings.reduction == "none" else total
     d_hidden = jnp.moveaxis(d_hidden.reshape(*shape, -1), -1, settings.axis)
     d_bias = None if bias is None else d_bias.astype(bias.dtype)
     return value, (d_hidden, d_classifier.astype(classifier.dtype), d_bias)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _summed(call, hidden, classifier, bias, problem):
+    return _plain(call, hidden, classifier, bias, problem, checkpoint=False)
+
+
+@partial(_summed.defjvp, symbolic_zeros=True)
+def _summed_jvp(call, primals, tangents):
+    moving = jax.tree.leaves(tangents[:3])
+    if not all(isinstance(tangent, SymbolicZero) for tangent in jax.tree.leaves(tangents[3])):
+        tangents = jax.tree.map(kernel.materialised, primals, tangents)
+        return jax.jvp(partial(_plain, call), primals, tangents)
+    value, gradients = _gradients(call, *primals)
+    change = jnp.zeros_like(value)
+    for gradient, tangent in zip(jax.tree.leaves(gradients), moving, strict=True):
+        if not isinstance(tangent, SymbolicZero):
+            change = change + jnp.sum(gradient.astype(value.dtype) * tangent.astype(value.dtype))
+    return value, change
+
+
+@partial(jax.jit, static_argnums=(3, 5))
+def loss(hidden, classifier, bias, chunk_rows, problem, settings):
+    evaluate = _plain if settings.reduction == "none" else _summed
+    return evaluate((chunk_rows, settings), hidden, classifier, bias, problem)
+
+
+@partial(jax.jit, static_argnums=(3, 5))
+def loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings):
+    return _gradients((chunk_rows, settings), hidden, classifier, bias, problem)

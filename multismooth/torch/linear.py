@@ -17,6 +17,17 @@ def _kernel(logits, plan, xp):
     return fused.loss_and_gradient(logits, plan, 1)
 
 
+def _add_product(total, g, hidden):
+    if total.dtype is g.dtype:
+        total.addmm_(g.T, hidden)
+    else:
+        linear.add_product(total, g, hidden)
+
+
+def _gradients(hidden, classifier, bias, call, kernel=_kernel):
+    return linear.forward_and_gradient(hidden, classifier, bias, *call, XP, kernel, _add_product)
+
+
 def _plain(hidden, classifier, bias, chunk_rows, problem, settings):
     def chunk_loss(hidden, classifier, bias, plan):
         def recomputed(hidden, classifier, bias):
@@ -35,7 +46,7 @@ class _LinearLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, classifier, bias, call):
-        loss, ctx.gradients = linear.forward_and_gradient(hidden, classifier, bias, *call, XP, _kernel)
+        loss, ctx.gradients = _gradients(hidden, classifier, bias, call)
         ctx.save_for_backward(hidden, classifier, bias)
         ctx.call = call
         return loss
@@ -47,7 +58,7 @@ class _LinearLoss(torch.autograd.Function):
             return *_differentiable(inputs, ctx.needs_input_grad[:3], ctx.call, upstream), None
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            _, gradients = linear.forward_and_gradient(*inputs, *ctx.call, XP, _kernel)
+            _, gradients = _gradients(*inputs, ctx.call)
         return *(None if gradient is None else fused.scale_(gradient, upstream) for gradient in gradients), None
 
 
@@ -71,4 +82,4 @@ def loss(hidden, classifier, bias, chunk_rows, problem, settings):
 def loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings):
     with torch.no_grad():
         kernel = linear.plain_kernel if fused.transforming() else _kernel
-        return linear.forward_and_gradient(hidden, classifier, bias, chunk_rows, problem, settings, XP, kernel)
+        return _gradients(hidden, classifier, bias, (chunk_rows, problem, settings), kernel)

@@ -1,0 +1,257 @@
+"""Writes the report: one page that needs nothing else, the pictures and the numbers."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from html import escape
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from multismooth.demo import figures
+from multismooth.demo.data import SOURCES
+from multismooth.demo.drawing import DARK, LIGHT, Panel
+from multismooth.demo.results import Outcome, scientific, versions
+from multismooth.demo.training import QUANTITIES
+
+Sections: TypeAlias = dict[str, list[Panel]]
+
+STYLE = """
+:root { color-scheme: light dark; --good: #15803d; --bad: #b91c1c; %(light)s }
+@media (prefers-color-scheme: dark) { :root { --good: #4ade80; --bad: #f87171; %(dark)s } }
+* { box-sizing: border-box }
+body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 66rem;
+       background: var(--paper); color: var(--ink);
+       font: 1.0625rem/1.6 Charter, "Bitstream Charter", "Sitka Text", Cambria, "Liberation Serif", serif }
+p, h1, h2 { max-width: 40rem }
+h1 { font-size: 1.05rem; font-weight: 600; margin: 0 0 .4rem; color: var(--soft) }
+h2 { font-size: 1.4rem; line-height: 1.25; margin: 3.5rem 0 .5rem }
+.verdict { font-size: clamp(1.5rem, 4.2vw, 2.15rem); line-height: 1.25; margin: 0 0 1rem; max-width: 46rem;
+           text-wrap: balance }
+.verdict b { color: var(--good); font-weight: 600 }
+.verdict.bad b { color: var(--bad) }
+.digits { display: block; width: 100%%; max-width: 46rem; height: auto; margin: 1.5rem 0;
+          image-rendering: pixelated }
+@media (prefers-color-scheme: dark) { .digits { filter: invert(1) } }
+.panels { display: grid; gap: 1rem 1.5rem; margin: 1.25rem 0; --least: 19rem;
+          grid-template-columns: repeat(auto-fill, minmax(min(100%%, var(--least)), 1fr)) }
+.panels.wide { --least: 26rem }
+.panels svg { display: block; width: 100%%; height: auto }
+.scroll { overflow-x: auto; margin: 1.25rem 0 }
+table { border-collapse: collapse; font: .9rem/1.4 ui-sans-serif, system-ui, "Liberation Sans", sans-serif;
+        font-variant-numeric: tabular-nums }
+th, td { padding: .35rem .9rem .35rem 0; text-align: right; white-space: nowrap;
+         border-bottom: 1px solid var(--rule) }
+th { font-weight: 500; color: var(--soft); vertical-align: bottom }
+td.name, th.name { text-align: left }
+.number { white-space: nowrap }
+code { font: .88em ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere }
+.note, footer { color: var(--soft); font-size: .95rem }
+footer { margin-top: 4rem; border-top: 1px solid var(--rule) }
+"""
+
+
+def write(outcome: Outcome, out: Path) -> None:
+    """report.html, results.json and one PNG a panel, in the directory `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    settings = outcome.settings
+    curves = {smoothing: figures.logit_curve(smoothing) for smoothing in settings.smoothings}
+    sections = {
+        "targets": figures.targets(),
+        "learning": figures.learning(outcome.runs, outcome.float32, settings),
+        "logit": figures.logit_panels(curves, settings),
+        "metrics": figures.metric_panels(outcome.runs, len(outcome.digits.test)),
+        "reliability": figures.reliability_panels(outcome.runs, settings),
+    }
+    for panels in sections.values():
+        for panel in panels:
+            (out / f"{panel.name}.png").write_bytes(panel.png)
+    results = outcome.as_json()
+    results["logit_curve_largest_difference"] = max(curve.largest_difference for curve in curves.values())
+    (out / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    (out / "report.html").write_text(_page(outcome, sections, results), encoding="utf-8")
+
+
+def _page(outcome: Outcome, sections: Sections, results: dict) -> str:
+    variables = {
+        name: " ".join(f"--{key}: {colour};" for key, colour in palette.items())
+        for name, palette in (("light", LIGHT), ("dark", DARK))
+    }
+    parts = [
+        _top(outcome),
+        _targets(sections),
+        _learning(outcome, sections),
+        _logit(outcome, sections, results),
+    ]
+    parts += [_held_out(outcome, sections), _about(outcome)]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>multismooth demo: {escape(outcome.settings.data)}</title>\n"
+        f"<style>{STYLE % variables}</style>\n</head>\n<body>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
+    )
+
+
+def _top(outcome: Outcome) -> str:
+    settings, digits = outcome.settings, outcome.digits
+    verdict = _prose(outcome.verdict)
+    for word in ("agreed", "disagreed"):
+        verdict = verdict.replace(f" {word}", f" <b>{word}</b>", 1)
+    compared = ", ".join(f"{name} {_number(outcome.largest_of(name))}" for name in QUANTITIES)
+    return f"""<header>
+<h1>multismooth demo: label smoothing on real digits, in two frameworks</h1>
+<p class="verdict{"" if outcome.agreed else " bad"}">{verdict}</p>
+<p>One small convolutional classifier was trained {len(outcome.runs)} times in PyTorch and {len(outcome.runs)} times in
+Flax NNX, in float64, from the same first weights on the same batches. After every step the loss, the gradient of every
+parameter and every parameter were compared. Largest differences: {compared}; tolerance
+{_number(settings.tolerance)}.</p>
+<img class="digits" alt="Ten of the held-out digits, one of each class" src="{_digits(outcome)}">
+<p class="note">{escape(SOURCES[digits.name])}: {len(digits.train):,} to train on, {len(digits.test):,} held out.</p>
+</header>"""
+
+
+def _targets(sections: Sections) -> str:
+    return f"""<section>
+<h2>One name, several targets</h2>
+<p>Label smoothing with ε&nbsp;=&nbsp;0.3 on the digit 3. The same argument, <code>label_smoothing=0.3</code>, means
+different target rows in different libraries: shared by all classes (PyTorch, Optax, Keras), shared by the other
+classes only (tensor2tensor, fairseq), or shared by the others except a class that must get none, such as
+padding.</p>
+{_panels(sections["targets"])}
+<p>The first two are one family: “others” at ε is “all” at ε·K/(K&nbsp;−&nbsp;1), so a port can be converted:
+<code>convention="others"</code>, or <code>Convention.smoothing_for</code>. A Kullback–Leibler loss has the target
+of its spread but reports a smaller number: cross-entropy minus H(q), with the same gradient.</p>
+</section>"""
+
+
+def _learning(outcome: Outcome, sections: Sections) -> str:
+    largest = max(outcome.settings.smoothings)
+    return f"""<section>
+<h2>The loss has a floor, and both frameworks walk down to it together</h2>
+<p>A smoothed target is not certain, so no prediction reaches zero loss. The least cross-entropy is the target’s
+entropy, H(q)&nbsp;=&nbsp;−Σ&nbsp;q&nbsp;log&nbsp;q: {figures.loss_floor(largest):.3f} nats at
+ε&nbsp;=&nbsp;{largest:g}. A training loss that stops there has nothing left to learn; it is not stuck.</p>
+{_panels(sections["learning"], "wide")}
+<p class="note">Losses are those of the training batches with spread “all”, averaged over neighbouring steps.
+Differences are not averaged: the worst of all {len(outcome.runs)} float64 runs at each step, and an exact 0 is drawn at
+{_number(figures.ROUNDING)}.</p>
+<p>{_prose(outcome.float32_verdict)} Neither framework is wrong: a ReLU whose input lies within
+rounding of zero opens in one framework and not in the other, the gradient jumps, and training amplifies the jump.
+That is why the comparison is made in float64, and why this run is a measurement and not a test.</p>
+</section>"""
+
+
+def _logit(outcome: Outcome, sections: Sections, results: dict) -> str:
+    rows = [
+        f"<td class=name>{smoothing:g}</td><td>{figures.optimal_logit(smoothing):.3f}</td>"
+        f"<td>{figures.loss_floor(smoothing):.3f}</td>"
+        for smoothing in outcome.settings.smoothings
+        if smoothing
+    ]
+    return f"""<section>
+<h2>What ε does to the gradient</h2>
+<p>Without smoothing the gradient of the label’s logit, p&nbsp;−&nbsp;1, is negative everywhere: more confidence always
+pays, and the logit grows without bound. With smoothing it is p&nbsp;−&nbsp;q. It crosses zero where
+p&nbsp;=&nbsp;q, at a finite logit, and past that point confidence costs.</p>
+{_panels(sections["logit"], "wide")}
+{_table(["ε", "best logit", "H(q), nats"], rows)}
+<p class="note">Lines and dots are computed by <code>multismooth.torch</code> and <code>multismooth.jax</code>; they
+differ by at most {_number(results["logit_curve_largest_difference"])}.</p>
+</section>"""
+
+
+def _held_out(outcome: Outcome, sections: Sections) -> str:
+    count = len(outcome.digits.test)
+    columns = ["ε", "spread", "accuracy", "± s.e.", "NLL", "ECE", "largest |Δ|", "same predictions"]
+    rows = []
+    for run in outcome.runs:
+        result, case = run.evaluations["torch"], run.case
+        error = np.sqrt(result.accuracy * (1 - result.accuracy) / count)
+        rows.append(
+            f"<td class=name>{case.smoothing:g}</td><td>{case.spread if case.smoothing else 'either'}</td>"
+            f"<td>{result.accuracy:.2%}</td><td>{error:.2%}</td><td>{result.nll:.4f}</td><td>{result.ece:.4f}</td>"
+            f"<td>{_number(run.largest)}</td><td>{run.same_predictions:,} of {count:,}</td>"
+        )
+    apart = max(
+        abs(getattr(run.evaluations["torch"], name) - getattr(run.evaluations["flax"], name))
+        for run in outcome.runs
+        for name in ("accuracy", "nll", "ece")
+    )
+    return f"""<section>
+<h2>Held-out digits</h2>
+<p>Accuracy, the negative log-likelihood of the true class (never smoothed) and the expected calibration error, in
+PyTorch; Flax’s differ by at most {_number(apart)}.</p>
+{_panels(sections["metrics"])}
+{_table(columns, rows)}
+<p>One seed and {count:,} test digits: accuracies a standard error or two apart are not a finding.</p>
+<h2>Confidence against truth</h2>
+<p>Each dot is a bin of predictions: how confident they were and how often they were right. Its size, and the grey bar
+below it, say how many they are; hollow dots are fewer than {figures.FEW}. Below the diagonal a classifier is
+overconfident, above it underconfident. {_calibration(outcome)}</p>
+{_panels(sections["reliability"])}
+</section>"""
+
+
+def _calibration(outcome: Outcome) -> str:
+    """What this run's calibration errors say, and no more."""
+    best = min(outcome.runs, key=lambda run: run.evaluations["torch"].ece)
+    smallest = (
+        f"The smallest calibration error here is {best.evaluations['torch'].ece:.3f}, at {escape(str(best.case))}"
+    )
+    lesson = "Smoothing teaches a confidence near 1&nbsp;−&nbsp;ε, whether or not the model was overconfident. "
+    if best.case.smoothing:
+        return f"{lesson}{smallest}: there it took away more false confidence than it put in doubt."
+    return f"{lesson}{smallest}: these digits are easy, and smoothing makes the model doubt what it gets right."
+
+
+def _about(outcome: Outcome) -> str:
+    settings = outcome.settings
+    packages = [f"<td class=name>{escape(name)}</td><td>{escape(text)}</td>" for name, text in versions().items()]
+    return f"""<footer>
+<h2>How it was done</h2>
+<p>Two 3&nbsp;×&nbsp;3 convolutions (16 and 32 channels) with ReLU and average pooling, a hidden layer of 64,
+ten classes. No dropout: two frameworks do not draw the same masks. First weights are drawn once with NumPy and
+converted; batches of {settings.batch_size} are drawn once and shared. Pixels are standardised with the training part’s
+mean and deviation.
+Optimiser: <code>torch.optim.AdamW</code> and <code>optax.adamw</code> as they are, with one learning rate
+({settings.learning_rate:g}), one decoupled weight decay ({settings.weight_decay:g}, on all parameters; their defaults
+differ), and the β and ϵ that both have by default. Both compute
+θ&nbsp;←&nbsp;θ&nbsp;−&nbsp;η·(m̂/(√v̂&nbsp;+&nbsp;ϵ)&nbsp;+&nbsp;λθ).
+{settings.steps} steps a run, seed {settings.seed}, {outcome.seconds:.0f} s in all. Every number is in
+<code>results.json</code>.</p>
+{_table(["package", "version"], packages)}
+</footer>"""
+
+
+def _prose(text: str) -> str:
+    """Text as HTML in which no line breaks within a number such as 1e-15."""
+    return re.sub(r"[\d.]+e-\d+", r'<span class="number">\g<0></span>', escape(text))
+
+
+def _number(value: float) -> str:
+    return _prose(scientific(value))
+
+
+def _panels(panels: list[Panel], kind: str = "") -> str:
+    drawings = "\n".join(panel.svg for panel in panels)
+    return f'<div class="panels {kind}">\n{drawings}\n</div>'
+
+
+def _table(columns: list[str], rows: list[str]) -> str:
+    head = "".join(f"<th{' class=name' if i == 0 else ''}>{escape(text)}</th>" for i, text in enumerate(columns))
+    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _digits(outcome: Outcome) -> str:
+    """Held-out digits as a data URI: black ink on nothing, which a dark page inverts."""
+    from matplotlib.image import imsave
+
+    ink = figures.thumbnails(outcome.digits)
+    buffer = io.BytesIO()
+    imsave(buffer, np.dstack([np.zeros((*ink.shape, 3)), ink]), format="png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
