@@ -65,13 +65,19 @@ def _scan(body, carry, hidden, problem, settings, shape, size):
     return carry, jax.tree.map(lambda x, y: jnp.concatenate([x, y]), out, rest)
 
 
+def _logits_of(hidden, classifier, bias):
+    """`linear.logits_of`, with no transpose to hoist out of the scan as a second classifier."""
+    logits = jnp.einsum("nd,kd->nk", hidden, classifier)
+    return logits if bias is None else logits + bias
+
+
 def _plain(call, hidden, classifier, bias, problem, checkpoint=True):
     """The loss with every chunk's logits made again by backward."""
     chunk_rows, settings = call
     rows, problem, row_settings, shape, factors, size = _rows(hidden, classifier, chunk_rows, problem, settings)
 
     def chunk_loss(own, classifier, bias, part):
-        logits = linear.logits_of(own, classifier, bias)
+        logits = _logits_of(own, classifier, bias)
         plan = spec.scaled(spec.plan(part._replace(logits=logits), row_settings, XP), *factors)
         return kernel.elements(1, logits, plan)
 
@@ -111,7 +117,7 @@ def _gradients(call, hidden, classifier, bias, problem):
     def body(carry, chunk):
         total, d_classifier, d_bias = carry
         own, part = chunk
-        logits = linear.logits_of(own, classifier, bias)
+        logits = _logits_of(own, classifier, bias)
         plan = spec.scaled(spec.plan(part._replace(logits=logits), row_settings, XP), *factors)
         each, g = kernel.elements(1, logits, plan), kernel.gradient(logits, plan, 1)
         d_bias = None if bias is None else d_bias + jnp.sum(g, axis=0)
