@@ -96,6 +96,11 @@ def logits_of(hidden, classifier, bias):
     return logits if bias is None else logits + bias
 
 
+def quiet_rows(hidden, plan, xp):
+    """The features with dead rows at 0: whatever stands there would reach the classifier's gradient as 0·NaN."""
+    return hidden if plan.alive is None else xp.where(xp.reshape(plan.alive, (-1, 1)), hidden, xp.zeros_like(hidden))
+
+
 def plain(logits, plan, xp):
     """Per-element losses of a chunk by the text of `spec`."""
     return spec.elements(*spec.statistics(logits, plan, 1, xp), plan, xp)
@@ -107,10 +112,11 @@ def forward(hidden, classifier, bias, chunk_rows, problem, settings, xp, chunk_l
     size = chunk_size(hidden.shape[0], classifier.shape[0], chunk_rows)
     losses = []
     for rows, plan in chunks(problem, settings, shape, size, xp):
+        own = quiet_rows(hidden[rows], plan, xp)
         if chunk_loss is None:
-            loss = plain(logits_of(hidden[rows], classifier, bias), plan, xp)
+            loss = plain(logits_of(own, classifier, bias), plan, xp)
         else:
-            loss = chunk_loss(hidden[rows], classifier, bias, plan)
+            loss = chunk_loss(own, classifier, bias, plan)
         losses.append(loss if settings.reduction == "none" else xp.sum(loss))
     if settings.reduction == "none":
         return xp.reshape(xp.concat(losses), shape)
@@ -141,13 +147,14 @@ def forward_and_gradient(
     size = chunk_size(features.shape[0], classifier.shape[0], chunk_rows)
     losses = []
     for rows, plan in chunks(flat, row_settings, shape, size, xp):
-        loss, g = kernel(logits_of(features[rows], classifier, bias), plan, xp)
+        own = quiet_rows(features[rows], plan, xp)
+        loss, g = kernel(logits_of(own, classifier, bias), plan, xp)
         losses.append(loss if settings.reduction == "none" else xp.sum(loss))
         if d_bias is not None:
             d_bias += xp.sum(g, axis=0)
         g = xp.astype(g, features.dtype, copy=False)
         d_hidden[rows] = g @ classifier
-        add_product(d_classifier, g, features[rows])
+        add_product(d_classifier, g, own)
         del g  # or the next chunk's logits would be a second workspace
     loss = xp.reshape(xp.concat(losses), shape) if settings.reduction == "none" else sum(losses[1:], start=losses[0])
     d_hidden = xp.moveaxis(xp.reshape(d_hidden, (*shape, features.shape[1])), -1, settings.axis)

@@ -183,7 +183,7 @@ def plan(problem, settings, xp) -> Plan:
         v_sum=1.0 if v is r else xp.sum(v, axis=axis),
         const=keep(const, counted, z, xp),
         zeta=keep(zeta, counted, z, xp),
-        label_weight=keep(label_weight, counted, z, xp),
+        label_weight=keep(times(label_weight, convention.scale), counted, z, xp),
         share=shares[convention.denominator],
         smooth_share=shares.get(convention.smooth_denominator),
         alive=alive,

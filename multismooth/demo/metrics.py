@@ -18,6 +18,14 @@ class Reliability:
     accuracy: np.ndarray
 
     @property
+    def mean_confidence(self) -> float:
+        """Mean confidence of all predictions; NaN without predictions."""
+        filled = self.count > 0
+        if not filled.any():
+            return float("nan")
+        return float(np.average(self.confidence[filled], weights=self.count[filled]))
+
+    @property
     def calibration_error(self) -> float:
         """Expected calibration error Σ_b (n_b/N)·|accuracy_b − confidence_b|; NaN without predictions."""
         gaps = np.abs(self.accuracy - self.confidence)

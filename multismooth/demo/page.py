@@ -16,7 +16,7 @@ from multismooth.demo import figures
 from multismooth.demo.data import SOURCES
 from multismooth.demo.drawing import DARK, LIGHT, Panel
 from multismooth.demo.results import Outcome, scientific, versions
-from multismooth.demo.training import QUANTITIES
+from multismooth.demo.training import QUANTITIES, Run
 
 Sections: TypeAlias = dict[str, list[Panel]]
 
@@ -187,7 +187,8 @@ def _held_out(outcome: Outcome, sections: Sections) -> str:
 PyTorch; Flax’s differ by at most {_number(apart)}.</p>
 {_panels(sections["metrics"])}
 {_table(columns, rows)}
-<p>One seed and {count:,} test digits: accuracies a standard error or two apart are not a finding.</p>
+<p>One seed. The standard errors count only the sampling of {count:,} test digits, not the luck of training: this table
+shows what these runs measured, not which ε is best.</p>
 <h2>Confidence against truth</h2>
 <p>Each dot is a bin of predictions: how confident they were and how often they were right. Its size, and the grey bar
 below it, say how many they are; hollow dots are fewer than {figures.FEW}. Below the diagonal a classifier is
@@ -197,15 +198,19 @@ overconfident, above it underconfident. {_calibration(outcome)}</p>
 
 
 def _calibration(outcome: Outcome) -> str:
-    """What this run's calibration errors say, and no more."""
+    """What this run's confidences and calibration errors were, and no more."""
+
+    def confidence(run: Run) -> str:
+        result = run.evaluations["torch"]
+        return f"{result.reliability.mean_confidence:.1%} confident and {result.accuracy:.1%} right"
+
+    first, last = outcome.runs[0], outcome.runs[-1]
     best = min(outcome.runs, key=lambda run: run.evaluations["torch"].ece)
-    smallest = (
-        f"The smallest calibration error here is {best.evaluations['torch'].ece:.3f}, at {escape(str(best.case))}"
+    return (
+        "Smoothing teaches a confidence near 1&nbsp;−&nbsp;ε, whether or not the model was overconfident: on average it "
+        f"is {confidence(first)} at {escape(str(first.case))}, {confidence(last)} at {escape(str(last.case))}. "
+        f"The smallest calibration error here is {best.evaluations['torch'].ece:.3f}, at {escape(str(best.case))}."
     )
-    lesson = "Smoothing teaches a confidence near 1&nbsp;−&nbsp;ε, whether or not the model was overconfident. "
-    if best.case.smoothing:
-        return f"{lesson}{smallest}: there it took away more false confidence than it put in doubt."
-    return f"{lesson}{smallest}: these digits are easy, and smoothing makes the model doubt what it gets right."
 
 
 def _about(outcome: Outcome) -> str:

@@ -44,7 +44,7 @@ class Settings:
     @classmethod
     def of(cls, data: DataName, *, quick: bool = False) -> Settings:
         """The settings of `multismooth demo --data DATA [--quick]`."""
-        settings = cls(data=data, steps={"digits": 600, "mnist": 300}[data])
+        settings = cls(data=data, steps={"digits": 600, "mnist": 200}[data])
         if quick:
             steps = {"digits": 100, "mnist": 60}[data]
             return replace(settings, smoothings=(0.0, 0.1, 0.4), steps=steps, float32_steps=50)

@@ -65,10 +65,16 @@ def _scan(body, carry, hidden, problem, settings, shape, size):
     return carry, jax.tree.map(lambda x, y: jnp.concatenate([x, y]), out, rest)
 
 
-def _logits_of(hidden, classifier, bias):
-    """`linear.logits_of`, with no transpose to hoist out of the scan as a second classifier."""
-    logits = jnp.einsum("nd,kd->nk", hidden, classifier)
-    return logits if bias is None else logits + bias
+def _chunk(own, classifier, bias, part, settings, factors):
+    """(logits, plan, features with dead rows silenced) of a chunk.
+
+    An einsum, because a transpose would be hoisted out of the scan: a second classifier.
+    """
+    shape = jnp.broadcast_to(jnp.zeros((), own.dtype), (own.shape[0], classifier.shape[0]))
+    plan = spec.scaled(spec.plan(part._replace(logits=shape), settings, XP), *factors)
+    own = linear.quiet_rows(own, plan, XP)
+    logits = jnp.einsum("nd,kd->nk", own, classifier)
+    return logits if bias is None else logits + bias, plan, own
 
 
 def _plain(call, hidden, classifier, bias, problem, checkpoint=True):
@@ -77,8 +83,7 @@ def _plain(call, hidden, classifier, bias, problem, checkpoint=True):
     rows, problem, row_settings, shape, factors, size = _rows(hidden, classifier, chunk_rows, problem, settings)
 
     def chunk_loss(own, classifier, bias, part):
-        logits = _logits_of(own, classifier, bias)
-        plan = spec.scaled(spec.plan(part._replace(logits=logits), row_settings, XP), *factors)
+        logits, plan, _ = _chunk(own, classifier, bias, part, row_settings, factors)
         return kernel.elements(1, logits, plan)
 
     if checkpoint:
@@ -116,9 +121,7 @@ def _gradients(call, hidden, classifier, bias, problem):
 
     def body(carry, chunk):
         total, d_classifier, d_bias = carry
-        own, part = chunk
-        logits = _logits_of(own, classifier, bias)
-        plan = spec.scaled(spec.plan(part._replace(logits=logits), row_settings, XP), *factors)
+        logits, plan, own = _chunk(chunk[0], classifier, bias, chunk[1], row_settings, factors)
         each, g = kernel.elements(1, logits, plan), kernel.gradient(logits, plan, 1)
         d_bias = None if bias is None else d_bias + jnp.sum(g, axis=0)
         g = g.astype(own.dtype)
