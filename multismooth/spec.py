@@ -61,6 +61,11 @@ def wide(value, axis, xp):
     return xp.expand_dims(value, axis=axis) if getattr(value, "ndim", 0) else value
 
 
+def rows_at(table, labels, xp):
+    """The table's row (or entry) for every label."""
+    return xp.reshape(xp.take(table, xp.reshape(labels, (-1,)), axis=0), (*labels.shape, *table.shape[1:]))
+
+
 def xlogy(x, y, xp):
     """x·log y with 0·log 0 = 0."""
     return x * xp.log(xp.where(x == 0, xp.ones_like(y), y))
@@ -93,7 +98,7 @@ def reference(problem, settings, labels, t, xp):
         if prior.ndim == 1:
             prior = along(prior, z, axis, xp)
         else:
-            rows = prior[labels] if t is None else xp.moveaxis(t, axis, -1) @ prior
+            rows = rows_at(prior, labels, xp) if t is None else xp.moveaxis(t, axis, -1) @ prior
             prior = xp.moveaxis(rows, -1, axis)
     if allowed is None:
         return prior, mask, z.shape[axis]
@@ -222,13 +227,13 @@ def class_weights(problem, settings, labels, t, r, eps, xp):
         return 1.0, 1.0, 1.0, t, r
     weight = xp.astype(weight, xp.float_of(problem.logits))
     column = along(weight, problem.logits, axis, xp)
-    w_t = weight[labels] if t is None else xp.sum(t * column, axis=axis)
+    w_t = rows_at(weight, labels, xp) if t is None else xp.sum(t * column, axis=axis)
     w_r = xp.mean(weight) if r is None else xp.sum(r * column, axis=axis)
     mixture = (1 - eps) * w_t + eps * w_r
     if mode == "mixture":
         return w_t, mixture, mixture, t, r
     if mode == "target":
-        w_y = w_t if t is None else weight[xp.argmax(t, axis=axis)]
+        w_y = w_t if t is None else rows_at(weight, xp.argmax(t, axis=axis), xp)
         return w_y, w_y, mixture, t, r
     v = r if mode == "nll_only" else column / weight.shape[0] if r is None else column * r
     return (w_t, 1.0, mixture, None, v) if t is None else (1.0, 1.0, mixture, t * column, v)

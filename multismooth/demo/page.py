@@ -207,8 +207,8 @@ def _calibration(outcome: Outcome) -> str:
     first, last = outcome.runs[0], outcome.runs[-1]
     best = min(outcome.runs, key=lambda run: run.evaluations["torch"].ece)
     return (
-        "Smoothing teaches a confidence near 1&nbsp;−&nbsp;ε, whether or not the model was overconfident: on average it "
-        f"is {confidence(first)} at {escape(str(first.case))}, {confidence(last)} at {escape(str(last.case))}. "
+        "Smoothing teaches a confidence near 1&nbsp;−&nbsp;ε, whether or not the model was overconfident: on average "
+        f"it is {confidence(first)} at {escape(str(first.case))}, {confidence(last)} at {escape(str(last.case))}. "
         f"The smallest calibration error here is {best.evaluations['torch'].ece:.3f}, at {escape(str(best.case))}."
     )
 

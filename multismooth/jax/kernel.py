@@ -38,7 +38,7 @@ def gradient(logits, plan, axis):
     everyone = plan._replace(alive=None)
     lse = jax.nn.logsumexp(spec.quiet(logits, everyone, axis, XP), axis=axis)
     g = spec.gradient(logits, lse, everyone, axis, XP)
-    return g if plan.alive is None else jnp.where(jnp.expand_dims(plan.alive, axis), g, 0.0)
+    return g if plan.alive is None else jnp.where(spec.wide(plan.alive, axis, XP), g, 0.0)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
