@@ -4,7 +4,7 @@ from numbers import Real
 
 import numpy as np
 
-from multismooth import checks
+from multismooth import checks, target_checks
 from multismooth.convention import resolve
 from multismooth.errors import SmoothingError, TargetError, complain
 from multismooth.problem import Problem, Settings
@@ -36,8 +36,8 @@ class Binding:
         targets = backend.array(targets, z)
         kind = backend.kind(targets)
         seen = self._values(targets, validate)
-        axis = checks.class_axis(z.shape, targets.shape, kind != "integer", axis, seen)
-        checks.target_shape(kind, targets.shape, z.shape, axis)
+        axis = target_checks.class_axis(z.shape, targets.shape, kind != "integer", axis, seen)
+        target_checks.target_shape(kind, targets.shape, z.shape, axis)
         num_classes, shape = z.shape[axis], checks.elements_shape(z.shape, axis)
         if num_classes == 0:
             raise complain("logits", "at least one class", f"shape {tuple(z.shape)} with classes on axis {axis}", "")
@@ -219,28 +219,35 @@ class Binding:
         """Look at what can be looked at; True when the labels are known to be all classes, none ignored."""
         z, num_classes, clean = problem.logits, problem.logits.shape[axis], False
         mask = None if problem.class_mask is None else self._values(problem.class_mask, validate)
+        s = None if problem.sample_weight is None else self._values(problem.sample_weight, validate)
+        something = None if s is None else np.broadcast_to(s != 0, checks.elements_shape(z.shape, axis))
         if mask is not None:
             mask = mask if mask.ndim == 1 else np.broadcast_to(mask, tuple(z.shape))
-            if not mask.any(axis=-1 if mask.ndim == 1 else axis).all():
-                raise complain("class_mask", "at least one existing class everywhere", "elements with none", "")
         if seen is not None and not soft:
-            clean = checks.labels(seen, num_classes, ignore_index, mask, axis, convention.exclude)
+            clean = target_checks.labels(seen, num_classes, ignore_index, mask, axis, convention.exclude, something)
+            clean = clean and problem.sample_weight is None
         elif seen is not None:
-            s = None if problem.sample_weight is None else self._values(problem.sample_weight, validate)
-            checks.distributions("targets", seen, axis, None if s is None else s != 0)
+            target_checks.distributions("targets", seen, axis, something)
+            target_checks.soft_mass(seen, axis, mask, something)
+        if mask is not None:
+            ignored = None if seen is None or soft or ignore_index is None else seen != ignore_index
+            counted = something if ignored is None else ignored if something is None else ignored & something
+            checks.some_class(mask, axis, counted)
         epsilon = self._highest(problem.label_smoothing, validate)
         prior = None if problem.prior is None else self._values(problem.prior, validate)
         weight = None if problem.weight is None else self._values(problem.weight, validate)
         if prior is not None:
-            checks.distributions("prior", prior, -1, error=ValueError)
+            target_checks.distributions("prior", prior, -1, error=ValueError)
+            checks.prior_left(prior, axis, mask, convention.exclude)
+        mass = convention.mass(epsilon, num_classes - len(convention.exclude))
         if weight is not None:
-            checks.weights(weight, epsilon if convention.class_weights == "per_term" else 0.0, num_classes)
+            per_term = convention.class_weights == "per_term"
+            checks.weights(weight, mass if per_term else 0.0, mask, convention.exclude)
         if not soft and (epsilon > 0.5 or prior is not None) and not self._backend.tracing():
-            mass = convention.mass(epsilon, num_classes - len(convention.exclude))
-            checks.largest_entry(mass, prior, seen, num_classes)
+            target_checks.largest_entry(mass, prior, seen, num_classes)
         row = self._backend.first_row(z, axis, validate)
         if row is not None:
-            checks.probabilities(row, lambda: (self._values(z, True), axis))
+            target_checks.probabilities(row, lambda: (self._values(z, True), axis))
         return clean
 
 

@@ -127,9 +127,9 @@ class Convention:
 
     def target_row(self, label_smoothing: float, num_classes: int, label: int = 0) -> list[float]:
         """q for one label, as a list: `(1 − ε′)·[k = label] + ε′·r_k`."""
-        allowed = [k for k in range(num_classes) if k not in self.exclude]
-        mass = self.mass(label_smoothing, len(allowed))
-        row = [mass / len(allowed) if k in allowed else 0.0 for k in range(num_classes)]
+        allowed = num_classes - len(self.exclude)
+        mass = self.mass(label_smoothing, allowed)
+        row = [0.0 if k in self.exclude else mass / allowed for k in range(num_classes)]
         row[label] += 1 - mass
         return row
 

@@ -16,7 +16,7 @@ def few(shape):
 
 
 def columns(logits, labels, a, b):
-    """(Σ a·nll + b·smooth, gradient) for (N, K) logits, (N,) labels and numbers a, b, with the smoothed mass uniform."""
+    """(Σ a·nll + b·smooth, its gradient) for (N, K) logits, (N,) labels, numbers a and b, and a uniform v."""
     rows, classes = logits.shape
     with np.errstate(invalid="ignore", divide="ignore"):
         e = logits.T.copy("C")  # (K, N): the rows side by side

@@ -43,6 +43,9 @@ def constant(value, z):
     return np.asarray(value, dtype=float_of(z))
 
 
+# −inf and NaN logits are legal where a mask or an ignored label says that they mean nothing.
+quietly = np.errstate(invalid="ignore", divide="ignore")
+
 XP = Namespace(np, logsumexp=logsumexp, pick=pick, deposit=deposit, float_of=float_of, constant=constant)
 
 
@@ -69,34 +72,40 @@ class NumpyBackend(Backend):
     def template(self, shape, dtype, like):
         return np.broadcast_to(np.zeros((), dtype=dtype or np.float64), shape)
 
+    @quietly
+    def loss(self, problem, settings):
+        return super().loss(problem, settings)
+
+    @quietly
+    def terms(self, problem, settings):
+        return super().terms(problem, settings)
+
+    @quietly
+    def smooth_targets(self, problem, settings):
+        return super().smooth_targets(problem, settings)
+
+    @quietly
     def loss_and_grad(self, problem, settings, out=None):
         z, axis = problem.logits, settings.axis
         if out is not None and (not isinstance(out, np.ndarray) or out.shape != z.shape or out.dtype != z.dtype):
-            raise complain(
-                "out", f"an array of shape {z.shape} and dtype {z.dtype}", f"{getattr(out, 'shape', out)}", ""
-            )
+            expected = f"an array of shape {z.shape} and dtype {z.dtype}"
+            got = f"{type(out).__name__} {getattr(out, 'shape', '')} {getattr(out, 'dtype', '')}"
+            raise complain("out", expected, got, "")
         plan = reduced_plan(problem, settings, XP)
-        with np.errstate(invalid="ignore"):
-            lse, nll, smooth = spec.statistics(z, plan, axis, XP)
-            loss = spec.elements(lse, nll, smooth, plan, XP)
-            gradient = spec.gradient(z, lse, plan, axis, XP)
+        lse, nll, smooth = spec.statistics(z, plan, axis, XP)
+        loss = spec.elements(lse, nll, smooth, plan, XP)
+        gradient = spec.gradient(z, lse, plan, axis, XP)
         loss = loss if settings.reduction == "none" else np.sum(loss)
         if out is None:
             return loss, gradient.astype(z.dtype, copy=False)
         out[...] = gradient
         return loss, out
 
-    def loss(self, problem, settings):
-        with np.errstate(invalid="ignore"):
-            return super().loss(problem, settings)
-
-    def terms(self, problem, settings):
-        with np.errstate(invalid="ignore"):
-            return super().terms(problem, settings)
-
+    @quietly
     def linear_loss(self, hidden, classifier, bias, chunk_rows, problem, settings):
         return linear.forward(hidden, classifier, bias, chunk_rows, problem, settings, XP)
 
+    @quietly
     def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, problem, settings):
         return linear.forward_and_gradient(hidden, classifier, bias, chunk_rows, problem, settings, XP)
 

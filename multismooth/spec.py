@@ -73,9 +73,10 @@ def xlogy(x, y, xp):
 
 def read_targets(problem, settings, xp):
     """(labels moved into [0, K), which elements are not ignored, soft rows t); None for what does not apply."""
-    z, targets = problem.logits, problem.targets
+    z, targets, s = problem.logits, problem.targets, problem.sample_weight
     if settings.soft:
-        return None, None, xp.astype(targets, xp.float_of(z))
+        t = xp.astype(targets, xp.float_of(z))
+        return None, None, t if s is None else xp.where(wide(s != 0, settings.axis, xp), t, xp.zeros_like(t))
     if settings.clean:
         return targets, None, None
     inside = (targets >= 0) & (targets < z.shape[settings.axis])
@@ -154,19 +155,13 @@ def plan(problem, settings, xp) -> Plan:
     r, mask, classes = reference(problem, settings, labels, t, xp)
     eps = smoothed_mass(convention, problem.label_smoothing, classes, xp)
     label_weight, smooth_weight, mixture, u, v = class_weights(problem, settings, labels, t, r, eps, xp)
-    if t is None:
-        label_weight = label_or_nan(label_weight, problem, settings, labels, counted, mask, xp)
-
     whole = mixture if convention.class_weights == "mixture" else label_weight
     a, b = (1 - eps) * whole, eps * smooth_weight
+    shares = dict.fromkeys(("counted", "nonzero", "caller"), 1.0)
+    shares |= {"target_weight": label_weight if t is None else 1.0, "mixture_weight": mixture}
+    if t is None:
+        a, label_weight = (label_or_nan(x, problem, settings, labels, counted, mask, xp) for x in (a, label_weight))
     const = entropy(a, b, eps, u, v, r, labels, problem, settings, xp) if convention.objective == "kl" else None
-    shares = {
-        "target_weight": label_weight if t is None else 1.0,
-        "mixture_weight": mixture,
-        "counted": 1.0,
-        "nonzero": 1.0,
-        "caller": 1.0,
-    }
     zeta, alive = problem.z_loss, None if convention.ignore_scope == "nll_only" else counted
     if s is not None:
         something = s != 0
@@ -240,7 +235,7 @@ def class_weights(problem, settings, labels, t, r, eps, xp):
 
 
 def entropy(a, b, eps, u, v, r, labels, problem, settings, xp):
-    """Σ_k W_k log q_k with the weighted target W = a·u + b·v: what "kl" adds. No (N, K) rows are made for labels."""
+    """Σ_k W_k log q_k with W = a·u + b·v: what "kl" adds. No (N, K) rows are made for labels."""
     z, axis = problem.logits, settings.axis
     eps, b = xp.constant(eps, z), xp.constant(b, z)
     r = along(xp.constant([1 / z.shape[axis]] * z.shape[axis], z), z, axis, xp) if r is None else r
@@ -285,7 +280,9 @@ def elements(lse, nll, smooth, plan, xp):
     loss = plan.a * nll + b * xp.where((b == 0) & xp.isinf(smooth), xp.zeros_like(smooth), smooth)
     if plan.const is not None:
         loss = loss + plan.const
-    return loss if plan.zeta is None else loss + plan.zeta * lse**2
+    if plan.zeta is not None:
+        loss = loss + plan.zeta * lse**2
+    return keep(loss, plan.alive, loss, xp)
 
 
 def gradient(logits, lse, plan, axis, xp):
@@ -296,6 +293,5 @@ def gradient(logits, lse, plan, axis, xp):
     p = xp.exp(quiet(logits, plan, axis, xp) - wide(lse, axis, xp))
     v = 1 / p.shape[axis] if plan.v is None else plan.v
     g = wide(height, axis, xp) * p - wide(plan.b, axis, xp) * v
-    if plan.u is not None:
-        return g - wide(plan.a, axis, xp) * plan.u
-    return xp.deposit(g, plan.labels, -plan.a, axis)
+    own = xp.deposit(g, plan.labels, -plan.a, axis) if plan.u is None else g - wide(plan.a, axis, xp) * plan.u
+    return keep(own, None if plan.alive is None else wide(plan.alive, axis, xp), own, xp)

@@ -48,13 +48,17 @@ def _scan(body, carry, hidden, problem, settings, shape, size):
         own, targets, epsilon, s, index = (
             next(parts) if cut else array for array, cut in zip(per_row, is_row, strict=True)
         )
-        own_mask = mask if mask is None or mask.ndim == 1 else linear.mask_rows(mask, index, shape, XP)
+        own_mask = mask
+        if mask is not None and mask.ndim > 1:
+            own_mask = linear.mask_rows(mask, index, shape, XP) if rows else None
         part = problem._replace(
             logits=None, targets=targets, label_smoothing=epsilon, sample_weight=s, class_mask=own_mask
         )
         return body(carry, (own, part))
 
     arrays = [array for array, cut in zip(per_row, is_row, strict=True) if cut]
+    if rows == 0:
+        return chunk(carry, arrays)
     full = rows // size * size
     stacked = [array[:full].reshape(-1, size, *array.shape[1:]) for array in arrays]
     carry, out = jax.lax.scan(chunk, carry, stacked)

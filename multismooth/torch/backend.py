@@ -64,7 +64,7 @@ class TorchBackend(Backend):
             plan = fused.reduced_plan(problem, settings, XP)
             kernel = fused.loss_and_gradient if settings.reduction == "none" else fused.summed_loss_and_gradient
             loss, gradient = kernel(z.detach(), plan, settings.axis)
-            return loss, gradient.to(z.dtype) if out is None else out.copy_(gradient)
+            return loss, gradient.to(z.dtype).contiguous() if out is None else out.copy_(gradient)
 
     def _loss_and_grad_by_autograd(self, problem, settings, out):
         def summed(logits):

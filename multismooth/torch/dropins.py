@@ -10,7 +10,7 @@ from numbers import Real
 
 import torch
 
-from multismooth import checks, spec
+from multismooth import checks, spec, target_checks
 from multismooth.convention import conventions
 from multismooth.errors import complain
 from multismooth.problem import Problem, Settings
@@ -131,11 +131,11 @@ def _bind(logits, target, weight, ignore_index, reduction, label_smoothing):
         raise complain(
             "ignore_index", "a negative number with probability targets", repr(ignore_index), "", RuntimeError
         )
-    checks.target_shape("integer" if kind == "boolean" else kind, target.shape, logits.shape, axis)
+    target_checks.target_shape("integer" if kind == "boolean" else kind, target.shape, logits.shape, axis)
     if weight is not None:
         checks.per_class("weight", weight.shape, logits.shape[axis])
     seen = None if soft else _backend.values(target, None)
-    clean = seen is not None and checks.labels(seen, logits.shape[axis], ignore_index)
+    clean = seen is not None and target_checks.labels(seen, logits.shape[axis], ignore_index)
     problem = Problem(logits, target, label_smoothing, weight=weight)
     return problem, Settings(conventions["torch"], axis, soft, ignore_index, reduction, clean)
 

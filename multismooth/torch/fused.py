@@ -61,13 +61,7 @@ def losses(logits, lp, plan, axis):
     """(per-element loss, lse or None) from log p; lse = z_k − log p_k is only formed where z_loss needs it."""
     nll = -XP.pick(lp, plan.labels, axis) if plan.u is None else spec.weighted_gap(plan.u, -lp, axis, XP)
     lse = None if plan.zeta is None else XP.logsumexp(spec.quiet(logits, plan, axis, XP), axis)
-    if isinstance(plan.b, float) and plan.b == 0.0:
-        loss = plan.a * nll
-        loss = loss if plan.const is None else loss + plan.const
-        return (loss if lse is None else loss + plan.zeta * lse**2), lse
     smooth = -lp.mean(axis) if plan.v is None else spec.weighted_gap(plan.v, -lp, axis, XP)
-    if isinstance(plan.b, float) and plan.const is None and plan.zeta is None:
-        return plan.a * nll + plan.b * smooth, None
     return spec.elements(lse, nll, smooth, plan, XP), lse
 
 
@@ -86,10 +80,12 @@ def gradient_(p, lse, plan, axis, upstream=None):
     else:
         p.sub_(spec.wide(times(plan.b), axis, XP) * plan.v)
     if plan.u is not None:
-        return p.sub_(spec.wide(times(plan.a), axis, XP) * plan.u)
-    a = times(plan.a)
-    a = -a if isinstance(a, torch.Tensor) else p.new_tensor(-a)
-    return p.scatter_add_(axis, plan.labels.unsqueeze(axis), a.expand(plan.labels.shape).unsqueeze(axis))
+        p.sub_(spec.wide(times(plan.a), axis, XP) * plan.u)
+    else:
+        a = times(plan.a)
+        a = -a if isinstance(a, torch.Tensor) else p.new_tensor(-a)
+        p.scatter_add_(axis, plan.labels.unsqueeze(axis), a.expand(plan.labels.shape).unsqueeze(axis))
+    return p if plan.alive is None else p.masked_fill_(~spec.wide(plan.alive, axis, XP), 0.0)
 
 
 def loss_and_gradient(logits, plan, axis):
@@ -105,7 +101,8 @@ def loss_and_gradient(logits, plan, axis):
 def uniform(plan):
     """Whether a and b are numbers, the same for every element, and v is 1/K: two sums are the whole loss."""
     numbers = isinstance(plan.a, float) and isinstance(plan.b, float)
-    return numbers and plan.u is None and plan.v is None and plan.const is None and plan.zeta is None
+    alike = numbers and plan.u is None and plan.v is None and plan.const is None and plan.zeta is None
+    return alike and plan.labels.numel() > 0
 
 
 def uniform_sum(lp, index, plan, axis):

@@ -1,0 +1,203 @@
+"""The implementations under test: for each, how arrays go in, how results come back, how its autodiff is asked."""
+
+from dataclasses import dataclass
+from importlib import import_module
+
+import numpy as np
+import pytest
+from conftest import need
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One implementation. `call` and `value_and_grad` take and return NumPy arrays (and Python values).
+
+    framework, module: what must be installed, and the package's module under test.
+    settings, heads: how many random settings the loss and the linear loss get: compiling costs time.
+    autodiff_every: its autodiff is asked for each so-manieth structure (0: it has none).
+    out: whether `out=` exists. slow: each call compiles, so only the core is run. narrow: its half precisions.
+    A CPU tensor shares its memory with the NumPy array that it is made from, so writing to an input shows.
+    """
+
+    name: str
+    framework: str
+    module: str
+    device: str = "cpu"
+    settings: int = 2000
+    heads: int = 240
+    autodiff_every: int = 1
+    out: bool = False
+    slow: bool = False
+    narrow: tuple[str, ...] = ("bfloat16", "float16")
+
+    def functions(self):
+        need(self.framework)
+        return import_module(self.module)
+
+    def call(self, function, *arrays, **settings):
+        """The result of one public function, as nested tuples of NumPy arrays (narrow floats keep their dtype)."""
+        raise NotImplementedError
+
+    def dtype(self, name):
+        """The framework's own name of a dtype."""
+        return name
+
+    def value_and_grad(self, function, *arrays, wrt=(0,), cotangent=None, **settings):
+        """(value, gradients) by the framework's own autodiff, with respect to the arrays numbered `wrt`."""
+        raise NotImplementedError
+
+
+class NumpyAdapter(Adapter):
+    def call(self, function, *arrays, **settings):
+        return getattr(self.functions(), function)(*arrays, **settings)
+
+
+class TorchAdapter(Adapter):
+    def array(self, value):
+        import torch
+
+        if isinstance(value, np.ndarray | np.generic):
+            if str(value.dtype) == "bfloat16":
+                return torch.from_numpy(value.astype(np.float32)).to(self.device, torch.bfloat16)
+            return torch.from_numpy(np.require(value, requirements="W")).to(self.device)
+        return value
+
+    def back(self, result):
+        import torch
+
+        if isinstance(result, tuple):
+            return tuple(self.back(part) for part in result)
+        if isinstance(result, torch.Tensor):
+            result = result.detach().cpu()
+            return result.float().numpy().astype(bfloat16()) if result.dtype == torch.bfloat16 else result.numpy()
+        return result
+
+    def dtype(self, name):
+        return getattr(need(self.framework), name)
+
+    def function(self, name):
+        return getattr(self.functions(), name)
+
+    def converted(self, arrays, settings):
+        return [self.array(a) for a in arrays], {name: self.array(value) for name, value in settings.items()}
+
+    def call(self, function, *arrays, **settings):
+        call = self.function(function)
+        arrays, settings = self.converted(arrays, settings)
+        return self.back(call(*arrays, **settings))
+
+    def value_and_grad(self, function, *arrays, wrt=(0,), cotangent=None, **settings):
+        import torch
+
+        call = self.function(function)
+        arrays, settings = self.converted(arrays, settings)
+        leaves = [arrays[i].requires_grad_() for i in wrt]
+        value = call(*arrays, **settings)
+        grads = torch.autograd.grad(value, leaves, None if cotangent is None else self.array(cotangent))
+        return self.back(value), self.back(grads)
+
+
+class CompiledTorchAdapter(TorchAdapter):
+    def function(self, name):
+        import torch
+
+        torch._dynamo.reset()
+        return torch.compile(super().function(name), backend="aot_eager", fullgraph=True)
+
+
+class JaxAdapter(Adapter):
+    def dtype(self, name):
+        return need("jax.numpy").dtype(name)
+
+    def scope(self, arrays):
+        """64-bit JAX exactly where the problem is in float64 (or is labels alone); and the device."""
+        import jax
+
+        dtypes = {str(a.dtype) for a in arrays if isinstance(a, np.ndarray)}
+        wide = "float64" in dtypes or not dtypes & {"float32", "float16", "bfloat16"}
+        return jax.enable_x64(wide), jax.default_device(jax.devices(self.device)[0])
+
+    def array(self, value):
+        return need("jax.numpy").asarray(value) if isinstance(value, np.ndarray) else value
+
+    def run(self, compute, arrays, settings):
+        import jax
+
+        x64, device = self.scope(arrays)
+        with x64, device:
+            arrays = [self.array(a) for a in arrays]
+            settings = {name: self.array(value) for name, value in settings.items()}
+            result = compute(*arrays, **settings)
+            return jax.tree.map(lambda x: np.asarray(x) if isinstance(x, jax.Array) else x, result)
+
+    def compiled(self, function):
+        return function
+
+    def call(self, function, *arrays, **settings):
+        return self.run(self.compiled(getattr(self.functions(), function)), arrays, settings)
+
+    def value_and_grad(self, function, *arrays, wrt=(0,), cotangent=None, **settings):
+        import jax
+
+        call = getattr(self.functions(), function)
+
+        def compute(*arrays, **settings):
+            def scalar(*arrays):
+                value = call(*arrays, **settings)
+                return (value if cotangent is None else (value * cotangent).sum()), value
+
+            (_, value), grads = jax.value_and_grad(scalar, argnums=tuple(wrt), has_aux=True)(*arrays)
+            return value, grads
+
+        return self.run(self.compiled(compute), arrays, settings)
+
+
+class JitJaxAdapter(JaxAdapter):
+    """Everything that may be traced is traced: arrays, and label_smoothing and z_loss even where they are numbers."""
+
+    def compiled(self, function):
+        import jax
+
+        def call(*arrays, **settings):
+            positions = [f"array {i}" for i in range(len(arrays))]
+            named = dict(zip(positions, arrays, strict=True)) | settings
+            traced = {k: v for k, v in named.items() if k in ("label_smoothing", "z_loss") or isinstance(v, jax.Array)}
+
+            def compute(traced):
+                every = named | traced
+                return function(*[every.pop(position) for position in positions], **every)
+
+            return jax.jit(compute)(traced)
+
+        return call
+
+
+def bfloat16():
+    """NumPy's bfloat16 (JAX brings it)."""
+    return need("ml_dtypes").bfloat16
+
+
+NUMPY = NumpyAdapter("numpy", "numpy", "multismooth.numpy", autodiff_every=0, out=True, narrow=("float16",))
+TORCH = TorchAdapter("torch", "torch", "multismooth.torch", out=True)
+JAX = JaxAdapter("jax", "jax", "multismooth.jax", settings=1000, heads=12, autodiff_every=4)
+COMPILED = CompiledTorchAdapter("torch-compile", "torch", "multismooth.torch", settings=10, heads=3, slow=True)
+JIT = JitJaxAdapter("jax-jit", "jax", "multismooth.jax", settings=40, heads=4, autodiff_every=2, slow=True)
+TORCH_CUDA = TorchAdapter("torch-cuda", "torch", "multismooth.torch", device="cuda", out=True)
+JAX_CUDA = JaxAdapter("jax-cuda", "jax", "multismooth.jax", device="cuda", settings=200, heads=4, autodiff_every=4)
+
+ADAPTERS = (NUMPY, TORCH, JAX, COMPILED, JIT, TORCH_CUDA, JAX_CUDA)
+
+
+def marks(adapter):
+    """The marks of a test of this adapter."""
+    return [pytest.mark.cuda(framework=adapter.framework)] if adapter.device == "cuda" else []
+
+
+def suites(namespace, choose):
+    """One test class per adapter in a module's namespace, made from the base class that `choose` names for it."""
+    for adapter in ADAPTERS:
+        base = choose(adapter)
+        name = "Test" + "".join(word.capitalize() for word in adapter.name.split("-"))
+        namespace[name] = type(
+            name, (base,), {"adapter": adapter, "pytestmark": marks(adapter), "__module__": base.__module__}
+        )

@@ -1,0 +1,57 @@
+"""What every test runs under: seeded, Hypothesis derandomised, and no skip without a reason."""
+
+import importlib
+import os
+import random
+import sys
+
+import numpy
+import pytest
+from hypothesis import settings
+
+settings.register_profile("ci", derandomize=True, deadline=None, database=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+REQUIRED = {name for name in os.environ.get("MULTISMOOTH_REQUIRE", "").replace(" ", "").split(",") if name}
+
+
+def missing(name, reason):
+    """Skip, saying why; or fail, where MULTISMOOTH_REQUIRE names what is missing."""
+    if name in REQUIRED:
+        pytest.fail(f"{reason}, and MULTISMOOTH_REQUIRE names {name}")
+    pytest.skip(reason, allow_module_level=True)
+
+
+def need(name):
+    """The module `name`; without it the test (or the test module) is skipped."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        return missing(name.partition(".")[0], f"{name} is not installed ({error})")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "cuda: needs an NVIDIA GPU that the test's framework can use")
+
+
+def pytest_runtest_setup(item):
+    for mark in item.iter_markers("cuda"):
+        framework = mark.kwargs.get("framework", "torch")
+        if not _has_gpu(framework):
+            missing("cuda", f"{framework} sees no NVIDIA GPU on this machine")
+
+
+def _has_gpu(framework):
+    module = need(framework)
+    if framework == "torch":
+        return module.cuda.is_available()
+    return any(device.platform == "gpu" for device in module.devices())
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """The same random numbers for each test, whatever ran before it."""
+    random.seed(0)
+    numpy.random.seed(0)  # noqa: NPY002 other libraries draw from it
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)

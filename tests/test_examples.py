@@ -1,0 +1,51 @@
+"""Every program in examples/ runs, ends well, and checks itself."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import need
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+FRAMEWORKS = {"torch", "jax", "optax", "matplotlib"}
+
+
+def frameworks(path):
+    """What a program imports of what may be missing."""
+    imports = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Import)]
+    return {name.name.partition(".")[0] for node in imports for name in node.names} & FRAMEWORKS
+
+
+def test_there_are_examples():
+    assert len(EXAMPLES) >= 7
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_it_runs_and_its_checks_hold(path, tmp_path):
+    for framework in sorted(frameworks(path)):
+        need(framework)
+    arguments = [str(tmp_path)] if path.stem == "target_rows" else []
+    command = [sys.executable, "-W", "error", str(path), *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip()
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_it_is_short_and_ends_in_a_check(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") < 60
+    assert any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(text)))
+
+
+def test_the_picture_in_the_documentation_is_the_one_that_is_drawn(tmp_path):
+    matplotlib = need("matplotlib")
+    images = EXAMPLES[0].parents[1] / "docs" / "images"
+    drawn_with = f"Matplotlib v{matplotlib.__version__}"
+    if drawn_with not in (images / "target_rows.svg").read_text(encoding="utf-8"):
+        pytest.skip(f"the picture was not drawn with {drawn_with}")
+    program = next(path for path in EXAMPLES if path.stem == "target_rows")
+    subprocess.run([sys.executable, str(program), str(tmp_path)], check=True, capture_output=True)
+    assert (tmp_path / "target_rows.svg").read_bytes() == (images / "target_rows.svg").read_bytes()
