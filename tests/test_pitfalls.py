@@ -180,17 +180,19 @@ def test_perplexity_comes_from_the_unsmoothed_loss(call):
 
 @pytest.mark.parametrize("label_smoothing", [0.1, 0.3])
 @pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("convention", ["torch", "others"])
 def test_class_weights_flip_the_prediction_above_the_threshold_and_the_warning_says_when(
-    call, classes, label_smoothing
+    call, convention, classes, label_smoothing
 ):
-    limit = 1 + classes * (1 - label_smoothing) / label_smoothing
-    q = np.asarray(conventions["torch"].target_row(label_smoothing, classes))
+    mass = conventions[convention].mass(label_smoothing, classes)
+    limit = 1 + classes * (1 - mass) / mass
+    q = np.asarray(conventions[convention].target_row(label_smoothing, classes))
     for ratio, flips in ((0.999 * limit, False), (1.001 * limit, True)):
         weight = np.array([1.0] + [ratio] * (classes - 1))
         optimum = weight * q / np.sum(weight * q)
         assert (np.argmax(optimum) != 0) == flips
-        with pytest.warns(SmoothingWarning, match=r"1 \+ K\(1 − ε\)/ε") if flips else nullcontext():
-            settings = {"weight": weight, "label_smoothing": label_smoothing}
+        with pytest.warns(SmoothingWarning, match=r"1 \+ K\(1 − ε′\)/ε′") if flips else nullcontext():
+            settings = {"weight": weight, "label_smoothing": label_smoothing, "convention": convention}
             _, slope = call("loss_and_grad", np.log(optimum)[None] + 1, np.array([0]), **settings)
         assert np.abs(slope).max() < EXACT * ratio
 
