@@ -1,4 +1,4 @@
-"""The drop-ins pass the sample inputs that PyTorch ships for its own functions, and differ only where those are wrong."""
+"""The drop-ins pass the sample inputs that PyTorch ships for its functions, and differ only where those are wrong."""
 
 import copy
 import pickle

@@ -1,0 +1,255 @@
+"""The project tests itself: imports point one way, nothing heavy is loaded early, signatures are the contract's."""
+
+import ast
+import importlib
+import importlib.metadata
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import need
+
+import multismooth
+from multismooth import dispatch
+
+ROOT = Path(multismooth.__file__).parent
+FILES = {
+    ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in ROOT.rglob("*.py")
+}
+
+# A module may import what stands left of it in its own line, and everything in the lines above.
+LAYERS = [
+    ["errors"],
+    ["convention"],
+    ["registry"],
+    ["problem"],
+    ["spec", "reduction"],
+    ["binary"],
+    ["cpu", "functions", "checks", "target_checks"],
+    ["binding", "backend"],
+    ["linear"],
+    ["numpy"],
+    ["dispatch"],
+]
+ROOMS = {"torch", "jax", "flax"}
+ABOVE_ROOMS = {"parity", "testing", "demo", "cli", "__main__", "", "registry_speech", "registry_vision"}
+
+
+def imports(name):
+    """(imported module, whether at the top of the file) for every import of a module of the package."""
+    tree = ast.parse(FILES[name].read_text())
+    top = set(map(id, tree.body))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, id(node) in top
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relatively"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield (full if full in FILES else node.module), id(node) in top
+
+
+def room(module):
+    return module.removeprefix("multismooth").lstrip(".").partition(".")[0]
+
+
+def rank(module):
+    for level, line in enumerate(LAYERS):
+        if room(module) in line:
+            return level, line.index(room(module))
+    return None
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_imports_point_one_way(name):
+    for imported, top in imports(name):
+        if not imported.startswith("multismooth"):
+            continue
+        mine, theirs = room(name), room(imported)
+        if mine == theirs or mine in ABOVE_ROOMS:
+            continue
+        if mine == "dispatch" and not top:
+            continue
+        if mine == "functions" and imported == "multismooth.binding" and not top:
+            continue
+        if mine in ROOMS:
+            assert theirs not in ROOMS - {mine} or (mine, theirs) == ("flax", "jax"), f"{name} imports {imported}"
+            assert theirs not in ABOVE_ROOMS | {"dispatch", "numpy"}, f"{name} imports {imported}"
+        else:
+            assert rank(name) is not None, f"{name} has no place in LAYERS"
+            assert rank(imported) is not None, f"{name} imports {imported}"
+            assert rank(imported) < rank(name), f"{name} imports {imported}"
+
+
+FRAMEWORKS = {
+    "torch": {"torch", "demo", "parity"},
+    "jax": {"jax", "flax", "demo", "parity"},
+    "flax": {"flax", "demo"},
+    "optax": {"demo"},
+    "matplotlib": {"demo"},
+    "typer": {"cli"},
+    "rich": {"cli", "demo"},
+    "array_api_compat": {"torch"},
+}
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_framework_is_imported_only_in_its_room(name):
+    for imported, _ in imports(name):
+        rooms = FRAMEWORKS.get(imported.partition(".")[0])
+        assert rooms is None or room(name) in rooms, f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_files_are_short_and_never_assert(name):
+    text = FILES[name].read_text()
+    assert text.count("\n") <= 300
+    assert not [node.lineno for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Assert)]
+
+
+def run(code, *arguments):
+    return subprocess.run([sys.executable, *arguments, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_loads_no_framework_and_is_quick():
+    code = (
+        "import sys, time; start = time.perf_counter(); import multismooth; took = time.perf_counter() - start\n"
+        "heavy = {'numpy', 'torch', 'jax', 'flax', 'array_api_compat', 'matplotlib', 'typer'} & set(sys.modules)\n"
+        "print(took, sorted(heavy))"
+    )
+    results = [run(code).split(maxsplit=1) for _ in range(5)]
+    assert all(heavy.strip() == "[]" for _, heavy in results), results
+    assert min(float(took) for took, _ in results) < 0.15
+
+
+BLOCKED = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in ('torch', 'jax', 'jaxlib', 'flax', 'optax', 'matplotlib', 'typer'):
+            raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def test_with_numpy_alone_numpy_works_and_the_others_say_what_to_install():
+    code = (
+        BLOCKED
+        + """
+import numpy, multismooth
+logits = numpy.array([[2.0, 0.5, -1.0]])
+print(round(float(multismooth.loss(logits, numpy.array([0]))), 6))
+print(multismooth.linear_loss(numpy.eye(2), numpy.eye(2), numpy.array([0, 1])) > 0)
+for room in ('torch', 'jax', 'flax'):
+    try:
+        getattr(multismooth, room)
+    except multismooth.MissingBackendError as error:
+        print(isinstance(error, ImportError), error)
+"""
+    )
+    lines = run(code).splitlines()
+    assert lines[:2] == ["0.391311", "True"]
+    assert all(line.startswith("True ") and 'pip install "multismooth[' in line for line in lines[2:5]), lines
+    assert [line.rpartition("[")[2].rstrip('"]') for line in lines[2:5]] == ["torch", "jax", "jax"]
+
+
+def test_dir_names_the_rooms_whose_framework_is_there(monkeypatch):
+    monkeypatch.setattr(multismooth, "find_spec", lambda name: None if name in ("jax", "flax") else object())
+    assert {"numpy", "torch", "loss"} <= set(dir(multismooth))
+    assert not {"jax", "flax"} & set(dir(multismooth))
+
+
+NAMES = ["label_smoothing", "convention", "weight", "prior", "class_mask", "sample_weight", "ignore_index", "z_loss", "reduction", "normalizer", "axis", "validate"]
+DEFAULTS = {
+    "label_smoothing": 0.1,
+    "convention": "torch",
+    "ignore_index": -100,
+    "z_loss": 0.0,
+    "reduction": "mean",
+}
+SIGNATURES = {
+    "loss": (["logits", "targets"], NAMES),
+    "terms": (["logits", "targets"], [name for name in NAMES if name not in ("reduction", "normalizer")]),
+    "loss_and_grad": (["logits", "targets"], [*NAMES, "out"]),
+    "smooth_targets": (
+        ["targets", "num_classes"],
+        ["label_smoothing", "convention", "prior", "class_mask", "ignore_index", "dtype", "axis"],
+    ),
+    "linear_loss": (["hidden", "classifier", "targets"], ["bias", *NAMES, "chunk_rows"]),
+    "linear_loss_and_grad": (["hidden", "classifier", "targets"], ["bias", *NAMES, "chunk_rows"]),
+    "binary_loss": (
+        ["logits", "targets"],
+        ["label_smoothing", "pos_weight", "sample_weight", "reduction", "normalizer", "validate"],
+    ),
+}
+
+
+@pytest.mark.parametrize("module", ["multismooth", "multismooth.numpy", "multismooth.torch", "multismooth.jax"])
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures_are_the_contracts_everywhere(module, name):
+    need(module.rpartition(".")[2] if "." in module else "numpy")
+    function = getattr(importlib.import_module(module), name)
+    parameters = inspect.signature(function).parameters
+    positional, named = SIGNATURES[name]
+    assert [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD] == positional
+    assert [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY] == named
+    for argument in named:
+        expected = -1 if (name, argument) == ("smooth_targets", "axis") else DEFAULTS.get(argument)
+        assert parameters[argument].default == expected, argument
+    assert ">>>" in function.__doc__
+
+
+@pytest.mark.parametrize("module", ["multismooth", "multismooth.torch", "multismooth.jax"])
+def test_all_names_what_is_public(module):
+    need(module.rpartition(".")[2] if "." in module else "numpy")
+    module = importlib.import_module(module)
+    assert list(module.__all__) == sorted(module.__all__, key=str)
+    for name in module.__all__:
+        if name not in ("demo", "parity", "testing", "calibration"):
+            assert getattr(module, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        module.nothing  # noqa: B018
+
+
+def test_the_version_is_the_distributions():
+    assert importlib.metadata.version("multismooth") == multismooth.__version__
+    assert re.search(rf"^## {re.escape(multismooth.__version__)}", (ROOT.parent / "CHANGELOG.md").read_text(), re.M)
+
+
+def backend(array):
+    return dispatch.backend_of(array).__name__
+
+
+def test_dispatch_knows_every_kind_of_torch_tensor():
+    torch = need("torch")
+
+    class Own(torch.Tensor):
+        pass
+
+    seen = [backend(torch.nn.Parameter(torch.zeros(2))), backend(torch.zeros(2).as_subclass(Own))]
+    with torch._subclasses.FakeTensorMode():
+        seen.append(backend(torch.zeros(2)))
+    torch.func.vmap(lambda x: seen.append(backend(x)) or x)(torch.zeros(2, 2))
+    torch.func.grad(lambda x: seen.append(backend(x)) or x.sum())(torch.zeros(2))
+    assert seen == ["multismooth.torch"] * 5
+
+
+def test_dispatch_knows_every_kind_of_jax_array():
+    jax = need("jax")
+    seen = [backend(jax.numpy.zeros(2))]
+    for transform in (jax.jit, jax.vmap):
+        transform(lambda x: seen.append(backend(x)) or x)(jax.numpy.zeros(2))
+    jax.grad(lambda x: seen.append(backend(x)) or x.sum())(jax.numpy.zeros(2))
+    assert seen == ["multismooth.jax"] * 4
+
+
+def test_dispatch_refuses_what_it_does_not_know():
+    assert backend(np.zeros(2)) == backend(np.float32(1)) == "multismooth.numpy"
+    with pytest.raises(TypeError, match=r"torch.Tensor, jax.Array or numpy.ndarray; got list.*multismooth.numpy"):
+        multismooth.loss([[0.0, 1.0]], [0])
