@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from multismooth.convention import Convention, conventions
+from multismooth.convention import Convention
 from multismooth.dispatch import (
     binary_loss,
     linear_loss,
@@ -19,6 +19,7 @@ from multismooth.dispatch import (
     terms,
 )
 from multismooth.errors import LabelError, MissingBackendError, SmoothingError, SmoothingWarning, TargetError
+from multismooth.registry import conventions
 
 if TYPE_CHECKING:
     from multismooth import demo, flax, jax, numpy, torch

@@ -5,9 +5,9 @@ from numbers import Real
 import numpy as np
 
 from multismooth import checks, target_checks
-from multismooth.convention import resolve
 from multismooth.errors import SmoothingError, TargetError, complain
 from multismooth.problem import Problem, Settings
+from multismooth.registry import resolve
 
 
 class Binding:
@@ -223,16 +223,16 @@ class Binding:
         something = None if s is None else np.broadcast_to(s != 0, checks.elements_shape(z.shape, axis))
         if mask is not None:
             mask = mask if mask.ndim == 1 else np.broadcast_to(mask, tuple(z.shape))
+        if mask is not None:
+            ignored = None if seen is None or soft or ignore_index is None else seen != ignore_index
+            counted = something if ignored is None else ignored if something is None else ignored & something
+            checks.some_class(mask, axis, counted)
         if seen is not None and not soft:
             clean = target_checks.labels(seen, num_classes, ignore_index, mask, axis, convention.exclude, something)
             clean = clean and problem.sample_weight is None
         elif seen is not None:
             target_checks.distributions("targets", seen, axis, something)
             target_checks.soft_mass(seen, axis, mask, something)
-        if mask is not None:
-            ignored = None if seen is None or soft or ignore_index is None else seen != ignore_index
-            counted = something if ignored is None else ignored if something is None else ignored & something
-            checks.some_class(mask, axis, counted)
         epsilon = self._highest(problem.label_smoothing, validate)
         prior = None if problem.prior is None else self._values(problem.prior, validate)
         weight = None if problem.weight is None else self._values(problem.weight, validate)

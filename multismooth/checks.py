@@ -19,7 +19,7 @@ def warn(text):
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("multismooth."):
         frame, level = frame.f_back, level + 1
-    warnings.warn(text, SmoothingWarning, stacklevel=level - 1)
+    warnings.warn(text, SmoothingWarning, stacklevel=level)
 
 
 def first(bad):

@@ -4,11 +4,10 @@ A convention is a value, not code: `spec.plan` turns it, with the targets, into 
 uses alike. Letters as in `spec`: K classes, t target row, r where the smoothed mass goes, ε = label_smoothing.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
-from types import MappingProxyType
-from typing import Any
+import json
+from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
+from numbers import Integral, Real
 
 from multismooth.errors import SmoothingError, complain
 
@@ -83,13 +82,56 @@ class Convention:
             _choose(f"Convention.{argument}", getattr(self, argument), choices)
         if self.smooth_denominator is not None:
             _choose("Convention.smooth_denominator", self.smooth_denominator, CHOICES["denominator"])
-        object.__setattr__(self, "exclude", tuple(sorted(set(self.exclude))))
+        for argument in ("denominator_add", "denominator_floor", "scale"):
+            _number(argument, getattr(self, argument))
+        object.__setattr__(self, "exclude", _classes(self.exclude))
+        if self.smooth_denominator == self.denominator:
+            object.__setattr__(self, "smooth_denominator", None)
+
+    def to_json(self) -> str:
+        """All fields as a JSON object, so that a training run can record what it used; `from_json` reads it.
+
+        >>> import multismooth
+        >>> torch = multismooth.conventions["torch"]
+        >>> multismooth.Convention.from_json(torch.to_json()) == torch
+        True
+        """
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Convention":
+        """The Convention that `to_json` wrote; fields that the text lacks have their defaults.
+
+        Raises ValueError for text that is no JSON object, for fields that this version does not know, and for
+        values that no Convention has.
+        """
+        try:
+            values = json.loads(text)
+        except (TypeError, ValueError) as error:
+            raise complain(
+                "text", "a JSON object, as from Convention.to_json()", f"{text!r:.60}", str(error)
+            ) from error
+        if not isinstance(values, dict):
+            raise complain("text", "a JSON object, as from Convention.to_json()", f"{text!r:.60}", "")
+        known = [f.name for f in fields(cls)]
+        if unknown := [name for name in values if name not in known]:
+            raise complain(
+                "text",
+                "the fields " + ", ".join(known),
+                "also " + ", ".join(map(repr, unknown)),
+                "A newer multismooth may have written it; what it means there cannot be guessed here.",
+            )
+        return cls(**values)
 
     def mass(self, label_smoothing, num_classes):
         """ε′, the share of the target row that goes to r: ε, ε/(1 + ε) or these times K/(K − 1)."""
         if self.smoothing_map == "classy":
             label_smoothing = label_smoothing / (1 + label_smoothing)
         return label_smoothing * self.stretch(num_classes)
+
+    def receivers(self, num_classes):
+        """How many of the classes take smoothed mass: all that exist and are not excluded."""
+        return num_classes - sum(k < num_classes for k in self.exclude)
 
     def stretch(self, num_classes):
         """ε′/ε of the spread: 1, or K/(K − 1). With one class there are no others, and nothing to give them."""
@@ -109,7 +151,7 @@ class Convention:
                 f"one that excludes {other.exclude}",
                 "No ε makes their targets equal; make a variant with dataclasses.replace(other, exclude=...).",
             )
-        classes = num_classes - len(self.exclude)
+        classes = self.receivers(num_classes)
         stretch = other.stretch(classes)
         mass = self.mass(label_smoothing, classes)
         result = mass / stretch if stretch else 0.0
@@ -127,7 +169,7 @@ class Convention:
 
     def target_row(self, label_smoothing: float, num_classes: int, label: int = 0) -> list[float]:
         """q for one label, as a list: `(1 − ε′)·[k = label] + ε′·r_k`."""
-        allowed = num_classes - len(self.exclude)
+        allowed = self.receivers(num_classes)
         mass = self.mass(label_smoothing, allowed)
         row = [0.0 if k in self.exclude else mass / allowed for k in range(num_classes)]
         row[label] += 1 - mass
@@ -146,7 +188,7 @@ class Convention:
           loss = −Σ w q log p;  class weights: per_term
           mean divides by the summed class weights of the counted labels (their number, without weights)
         """
-        allowed = num_classes - len(self.exclude)
+        allowed = self.receivers(num_classes)
         label = next(k for k in range(num_classes) if k not in self.exclude)
         spread = "ε′/K" if not self.exclude else "ε′/K on every class but " + ", ".join(map(str, self.exclude))
         ratio = {"identity": "ε", "classy": "ε/(1 + ε)"}[self.smoothing_map]
@@ -176,43 +218,30 @@ class Convention:
 
 
 def _choose(argument, value, choices):
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise complain(argument, "one of " + ", ".join(map(repr, choices)), repr(value), "Names are case-sensitive.")
 
 
-def _registry():
-    torch = Convention("torch", source="torch 2.13, torch/nn/functional.py cross_entropy")
-    rows = {"denominator": "all", "ignore_index": None}
-    conventions = [
-        torch,
-        Convention("others", spread="others"),
-        Convention("optax", source="optax 0.2.8, optax/losses/_smoothing.py smooth_labels", **rows),
-        Convention("keras", source="keras 3.15, keras/src/losses/losses.py CategoricalCrossentropy", **rows),
-        Convention("timm", source="timm 1.0, timm/loss/cross_entropy.py LabelSmoothingCrossEntropy", **rows),
-        Convention(
-            "fairseq",
-            spread="others",
-            denominator="counted",
-            ignore_index=1,
-            source="fairseq 0.12, fairseq/criterions/label_smoothed_cross_entropy.py",
-        ),
-    ]
-    return MappingProxyType({convention.name: convention for convention in conventions})
+def _number(argument, value):
+    if value is None and argument == "denominator_floor":
+        return
+    if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
+        raise complain(f"Convention.{argument}", "a finite number", repr(value), "")
 
 
-conventions: Mapping[str, Convention] = _registry()
+def _classes(exclude):
+    """The excluded classes, each once and in order."""
+    if isinstance(exclude, str | bytes) or not all(
+        isinstance(k, Integral) and not isinstance(k, bool) and k >= 0 for k in exclude
+    ):
+        raise complain("Convention.exclude", "a tuple of class numbers ≥ 0", repr(exclude), "Count from 0.")
+    return tuple(sorted({int(k) for k in exclude}))
 
 
-def resolve(convention: Any) -> Convention:
-    """The Convention that a name or a Convention stands for; an unknown name suggests the nearest."""
-    if isinstance(convention, Convention):
-        return convention
-    if isinstance(convention, str) and convention in conventions:
-        return conventions[convention]
-    near = get_close_matches(str(convention), conventions, n=1)
-    raise complain(
-        "convention",
-        "a multismooth.Convention or one of " + ", ".join(conventions),
-        repr(convention),
-        f"Did you mean {near[0]!r}?" if near else "See multismooth.conventions.",
-    )
+def __getattr__(name):
+    """`conventions` from here too: the registry imports this module, so it is looked up on use."""
+    if name != "conventions":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from multismooth.registry import conventions
+
+    return conventions

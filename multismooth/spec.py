@@ -180,7 +180,7 @@ def plan(problem, settings, xp) -> Plan:
         a=keep(a, counted, z, xp),
         b=keep(b, alive, z, xp),
         u_sum=1.0 if u is None else xp.sum(u, axis=axis),
-        v_sum=1.0 if v is r else xp.sum(v, axis=axis),
+        v_sum=1.0 if v is None else xp.sum(v, axis=axis),
         const=keep(const, counted, z, xp),
         zeta=keep(zeta, counted, z, xp),
         label_weight=keep(times(label_weight, convention.scale), counted, z, xp),

@@ -165,7 +165,10 @@ def test_dir_names_the_rooms_whose_framework_is_there(monkeypatch):
     assert not {"jax", "flax"} & set(dir(multismooth))
 
 
-NAMES = ["label_smoothing", "convention", "weight", "prior", "class_mask", "sample_weight", "ignore_index", "z_loss", "reduction", "normalizer", "axis", "validate"]
+NAMES = [
+    *("label_smoothing", "convention", "weight", "prior", "class_mask", "sample_weight", "ignore_index", "z_loss"),
+    *("reduction", "normalizer", "axis", "validate"),
+]
 DEFAULTS = {
     "label_smoothing": 0.1,
     "convention": "torch",

@@ -11,10 +11,10 @@ from numbers import Real
 import torch
 
 from multismooth import checks, spec, target_checks
-from multismooth.convention import conventions
 from multismooth.errors import complain
 from multismooth.problem import Problem, Settings
 from multismooth.reduction import summed
+from multismooth.registry import conventions
 from multismooth.torch.backend import TorchBackend
 from multismooth.torch.namespace import XP
 

@@ -1,0 +1,117 @@
+"""The named conventions: what each library computes when it is given `label_smoothing`, as data.
+
+`conventions` maps names to `Convention`s, `aliases` other spellings to names, and `unexpressed` says of the rest why
+no Convention can stand for it. The entries are in `frameworks`, `text`, `speech` and `vision`.
+"""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any
+
+from multismooth.convention import Convention
+from multismooth.errors import complain
+from multismooth.registry.frameworks import FRAMEWORKS, KERNELS
+from multismooth.registry.speech import SPEECH
+from multismooth.registry.text import TEXT
+from multismooth.registry.vision import VISION
+
+conventions: Mapping[str, Convention] = MappingProxyType(
+    {convention.name: convention for convention in (*FRAMEWORKS, *KERNELS, *TEXT, *SPEECH, *VISION)}
+)
+
+aliases: Mapping[str, str] = MappingProxyType(
+    {
+        "all": "torch",
+        "pytorch": "torch",
+        "torch-kl": "torch-kl-div",
+        "jax": "optax",
+        "flax": "flax-examples",
+        "tf": "keras",
+        "tensorflow": "keras",
+        "tf.keras": "keras",
+        "tf-v1": "tensorflow-v1",
+        "tf.compat.v1.losses": "tensorflow-v1",
+        "paddlepaddle": "paddle",
+        "liger-kernel": "liger",
+        "flash-attention": "flash-attn",
+        "te": "transformer-engine",
+        "megatron": "megatron-core",
+        "hf": "transformers",
+        "huggingface": "transformers",
+        "hf-flax": "transformers-flax",
+        "t2t": "tensor2tensor",
+        "tf-models": "tensorflow-models",
+        "fairseq-0.12": "fairseq",
+        "fairseq-0.10.2": "fairseq-0.10",
+        "opennmt": "opennmt-py",
+        "opennmt-py-3": "opennmt-py",
+        "harvardnlp": "annotated-transformer",
+        "k2": "icefall",
+        "espnet2": "espnet",
+        "espnet-rnn-decoder": "espnet-rnn",
+        "big-vision": "big_vision",
+        "mmcls": "mmpretrain",
+        "smp": "segmentation-models",
+        "toolbelt": "pytorch-toolbelt",
+    }
+)
+
+_TOWARDS_HALF = "a sigmoid loss: binary_loss(..., label_smoothing=ε) is the same"
+_FLIPPED = "a sigmoid loss with targets 1 − ε and ε: binary_loss(..., label_smoothing=2ε) is the same"
+_TOWARDS_UNIFORM = "a sigmoid loss that smooths towards 1/K: binary_loss of t·(1 − ε) + ε/K, with ε = 0"
+_PART = "K is the size of one rank's part of the vocabulary: the mass is not 1, and the ranks differ"
+_FOCAL = "the focal factor depends on the logits"
+
+unexpressed: Mapping[str, str] = MappingProxyType(
+    {
+        "keras-binary": _TOWARDS_HALF,
+        "tensorflow-v1-sigmoid": _TOWARDS_HALF,
+        "ultralytics": _TOWARDS_HALF,
+        "efficientdet": f"{_TOWARDS_HALF} at γ = 0; elsewhere {_FOCAL}",
+        "mmpretrain-multi-label": _FLIPPED,
+        "segmentation-models-bce": _FLIPPED,
+        "timm-bce": _TOWARDS_UNIFORM,
+        "optax-sigmoid": _TOWARDS_UNIFORM,
+        "scenic-sigmoid": _TOWARDS_UNIFORM,
+        "pykeen-bce": "a sigmoid loss with targets 1 − ε and ε/(K − 1): binary_loss of these, with ε = 0",
+        "tensor2tensor-gaussian": "mass by the distance of class numbers, not summing to 1; a (K, K) prior does",
+        "lingvo-localized": "mass for the labels of neighbouring steps: pass soft targets",
+        "classyvision-ignored": "an ignored element counts, with a uniform target: pass ε per element, 1 there",
+        "composer-ignored": "a negative label keeps the mass ε, and the mean divides by the total mass",
+        "megatron-core-parallel": _PART,
+        "liger-partition": _PART,
+        "mxnet-multi-output": "multi_output=True drops smooth_alpha without a word: use label_smoothing=0",
+        "keras-focal": _FOCAL,
+        "apex-focal": _FOCAL,
+        "bi-tempered": "tempered logarithms are no softmax cross-entropy",
+        "trax-cutoff": "the loss is cut off at a value, so its gradient is not that of a target row",
+        "liger-softcap": "the logits pass through tanh first: cap them before the call, and liger fits",
+        "fairseq-r-drop": "a divergence between two passes is added, over doubled rows",
+        "dpo-robust": "a preference between two answers is smoothed, with a negative coefficient",
+        "flash-attn-out-of-range": "for labels outside [0, K) its gradient is not that of its loss",
+        "liger-negative": "for ε < 0 its gradient is not that of its loss",
+    }
+)
+
+
+def resolve(convention: Any) -> Convention:
+    """The Convention that a name, an alias or a Convention stands for; an unknown name suggests the nearest.
+
+    >>> resolve("hf").name
+    'transformers'
+    """
+    if isinstance(convention, Convention):
+        return convention
+    name = aliases.get(convention, convention) if isinstance(convention, str) else None
+    if name in conventions:
+        return conventions[name]
+    if name in unexpressed:
+        raise complain("convention", "what a Convention can express", repr(convention), f"Why: {unexpressed[name]}.")
+    near = get_close_matches(str(convention).lower(), [*conventions, *aliases], n=1)
+    raise complain(
+        "convention",
+        "a multismooth.Convention or a name such as 'torch', 'others', 'keras' or 'fairseq'",
+        repr(convention),
+        f"Did you mean {near[0]!r}?" if near else f"All {len(conventions)} names: list(multismooth.conventions).",
+    )

@@ -1,0 +1,87 @@
+"""Conventions of libraries for speech; `registry` gathers them."""
+
+from multismooth.convention import Convention
+
+SPEECH = (
+    Convention(
+        "espnet",
+        spread="others",
+        objective="kl",
+        denominator="caller",
+        ignore_index=-1,
+        source="espnet 202511, espnet/nets/pytorch_backend/transformer/label_smoothing_loss.py",
+        notes="normalizer: the number of utterances.",
+    ),
+    Convention(
+        "espnet-length",
+        spread="others",
+        objective="kl",
+        denominator="counted",
+        ignore_index=-1,
+        source="espnet 202511, espnet/nets/pytorch_backend/transformer/label_smoothing_loss.py, normalize_length",
+    ),
+    Convention(
+        "espnet-chainer",
+        denominator="caller",
+        ignore_index=-1,
+        source="espnet 202511, espnet/nets/chainer_backend/transformer/label_smoothing_loss.py",
+        notes="normalizer: the number of utterances, or of tokens with normalize_length.",
+    ),
+    Convention(
+        "espnet-rnn",
+        denominator="caller",
+        ignore_scope="nll_only",
+        ignore_index=-1,
+        source="espnet 202511, espnet/nets/pytorch_backend/rnn/decoders.py",
+        notes="Needs prior= (unigrams). Its two terms have a divisor each; one normalizer serves where they agree.",
+    ),
+    Convention(
+        "wenet",
+        spread="others",
+        objective="kl",
+        denominator="caller",
+        ignore_index=-1,
+        source="wenet 0154699, wenet/models/transformer/label_smoothing_loss.py",
+        notes="normalizer: the number of utterances, or of tokens with normalize_length.",
+    ),
+    Convention(
+        "icefall",
+        denominator="counted",
+        ignore_index=-1,
+        source="icefall 36e0420, egs/librispeech/ASR/conformer_ctc/label_smoothing.py",
+        notes="Its default reduction is the sum.",
+    ),
+    Convention(
+        "speechbrain",
+        class_weights="nll_only",
+        denominator="counted",
+        ignore_index=None,
+        source="speechbrain 1.1, speechbrain/nnet/losses.py nll_loss",
+        notes="The mean divides by the frames, also with class weights.",
+    ),
+    Convention(
+        "speechbrain-kldiv",
+        spread="others",
+        objective="kl",
+        denominator="caller",
+        ignore_index=0,
+        source="speechbrain 1.1, speechbrain/nnet/losses.py kldiv_loss",
+        notes="Its mean is the sum (normalizer=1) for ε > 0, and the mean of the tokens for ε = 0.",
+    ),
+    Convention(
+        "nemo",
+        spread="others",
+        denominator="counted",
+        denominator_add=1e-6,
+        ignore_index=None,
+        source="NeMo 8cfedd7, nemo/collections/common/losses/smoothed_cross_entropy.py SmoothedCrossEntropyLoss",
+    ),
+    Convention(
+        "nemo-nll",
+        class_weights="nll_only",
+        denominator="counted",
+        ignore_index=None,
+        source="NeMo 8cfedd7, nemo/collections/common/losses/smoothed_cross_entropy.py SmoothedNLLLoss",
+        notes="There the divisor of the label's term alone is larger by 1e-8.",
+    ),
+)

@@ -1,0 +1,272 @@
+"""The named conventions: each does what was recorded of its library, and no other entry would do."""
+
+import subprocess
+import sys
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from adapters import NUMPY
+from golden_cases import TIES, behind, cases
+
+from multismooth import Convention, conventions, loss
+from multismooth.convention import CHOICES
+from multismooth.registry import aliases, resolve, unexpressed
+
+# Recorded cases that stand behind no name: sigmoid losses, and what `unexpressed` or another name says already.
+NAMELESS = {
+    "classyvision-mean_ignore",
+    "keras-jax-binary",
+    "keras-tensorflow-binary",
+    "mmpretrain-multi_label",
+    "mxnet-multi_output_ignores_alpha",
+    "nvidia-deeplearningexamples-effdet_focal_gamma0_alpha0.5",
+    "optax-sigmoid",
+    "tensorflow-v1-losses-SUM_OVER_BATCH_SIZE",
+    "tensorflow-v1-losses-sigmoid",
+    "timm-BinaryCrossEntropy",
+    "timm-BinaryCrossEntropy_sum_classes",
+    "ultralytics-smooth_bce",
+}
+
+# --- names and records ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TIES)
+def test_a_name_does_what_was_recorded_of_its_library(name):
+    assert behind(name)
+    for case in behind(name):
+        assert case.reproduced(NUMPY, conventions[name]), (str(case), case.difference(NUMPY, conventions[name]))
+
+
+def test_every_recorded_case_stands_behind_a_name():
+    used = {str(case) for name in TIES for case in behind(name)}
+    assert {str(case) for case in cases().values()} - used == NAMELESS
+
+
+def test_every_name_has_a_record_or_a_formula():
+    assert not set(TIES) & set(FORMULAS)
+    assert set(TIES) | set(FORMULAS) == set(conventions)
+    assert len(conventions) >= 45
+
+
+def changes(convention):
+    """Every (field, other value) of a convention that means something else."""
+    for name, choices in CHOICES.items():
+        yield from ((name, value) for value in choices if value != getattr(convention, name))
+    own = convention.smooth_denominator
+    yield from (
+        ("smooth_denominator", value)
+        for value in (None, *CHOICES["denominator"])
+        if value not in (own, convention.denominator)
+    )
+    yield "exclude", () if convention.exclude else (1,)
+    yield "denominator_add", convention.denominator_add + 1
+    yield "denominator_floor", 100.0
+    yield "scale", 2.0
+
+
+def noticed(name, **change):
+    """Whether a changed entry disagrees with a record of its library, or refuses to be called as it was."""
+    changed = replace(conventions[name], **change)
+    try:
+        return not all(case.reproduced(NUMPY, changed) for case in behind(name))
+    except ValueError as error:
+        return str(error).startswith(("`normalizer`", "`prior`"))
+
+
+@pytest.mark.parametrize("name", ["torch", "fastai"])
+def test_records_with_everything_notice_every_change_of_every_field(name):
+    tried = list(changes(conventions[name]))
+    meaningful = {f.name for f in fields(Convention) if f.compare}
+    assert {field for field, _ in tried} == meaningful
+    assert [(field, value) for field, value in tried if not noticed(name, **{field: value})] == []
+
+
+def exercised(name):
+    """The fields that the records of a library exercise: a wrong entry there must be noticed."""
+    chosen = behind(name)
+    yield from ("spread", "exclude", "smoothing_map", "scale")
+    if any(case.loss is not None for case in chosen):  # the gradient of "kl" is that of the cross-entropy
+        yield "objective"
+    if any(case.params.get("class_weight") for case in chosen):
+        yield "class_weights"
+    if any(case.params.get("ignore", [""])[0] == "value" for case in chosen):
+        yield "ignore_scope"
+
+
+@pytest.mark.parametrize("name", TIES)
+def test_a_wrong_entry_is_noticed(name):
+    wanted = set(exercised(name))
+    missed = [
+        change for change in changes(conventions[name]) if change[0] in wanted and not noticed(name, **dict([change]))
+    ]
+    assert missed == []
+
+
+def averaged(name):
+    """Whether a record of the library is a mean by a divisor that the library itself counted."""
+    chosen = [case for case in behind(name) if case.params.get("reduction", "mean") == "mean"]
+    return any(isinstance(case.params.get("denominator", "valid"), str) for case in chosen)
+
+
+@pytest.mark.parametrize("name", [name for name in TIES if averaged(name)])
+def test_a_wrong_divisor_is_noticed(name):
+    other = "all" if conventions[name].denominator == "classes" else "classes"
+    assert noticed(name, denominator=other)
+    if conventions[name].denominator != "caller":
+        assert noticed(name, smooth_denominator=other)
+        assert noticed(name, denominator_add=1.0)
+        assert noticed(name, denominator_floor=100.0)
+
+
+# --- libraries without a record: their formulas, as their sources have them -----------------------------------------
+
+
+def log_p(z):
+    z = z - z.max(1, keepdims=True)
+    return z - np.log(np.exp(z).sum(1, keepdims=True))
+
+
+def shared_by_all(z, y, eps):
+    """(1 − ε)·nll + ε·mean over the classes."""
+    lp = log_p(z)
+    return -(1 - eps) * lp[np.arange(len(y)), y] - eps * lp.mean(1)
+
+
+def shared_by_others(z, y, eps):
+    """1 − ε for the label and ε/(K − 1) for each other class."""
+    q = np.full(z.shape, eps / (z.shape[1] - 1))
+    q[np.arange(len(y)), y] = 1 - eps
+    return -(q * log_p(z)).sum(1)
+
+
+def divergence(z, y, eps):
+    """The same, less the entropy of that row."""
+    off = eps / (z.shape[1] - 1)
+    return shared_by_others(z, y, eps) + (1 - eps) * np.log(1 - eps) + eps * np.log(off)
+
+
+def torch_weights(z, y, eps, w):
+    """PyTorch's: each class's own term is weighted, and the mean divides by the weights of the labels."""
+    lp = log_p(z) * w
+    return ((eps - 1) * lp[np.arange(len(y)), y] - eps * lp.mean(1)).sum() / w[y].sum()
+
+
+def nll_weights(z, y, eps, w):
+    """The label's term alone is weighted, and the mean divides by the elements."""
+    lp = log_p(z)
+    return ((eps - 1) * w[y] * lp[np.arange(len(y)), y] - eps * lp.mean(1)).mean()
+
+
+def row_weights(z, y, eps, w):
+    """Each class's own term is weighted, and the mean divides by the elements."""
+    lp = log_p(z) * w
+    return ((eps - 1) * lp[np.arange(len(y)), y] - eps * lp.mean(1)).mean()
+
+
+# name: (loss per element, what the mean of six elements divides by when the last is ignored), or a formula with class
+# weights. "caller": the number of sentences, two, which the library is given.
+FORMULAS = {
+    "mindspore": torch_weights,
+    "flux": (shared_by_all, 6),
+    "transformers-flax": (divergence, 5),
+    "tensorflow-models": (divergence, 5),
+    "sockeye": (shared_by_all, 5),
+    "sockeye-fairseq": (shared_by_others, 5),
+    "trax": (shared_by_all, 5),
+    "lingvo": (shared_by_others, 5),
+    "praxis": (shared_by_others, 5),
+    "praxis-gshard": (shared_by_all, 5),
+    "gluonnlp": (shared_by_all, 6),
+    "espnet-chainer": (shared_by_all, "caller"),
+    "wenet": (divergence, "caller"),
+    "icefall": (shared_by_all, 5),
+    "speechbrain": nll_weights,
+    "speechbrain-kldiv": (divergence, "caller"),
+    "nemo": (shared_by_others, 5 + 1e-6),
+    "nemo-nll": nll_weights,
+    "composer": row_weights,
+    "segmentation-models": (shared_by_all, 6),
+    "pytorch-toolbelt": (shared_by_all, 6),
+    "scenic": (shared_by_all, 5 + 1e-8),
+    "pykeen": (shared_by_others, 6),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_name_without_a_record_has_its_formula(name):
+    inputs = next(iter(cases().values())).inputs
+    z, y, w = (np.array(inputs[key]) for key in ("logits", "targets", "class_weight"))
+    if callable(FORMULAS[name]):
+        ours = loss(z, y, convention=name, weight=w)
+        assert ours == pytest.approx(FORMULAS[name](z, y, 0.1, w), rel=1e-14)
+        return
+    formula, divisor = FORMULAS[name]
+    call = {"normalizer": 2} if divisor == "caller" else {}
+    each = formula(z, y, 0.1)
+    ours = loss(z, y, convention=name, ignore_index=int(y[5]), **call)
+    assert ours == pytest.approx(each[:5].sum() / (2 if divisor == "caller" else divisor), rel=1e-14)
+
+
+# --- the mapping ----------------------------------------------------------------------------------------------------
+
+
+def test_the_entries_are_named_sourced_and_read_only():
+    for name, convention in conventions.items():
+        assert convention.name == name
+        assert name == "others" or convention.source.split()[1][0].isalnum(), name
+        assert name == "others" or "." in convention.source.rpartition("/")[2], name
+        assert not convention.notes or convention.notes.endswith("."), name
+        assert "\n" not in convention.source + convention.notes, name
+    with pytest.raises(TypeError):
+        conventions["mine"] = conventions["torch"]
+
+
+def test_the_versions_of_one_library_that_differ_are_told_apart():
+    pairs = [
+        ("fairseq", "fairseq-0.10"), ("fairseq", "fairseq-nat"), ("opennmt-py", "opennmt-py-2"),
+        ("transformers", "transformers-flax"), ("speechbrain", "speechbrain-kldiv"), ("espnet", "espnet-chainer"),
+        ("espnet", "espnet-rnn"), ("sockeye", "sockeye-fairseq"), ("nemo", "nemo-nll"), ("praxis", "praxis-gshard"),
+        ("mmpretrain", "mmpretrain-classy"), ("keras", "keras-weighted"), ("tensorflow-v1", "keras"),
+    ]  # fmt: skip
+    assert [pair for pair in pairs if conventions[pair[0]] == conventions[pair[1]]] == []
+
+
+def test_aliases_lead_to_names():
+    assert {aliases["hf"], aliases["pytorch"], aliases["flax"]} == {"transformers", "torch", "flax-examples"}
+    for alias, name in aliases.items():
+        assert alias not in conventions
+        assert resolve(alias) is conventions[name]
+    z = np.array([[1.0, -2.0, 0.5]])
+    assert loss(z, np.array([1]), convention="hf") == loss(z, np.array([1]), convention="transformers")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("fairsek", "fairseq"), ("Torch", "torch"), ("Huggingface", "huggingface"), ("mm-pretrain", "mmpretrain")],
+)
+def test_an_unknown_name_suggests_the_nearest(written, meant):
+    with pytest.raises(ValueError, match=f"`convention`: .* got '{written}'. Did you mean '{meant}'"):
+        resolve(written)
+
+
+@pytest.mark.parametrize("thing", ["????", 3, None, [0.1]])
+def test_what_is_near_to_nothing_gets_the_list(thing):
+    with pytest.raises(ValueError, match=f"All {len(conventions)} names: list"):
+        resolve(thing)
+
+
+def test_what_cannot_be_expressed_says_why():
+    assert not set(unexpressed) & (set(conventions) | set(aliases))
+    for name, why in unexpressed.items():
+        with pytest.raises(ValueError, match="`convention`") as caught:
+            resolve(name)
+        assert why in str(caught.value)
+        assert len(why.split()) >= 6
+
+
+def test_the_registry_needs_the_standard_library_only():
+    code = "import sys, multismooth.registry; print(*{'numpy', 'torch', 'jax', 'array_api_compat'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
