@@ -54,8 +54,7 @@ class NumpyAdapter(Adapter):
 
 class TorchAdapter(Adapter):
     def array(self, value):
-        import torch
-
+        torch = need("torch")
         if isinstance(value, np.ndarray | np.generic):
             if str(value.dtype) == "bfloat16":
                 return torch.from_numpy(value.astype(np.float32)).to(self.device, torch.bfloat16)
@@ -63,7 +62,7 @@ class TorchAdapter(Adapter):
         return value
 
     def back(self, result):
-        import torch
+        torch = need("torch")
 
         if isinstance(result, tuple):
             return tuple(self.back(part) for part in result)
@@ -87,7 +86,7 @@ class TorchAdapter(Adapter):
         return self.back(call(*arrays, **settings))
 
     def value_and_grad(self, function, *arrays, wrt=(0,), cotangent=None, **settings):
-        import torch
+        torch = need("torch")
 
         call = self.function(function)
         arrays, settings = self.converted(arrays, settings)
@@ -99,7 +98,7 @@ class TorchAdapter(Adapter):
 
 class CompiledTorchAdapter(TorchAdapter):
     def function(self, name):
-        import torch
+        torch = need("torch")
 
         torch._dynamo.reset()
         return torch.compile(super().function(name), backend="aot_eager", fullgraph=True)
@@ -111,7 +110,7 @@ class JaxAdapter(Adapter):
 
     def scope(self, arrays):
         """64-bit JAX exactly where the problem is in float64 (or is labels alone); and the device."""
-        import jax
+        jax = need("jax")
 
         dtypes = {str(a.dtype) for a in arrays if isinstance(a, np.ndarray)}
         wide = "float64" in dtypes or not dtypes & {"float32", "float16", "bfloat16"}
@@ -121,7 +120,7 @@ class JaxAdapter(Adapter):
         return need("jax.numpy").asarray(value) if isinstance(value, np.ndarray) else value
 
     def run(self, compute, arrays, settings):
-        import jax
+        jax = need("jax")
 
         x64, device = self.scope(arrays)
         with x64, device:
@@ -137,7 +136,7 @@ class JaxAdapter(Adapter):
         return self.run(self.compiled(getattr(self.functions(), function)), arrays, settings)
 
     def value_and_grad(self, function, *arrays, wrt=(0,), cotangent=None, **settings):
-        import jax
+        jax = need("jax")
 
         call = getattr(self.functions(), function)
 
@@ -156,7 +155,7 @@ class JitJaxAdapter(JaxAdapter):
     """Everything that may be traced is traced: arrays, and label_smoothing and z_loss even where they are numbers."""
 
     def compiled(self, function):
-        import jax
+        jax = need("jax")
 
         def call(*arrays, **settings):
             positions = [f"array {i}" for i in range(len(arrays))]

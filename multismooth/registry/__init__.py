@@ -103,7 +103,7 @@ def resolve(convention: Any) -> Convention:
     """
     if isinstance(convention, Convention):
         return convention
-    name = aliases.get(convention, convention) if isinstance(convention, str) else None
+    name = aliases.get(convention, convention) if isinstance(convention, str) else ""
     if name in conventions:
         return conventions[name]
     if name in unexpressed:

@@ -1,4 +1,4 @@
-"""Conventions of libraries for images, and of two without a home; `registry` gathers them."""
+"""Conventions of libraries for images (and PyKEEN's, for graphs); `registry` gathers them."""
 
 from multismooth.convention import Convention
 
