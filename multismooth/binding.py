@@ -239,7 +239,7 @@ class Binding:
         if prior is not None:
             target_checks.distributions("prior", prior, -1, error=ValueError)
             checks.prior_left(prior, axis, mask, convention.exclude)
-        mass = convention.mass(epsilon, num_classes - len(convention.exclude))
+        mass = convention.mass(epsilon, convention.receivers(num_classes))
         if weight is not None:
             per_term = convention.class_weights == "per_term"
             checks.weights(weight, mass if per_term else 0.0, mask, convention.exclude)

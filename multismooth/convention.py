@@ -83,8 +83,10 @@ class Convention:
         if self.smooth_denominator is not None:
             _choose("Convention.smooth_denominator", self.smooth_denominator, CHOICES["denominator"])
         for argument in ("denominator_add", "denominator_floor", "scale"):
-            _number(argument, getattr(self, argument))
+            object.__setattr__(self, argument, _number(argument, getattr(self, argument)))
         object.__setattr__(self, "exclude", _classes(self.exclude))
+        if self.ignore_index is not None:
+            object.__setattr__(self, "ignore_index", _whole("ignore_index", self.ignore_index))
         if self.smooth_denominator == self.denominator:
             object.__setattr__(self, "smooth_denominator", None)
 
@@ -224,24 +226,20 @@ def _choose(argument, value, choices):
 
 def _number(argument, value):
     if value is None and argument == "denominator_floor":
-        return
+        return None
     if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
         raise complain(f"Convention.{argument}", "a finite number", repr(value), "")
+    return float(value)
+
+
+def _whole(argument, value):
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise complain(f"Convention.{argument}", "an integer", repr(value), "")
+    return int(value)
 
 
 def _classes(exclude):
     """The excluded classes, each once and in order."""
-    if isinstance(exclude, str | bytes) or not all(
-        isinstance(k, Integral) and not isinstance(k, bool) and k >= 0 for k in exclude
-    ):
+    if isinstance(exclude, Integral | str) or any(_whole("exclude", k) < 0 for k in exclude):
         raise complain("Convention.exclude", "a tuple of class numbers ≥ 0", repr(exclude), "Count from 0.")
     return tuple(sorted({int(k) for k in exclude}))
-
-
-def __getattr__(name):
-    """`conventions` from here too: the registry imports this module, so it is looked up on use."""
-    if name != "conventions":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from multismooth.registry import conventions
-
-    return conventions

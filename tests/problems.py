@@ -11,7 +11,7 @@ import numpy as np
 import oracle
 from hypothesis import strategies as st
 
-from multismooth.convention import conventions
+from multismooth.registry import conventions
 
 # (shape of the elements, K, axis). N = K and T = K are traps.
 SHAPES = (

@@ -66,7 +66,8 @@ def test_two_ways_to_say_the_same_are_equal():
     ("field", "value"),
     [(name, value) for name in CHOICES for value in ("torch", None, ["all"])]
     + [("smooth_denominator", "rows"), ("exclude", (-1,)), ("exclude", "0"), ("exclude", (0.5,)), ("exclude", (True,))]
-    + [("scale", float("nan")), ("scale", None), ("denominator_add", float("inf")), ("denominator_floor", "1")],
+    + [("scale", float("nan")), ("scale", None), ("denominator_add", float("inf")), ("denominator_floor", "1")]
+    + [("exclude", 3), ("ignore_index", "0"), ("ignore_index", 0.5), ("ignore_index", True), ("scale", True)],
 )
 def test_a_value_that_no_convention_has_is_refused(field, value):
     with pytest.raises(ValueError, match=f"`Convention.{field}`: expected .* got "):
@@ -82,6 +83,13 @@ def test_json_keeps_every_field(convention):
     assert back == convention
     assert asdict(back) == asdict(convention)
     assert set(json.loads(convention.to_json())) == {f.name for f in fields(Convention)}
+
+
+def test_json_of_numpy_numbers():
+    convention = Convention(
+        exclude=(np.int64(2),), scale=np.float32(0.5), denominator_floor=np.int32(1), ignore_index=np.int64(0)
+    )
+    assert Convention.from_json(convention.to_json()) == convention
 
 
 def test_json_without_a_field_has_its_default():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from tolerance import assert_close
 
-from multismooth.convention import conventions
+from multismooth.registry import conventions
 
 ROWS, CLASSES, WIDTH = 6, 5, 4
 TORCH = conventions["torch"]

@@ -37,7 +37,7 @@ LAYERS = [
     ["dispatch"],
 ]
 ROOMS = {"torch", "jax", "flax"}
-ABOVE_ROOMS = {"parity", "testing", "demo", "cli", "__main__", "", "registry_speech", "registry_vision"}
+ABOVE_ROOMS = {"parity", "testing", "demo", "cli", "__main__", ""}
 
 
 def imports(name):
@@ -222,7 +222,9 @@ def test_all_names_what_is_public(module):
 
 def test_the_version_is_the_distributions():
     assert importlib.metadata.version("multismooth") == multismooth.__version__
-    assert re.search(rf"^## {re.escape(multismooth.__version__)}", (Path(__file__).parents[1] / "CHANGELOG.md").read_text(), re.M)
+    assert re.search(
+        rf"^## {re.escape(multismooth.__version__)}", (Path(__file__).parents[1] / "CHANGELOG.md").read_text(), re.M
+    )
 
 
 def backend(array):

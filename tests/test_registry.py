@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 
+import coming_from
 import numpy as np
 import pytest
 from adapters import NUMPY
@@ -270,3 +271,12 @@ def test_the_registry_needs_the_standard_library_only():
     code = "import sys, multismooth.registry; print(*{'numpy', 'torch', 'jax', 'array_api_compat'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_the_page_of_equivalents_is_up_to_date():
+    """`python tests/coming_from.py` writes it."""
+    assert coming_from.PAGE.read_text(encoding="utf-8") == coming_from.page()
+    for name in conventions:
+        assert f'convention="{name}"' in coming_from.page(), name
+    callers = {name for name, convention in conventions.items() if convention.denominator == "caller"}
+    assert set(coming_from.CALLER) <= callers

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from multismooth.convention import conventions
 from multismooth.demo.data import Digits
 from multismooth.demo.drawing import INK, LIGHT, PAPER, RULE, SOFT, WIDE, Panel, drawn
 from multismooth.demo.metrics import BINS, Reliability
@@ -15,6 +14,7 @@ from multismooth.demo.model import CLASSES
 from multismooth.demo.results import scientific
 from multismooth.demo.settings import SPREADS, Settings
 from multismooth.demo.training import QUANTITIES, Run, jax_precision
+from multismooth.registry import conventions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

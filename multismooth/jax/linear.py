@@ -136,7 +136,7 @@ def _gradients(call, hidden, classifier, bias, problem):
     start = (jnp.zeros((), dtype), d_classifier, None if bias is None else jnp.zeros(bias.shape, dtype))
     (total, d_classifier, d_bias), (d_hidden, each) = _scan(body, start, rows, problem, row_settings, shape, size)
     value = each.reshape(shape) if settings.reduction == "none" else total
-    d_hidden = jnp.moveaxis(d_hidden.reshape(*shape, -1), -1, settings.axis)
+    d_hidden = jnp.moveaxis(d_hidden.reshape(*shape, rows.shape[1]), -1, settings.axis)
     d_bias = None if bias is None else d_bias.astype(bias.dtype)
     return value, (d_hidden, d_classifier.astype(classifier.dtype), d_bias)
 
