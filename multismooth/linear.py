@@ -28,7 +28,7 @@ def flatten(hidden, problem, settings, xp):
     shape, num_classes = tuple(last.shape[:-1]), problem.logits.shape[axis]
 
     def rows(array):
-        if getattr(array, "ndim", 0) == 0:
+        if spec.rank(array) == 0:
             return array
         return xp.reshape(xp.broadcast_to(array, shape), (-1,))
 
@@ -62,7 +62,7 @@ def row_chunk(problem, start, stop, shape, xp):
     """The Problem of the rows start:stop, its logits still a shape only."""
 
     def cut(array):
-        return array if getattr(array, "ndim", 0) == 0 else array[start:stop]
+        return array if spec.rank(array) == 0 else array[start:stop]
 
     mask = problem.class_mask
     if mask is not None and mask.ndim > 1:

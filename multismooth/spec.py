@@ -17,9 +17,8 @@ Everything that does not depend on the logits is gathered in a `Plan`: (a, b, co
 That is the one seam. A kernel (fused, chunked, sharded over classes, fed by a linear head) takes logits and a Plan,
 needs three sums per element (lse, nll, smooth), and never hears of conventions, ignored labels or denominators.
 
-Each function takes `xp`, an array-API namespace with a few additions (`namespace.py` lists them) for what frameworks
-do better than any text over the standard. So the same text runs in NumPy, PyTorch and JAX and is differentiated by
-their autodiff to any order; faster kernels are tested against it. `axis` is the class axis; per-element arrays lack it.
+`xp` is an array-API namespace with a few additions (listed in `backend.Backend`), `axis` the class axis. The one text
+runs in NumPy, PyTorch and JAX, differentiable to any order by their autodiff; faster kernels are tested against it.
 
 Sources: Szegedy et al. 2016 (arXiv:1512.00567) §7 for "all"; Vaswani et al. 2017's tensor2tensor for "others".
 """
@@ -56,9 +55,14 @@ def along(vector, z, axis, xp):
     return xp.reshape(vector, tuple(shape))
 
 
+def rank(value):
+    """The number of axes; 0 for None and for a number (asked by type: `torch.compile` may be tracing it)."""
+    return 0 if value is None or isinstance(value, (int, float)) else value.ndim
+
+
 def wide(value, axis, xp):
     """A per-element array with the class axis put back; numbers stay."""
-    return xp.expand_dims(value, axis=axis) if getattr(value, "ndim", 0) else value
+    return xp.expand_dims(value, axis=axis) if rank(value) else value
 
 
 def rows_at(table, labels, xp):
@@ -112,18 +116,17 @@ def smoothed_mass(convention, label_smoothing, classes, xp):
     """ε′ = `Convention.mass(ε, classes)`, also where a class mask makes the number of classes an array."""
     if isinstance(classes, int):
         return convention.mass(label_smoothing, classes)
-    if convention.spread == "all":
-        return convention.mass(label_smoothing, 2) * xp.ones_like(classes)
     others = xp.where(classes > 1, classes - 1, xp.full_like(classes, float("inf")))
-    return convention.mass(label_smoothing, 2) / 2 * (classes / others)
+    stretch = classes / others / 2 if convention.spread == "others" else xp.ones_like(classes)
+    return convention.mass(label_smoothing, 2) * stretch
 
 
 def label_or_nan(value, problem, settings, labels, counted, mask, xp):
     """`value` where the label names an existing class, else NaN: where nothing can raise, nothing wraps or clamps."""
     if settings.clean:
         return value
-    z, axis, targets = problem.logits, settings.axis, problem.targets
-    possible = (targets >= 0) & (targets < z.shape[axis])
+    z, axis = problem.logits, settings.axis
+    possible = (problem.targets >= 0) & (problem.targets < z.shape[axis])
     if mask is not None:
         possible = possible & xp.pick(xp.broadcast_to(mask, z.shape), labels, axis)
     if counted is not None:  # an ignored label is no class either, and 0·NaN would reach the gradient of ε
@@ -173,7 +176,7 @@ def plan(problem, settings, xp) -> Plan:
         shares = {name: share if name == "nonzero" else share * s for name, share in shares.items()}
     shares = {name: keep(share, counted, z, xp) for name, share in shares.items()}
     shares |= {"all": 1.0, "classes": float(z.shape[axis])}
-    result = Plan(
+    built = Plan(
         labels=labels,
         u=u,
         v=v,
@@ -189,7 +192,7 @@ def plan(problem, settings, xp) -> Plan:
         alive=alive,
         mask=mask,
     )
-    return scaled(result, convention.scale)
+    return scaled(built, convention.scale)
 
 
 def scaled(plan, factor, smooth_factor=None):

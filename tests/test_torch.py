@@ -121,10 +121,27 @@ def test_compile_makes_one_graph(options):
     torch.testing.assert_close(found, expected)
 
 
+def test_compiled_schedules_stay_in_one_graph():
+    """A plain ε that changes becomes a symbol after the first call; a tensor never recompiles."""
+    z = logits(6, 5, dtype=torch.float32)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(ms.loss, fullgraph=True, backend=counter)
+    for epsilon in (0.1, 0.2, 0.3, 0.4):
+        ours, eager = (loss(z, LABELS, label_smoothing=epsilon) for loss in (compiled, ms.loss))
+        torch.testing.assert_close(ours, eager)
+    before = counter.frame_count
+    for epsilon in torch.tensor([0.1, 0.2, 0.3]):
+        ours, eager = (loss(z, LABELS, label_smoothing=epsilon) for loss in (compiled, ms.loss))
+        torch.testing.assert_close(ours, eager)
+    assert counter.frame_count == before + 1
+
+
 def test_linear_loss_compiles():
     hidden, classifier = logits(6, 3, dtype=torch.float32), logits(5, 3, dtype=torch.float32)
     compiled = torch.compile(ms.linear_loss, fullgraph=True, backend="aot_eager")
-    ours, eager = (f(hidden, classifier, LABELS, chunk_rows=4) for f in (compiled, ms.linear_loss))
+    for epsilon in (0.1, 0.2):
+        options = {"label_smoothing": epsilon, "chunk_rows": 4}
+        ours, eager = (f(hidden, classifier, LABELS, **options) for f in (compiled, ms.linear_loss))
     torch.testing.assert_close(ours, eager)
     for found, expected in zip(*(torch.autograd.grad(x, (hidden, classifier)) for x in (ours, eager)), strict=True):
         torch.testing.assert_close(found, expected)

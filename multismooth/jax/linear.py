@@ -41,7 +41,7 @@ def _scan(body, carry, hidden, problem, settings, shape, size):
     """Fold `body(carry, (hidden, Problem) of a chunk)` over all rows: equal chunks by lax.scan, then the rest."""
     rows, mask = hidden.shape[0], problem.class_mask
     per_row = (hidden, problem.targets, problem.label_smoothing, problem.sample_weight, jnp.arange(rows))
-    is_row = [getattr(array, "ndim", 0) > 0 for array in per_row]
+    is_row = [spec.rank(array) > 0 for array in per_row]
 
     def chunk(carry, parts):
         parts = iter(parts)
