@@ -8,11 +8,14 @@ call took, gradients included. JAX: `memory_analysis()` of the compiled value-an
 
 import argparse
 import json
+import os
+import platform
 import resource
 import subprocess
 import sys
 import threading
 import time
+from importlib import metadata
 
 SMOOTHING = 0.1
 
@@ -143,7 +146,9 @@ def main():
         print(f"| {name} | {results[name]['ratio']:.2f} |", flush=True)
     if options.out:
         with open(options.out, "w") as file:
-            json.dump({"shape": shape, "logits_bytes": logits, "results": results}, file, indent=1)
+            facts = {"shape": shape, "logits_bytes": logits, "cores": os.cpu_count(), "processor": platform.machine()}
+            versions = {name: metadata.version(name) for name in ("torch", "jax", "optax", "multismooth")}
+            json.dump(facts | {"versions": versions, "results": results}, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -239,12 +239,13 @@ class Binding:
         if prior is not None:
             target_checks.distributions("prior", prior, -1, error=ValueError)
             checks.prior_left(prior, axis, mask, convention.exclude)
-        mass = convention.mass(epsilon, convention.receivers(num_classes))
-        if weight is not None:
-            per_term = convention.class_weights == "per_term"
-            checks.weights(weight, mass if per_term else 0.0, mask, convention.exclude)
-        if not soft and (epsilon > 0.5 or prior is not None) and not self._backend.tracing():
-            target_checks.largest_entry(mass, prior, seen, num_classes)
+        if weight is not None or prior is not None or epsilon > 0.5:
+            mass = convention.mass(epsilon, convention.receivers(num_classes))
+            if weight is not None:
+                per_term = convention.class_weights == "per_term"
+                checks.weights(weight, mass if per_term else 0.0, mask, convention.exclude)
+            if not soft and not self._backend.tracing():
+                target_checks.largest_entry(mass, prior, seen, num_classes)
         row = self._backend.first_row(z, axis, validate)
         if row is not None:
             target_checks.probabilities(row, lambda: (self._values(z, True), axis))

@@ -158,10 +158,9 @@ def plan(problem, settings, xp) -> Plan:
     r, mask, classes = reference(problem, settings, labels, t, xp)
     eps = smoothed_mass(convention, problem.label_smoothing, classes, xp)
     label_weight, smooth_weight, mixture, u, v = class_weights(problem, settings, labels, t, r, eps, xp)
-    whole = mixture if convention.class_weights == "mixture" else label_weight
-    a, b = (1 - eps) * whole, eps * smooth_weight
-    shares = dict.fromkeys(("counted", "nonzero", "caller"), 1.0)
-    shares |= {"target_weight": label_weight if t is None else 1.0, "mixture_weight": mixture}
+    a, b = (1 - eps) * (mixture if convention.class_weights == "mixture" else label_weight), eps * smooth_weight
+    shares = {"target_weight": label_weight if t is None else 1.0, "mixture_weight": mixture}
+    fixed = {None: None, "all": 1.0, "classes": float(z.shape[axis])}
     if t is None:
         a, label_weight = (label_or_nan(x, problem, settings, labels, counted, mask, xp) for x in (a, label_weight))
     const = entropy(a, b, eps, u, v, r, labels, problem, settings, xp) if convention.objective == "kl" else None
@@ -173,9 +172,11 @@ def plan(problem, settings, xp) -> Plan:
         s = xp.astype(s, xp.float_of(z))
         a, b, label_weight = a * s, b * s, label_weight * s
         const, zeta = times(const, s), times(zeta, s)
-        shares = {name: share if name == "nonzero" else share * s for name, share in shares.items()}
-    shares = {name: keep(share, counted, z, xp) for name, share in shares.items()}
-    shares |= {"all": 1.0, "classes": float(z.shape[axis])}
+
+    def share(name):
+        value = shares.get(name, 1.0) if s is None or name == "nonzero" else shares.get(name, 1.0) * s
+        return fixed[name] if name in fixed else keep(value, counted, z, xp)
+
     built = Plan(
         labels=labels,
         u=u,
@@ -187,12 +188,12 @@ def plan(problem, settings, xp) -> Plan:
         const=keep(const, counted, z, xp),
         zeta=keep(zeta, counted, z, xp),
         label_weight=keep(times(label_weight, convention.scale), counted, z, xp),
-        share=shares[convention.denominator],
-        smooth_share=shares.get(convention.smooth_denominator),
+        share=share(convention.denominator),
+        smooth_share=share(convention.smooth_denominator),
         alive=alive,
         mask=mask,
     )
-    return scaled(built, convention.scale)
+    return built if convention.scale == 1.0 else scaled(built, convention.scale)
 
 
 def scaled(plan, factor, smooth_factor=None):
@@ -257,8 +258,7 @@ def entropy(a, b, eps, u, v, r, labels, problem, settings, xp):
 def quiet(logits, plan, axis, xp):
     """The logits with absent classes at −inf and dead elements at 0, whatever stood there (NaN too)."""
     z = xp.astype(logits, xp.float_of(logits), copy=False)
-    if plan.mask is not None:
-        z = xp.where(plan.mask, z, xp.constant(-float("inf"), z))
+    z = z if plan.mask is None else xp.where(plan.mask, z, xp.constant(-float("inf"), z))
     return z if plan.alive is None else xp.where(wide(plan.alive, axis, xp), z, xp.constant(0.0, z))
 
 

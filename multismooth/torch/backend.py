@@ -38,9 +38,11 @@ class TorchBackend(Backend):
     def first_row(self, z, axis, validate):
         if z.numel() == 0:
             return None
-        if z.ndim > 1:
-            z = z.detach().movedim(axis, -1)[(0,) * (z.ndim - 1)] if z.ndim > 2 else z.detach().select(1 - axis, 0)
-        return self.values(z, validate)
+        first = tuple(slice(None) if k == axis else 0 for k in range(z.ndim))
+        if z.device.type != "cpu" or z.dtype is torch.bfloat16:
+            return self.values(z[first], validate)
+        values = self.values(z, validate)
+        return None if values is None else values[first]
 
     def tracing(self):
         return torch.compiler.is_compiling()
