@@ -22,7 +22,7 @@ from multismooth.errors import LabelError, MissingBackendError, SmoothingError, 
 from multismooth.registry import conventions
 
 if TYPE_CHECKING:
-    from multismooth import demo, flax, jax, numpy, torch
+    from multismooth import demo, flax, jax, numpy, parity, testing, torch
 
 __version__ = "0.1.0"
 
@@ -43,12 +43,22 @@ __all__ = [
     "loss",
     "loss_and_grad",
     "numpy",
+    "parity",
     "smooth_targets",
     "terms",
+    "testing",
     "torch",
 ]
 
-_ROOMS = {"demo": "numpy", "flax": "flax", "jax": "jax", "numpy": "numpy", "torch": "torch"}
+_ROOMS = {
+    "demo": "numpy",
+    "flax": "flax",
+    "jax": "jax",
+    "numpy": "numpy",
+    "parity": "numpy",
+    "testing": "numpy",
+    "torch": "torch",
+}
 
 
 def __getattr__(name):

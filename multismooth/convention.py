@@ -155,7 +155,7 @@ class Convention:
             )
         classes = self.receivers(num_classes)
         stretch = other.stretch(classes)
-        mass = self.mass(label_smoothing, classes)
+        mass = self.mass(_smoothing(label_smoothing), classes)
         result = mass / stretch if stretch else 0.0
         if other.smoothing_map == "classy":
             result = result / (1 - result) if result < 1 else float("inf")
@@ -172,7 +172,7 @@ class Convention:
     def target_row(self, label_smoothing: float, num_classes: int, label: int = 0) -> list[float]:
         """q for one label, as a list: `(1 − ε′)·[k = label] + ε′·r_k`."""
         allowed = self.receivers(num_classes)
-        mass = self.mass(label_smoothing, allowed)
+        mass = self.mass(_smoothing(label_smoothing), allowed)
         row = [0.0 if k in self.exclude else mass / allowed for k in range(num_classes)]
         row[label] += 1 - mass
         return row
@@ -230,6 +230,12 @@ def _number(argument, value):
     if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
         raise complain(f"Convention.{argument}", "a finite number", repr(value), "")
     return float(value)
+
+
+def _smoothing(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
+        raise complain("label_smoothing", "a number in [0, 1]", repr(value), "", SmoothingError)
+    return value
 
 
 def _whole(argument, value):

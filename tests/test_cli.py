@@ -1,6 +1,9 @@
 """The command line: what it says, what it writes, and the status it ends with."""
 
+import json
 import sys
+from contextlib import nullcontext
+from functools import partial
 
 import pytest
 from conftest import need
@@ -8,7 +11,8 @@ from conftest import need
 need("typer")
 from typer.testing import CliRunner  # noqa: E402
 
-from multismooth import __main__, demo  # noqa: E402
+import multismooth  # noqa: E402
+from multismooth import __main__, demo, doctor  # noqa: E402
 from multismooth.cli import app  # noqa: E402
 
 TINY = demo.Settings(smoothings=(0.1,), steps=2, float32_steps=1, batch_size=16)
@@ -33,10 +37,21 @@ def asked(monkeypatch):
     return asked
 
 
+COMMANDS = ("explain", "convert", "check", "compare", "identify", "doctor", "demo")
+
+
 def test_help_names_the_commands():
     result = invoke("--help")
     assert result.exit_code == 0
-    assert "demo" in result.output
+    for command in COMMANDS:
+        assert command in result.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_gives_an_example(command):
+    result = invoke(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: multismooth {command}" in result.output
 
 
 def test_help_of_demo_teaches():
@@ -83,7 +98,8 @@ def test_demo_refuses_other_data():
 
 
 def test_the_module_says_which_extra_it_needs(monkeypatch):
-    monkeypatch.delitem(sys.modules, "multismooth.cli")
+    for name in [name for name in sys.modules if name.startswith("multismooth.cli")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "typer", None)
     with pytest.raises(SystemExit, match=r'needs typer, not installed here: pip install "multismooth\[cli\]"'):
         __main__.main()
@@ -93,3 +109,228 @@ def test_the_module_does_not_hide_other_missing_modules(monkeypatch):
     monkeypatch.setitem(sys.modules, "multismooth.cli", None)
     with pytest.raises(ModuleNotFoundError):
         __main__.main()
+
+
+# --- explain, convert -------------------------------------------------------------------------------------------------
+
+
+def test_explain_shows_formula_row_source_and_aliases():
+    result = invoke("explain", "hf", "-k", "3")
+    assert result.exit_code == 0, result.output
+    for text in ("transformers:", "class 0  0.9333", "mean divides by", "source: transformers", "huggingface", "-100"):
+        assert text in result.output
+    plain = json.loads(invoke("explain", "fairseq", "-k", "3", "--json").stdout)
+    assert plain["target_row"] == pytest.approx([0.9, 0.05, 0.05])
+    assert (plain["spread"], plain["ignore_index"]) == ("others", 1)
+    assert "fairseq-0.12" in plain["aliases"]
+
+
+def test_explain_lists_everything():
+    result = invoke("explain")
+    assert result.exit_code == 0
+    assert all(name in result.output for name in multismooth.conventions)
+    assert set(json.loads(invoke("explain", "--list", "--json").stdout)) == set(multismooth.conventions)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("explain", "fairsq"), "Did you mean 'fairseq'?"),
+        (("explain", "apex-focal"), "the focal factor depends on the logits"),
+        (("explain", "torch", "-e", "2"), "label_smoothing"),
+        (("convert", "torch", "annotated-transformer"), "excludes the classes"),
+        (("convert", "torch", "others", "-e", "1", "-k", "2"), ""),
+        (("check", "nowhere"), "package.module:function"),
+        (("check", "no.such.module:loss"), "No module named 'no'"),
+        (("check", "absent.py:loss"), "a file that exists"),
+        (("check", "numpy:sun"), "Did you mean sum"),
+        (("check", "numpy:pi"), "a function, a class or an object that can be called"),
+        (("check", "numpy:sum", "--with", "axis"), "name=value"),
+        (("check", "numpy:sum", "--ignore-index", "x"), "an integer or none"),
+        (("check", "numpy:sum", "--weight", "1,x"), "a number"),
+        (("check", "numpy:sum", "--skip", "nothing"), "nothing counted"),
+        (("identify", "numpy:linspace", "--framework", "numpy"), "fn(logits, targets) of shapes (N, K), (N,)"),
+    ],
+)
+def test_what_cannot_be_done_ends_with_2_and_the_reason(arguments, text):
+    result = invoke(*arguments)
+    assert result.exit_code == 2 if text else result.exit_code == 0, result.output
+    assert text in result.stderr
+    assert result.stdout == "" or not text
+
+
+def test_convert_gives_the_smoothing_and_what_is_left():
+    result = invoke("convert", "fairseq", "torch", "-e", "0.1", "-k", "3")
+    assert result.exit_code == 0
+    assert "torch with ε = 0.15 (K = 3)" in result.output
+    assert "still different: ignored label: 1 → -100" in result.output
+    plain = json.loads(invoke("convert", "fairseq", "torch", "-k", "3", "--json").stdout)
+    assert plain["label_smoothing"] == 0.15
+    assert plain["differences"]["ignored label"] == [1, -100]
+
+
+# --- check, compare, identify -----------------------------------------------------------------------------------------
+
+LOSSES = """
+import multismooth.numpy as ms
+
+class Criterion:
+    def __init__(self):
+        self.reduction = "mean"
+
+    def __call__(self, z, y):
+        return ms.loss_and_grad(z, y, reduction=self.reduction)
+
+    def by_name(z, y, convention="torch"):
+        return ms.loss_and_grad(z, y, convention=convention)
+
+def summed(z, y):
+    return ms.loss_and_grad(z, y, reduction="sum")
+
+def focal(z, y):
+    loss, gradient = ms.loss_and_grad(z, y)
+    return loss ** 2, 2 * loss * gradient
+"""
+
+
+@pytest.fixture
+def losses(tmp_path, monkeypatch):
+    (tmp_path / "somelosses.py").write_text(LOSSES)
+    (tmp_path / "broken.py").write_text("1 / 0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield "somelosses.py"
+    sys.modules.pop("somelosses", None)
+
+
+NUMPY = ("--framework", "numpy")
+
+
+def test_check_ends_with_0_or_1(losses):
+    result = invoke("check", f"{losses}:Criterion", *NUMPY)
+    assert result.exit_code == 0, result.output
+    assert "Criterion agrees with torch" in result.output
+    result = invoke("check", f"{losses}:summed", *NUMPY)
+    assert result.exit_code == 1
+    assert "fn reduces by 'sum'; the reference by 'mean'" in result.output
+    assert invoke("check", f"{losses}:summed", "--reduction", "sum", *NUMPY).exit_code == 0
+    assert invoke("check", "somelosses:summed", "--reduction", "sum", *NUMPY).exit_code == 0
+    by_name = f"{losses}:Criterion.by_name"
+    assert invoke("check", by_name, "-c", "others", "--ignore-index", "none", *NUMPY).exit_code == 1
+    arguments = ("--with", "convention=keras", "--with", "", *NUMPY)
+    assert invoke("check", by_name, "-c", "keras", *arguments).exit_code == 2
+    assert invoke("check", by_name, "-c", "keras", "--ignore-index", "-100", *arguments[:2], *NUMPY).exit_code == 0
+
+
+def test_check_prints_json_and_nothing_else(losses):
+    result = invoke("check", f"{losses}:summed", "--json", *NUMPY)
+    assert result.exit_code == 1
+    plain = json.loads(result.stdout)
+    assert plain["passed"] is False
+    assert "multismooth.numpy.loss_and_grad" in plain["code"]
+
+
+def test_settings_reach_check(monkeypatch, losses):
+    from multismooth import parity
+
+    asked = {}
+
+    def check(fn, convention, **settings):
+        asked.update(settings, convention=convention)
+        return parity.Report("fn", "torch", ())
+
+    monkeypatch.setattr(parity, "check", check)
+    options = "-c hf -e 0.2 --ignore-index 7 --reduction sum --weight 1,2 --z-loss 0.5 --normalizer sentences --compile"
+    more = ["--skip", "bad labels,repeat", "--accepts", "weight, reduction", "--strict", "-k", "2"]
+    result = invoke("check", f"{losses}:summed", *options.split(), *more)
+    assert result.exit_code == 0, result.output
+    assert asked == {
+        "convention": "hf", "label_smoothing": 0.2, "ignore_index": 7, "reduction": "sum", "weight": [1.0, 2.0],
+        "z_loss": 0.5, "normalizer": "sentences", "compile": True, "skip": ["bad labels", "repeat"],
+        "accepts": ["weight", "reduction"], "strict": True, "num_classes": 2, "framework": None,
+    }  # fmt: skip
+
+
+def test_compare_ends_with_0_or_1(losses):
+    both = ("--framework-a", "numpy", "--framework-b", "numpy")
+    result = invoke("compare", f"{losses}:Criterion", f"{losses}:Criterion.by_name", *both)
+    assert result.exit_code == 0, result.output
+    result = invoke(
+        "compare", f"{losses}:summed", f"{losses}:Criterion.by_name", "--with-b", "convention='keras'", *both
+    )
+    assert result.exit_code == 1
+    assert "reduces by 'sum'" in result.output
+    plain = json.loads(invoke("compare", f"{losses}:summed", f"{losses}:Criterion", "--json", *both).stdout)
+    assert len(plain["identified"]) == 2
+
+
+def test_identify_names_a_loss_or_says_why_not(losses):
+    result = invoke("identify", f"{losses}:Criterion", *NUMPY)
+    assert result.exit_code == 0, result.output
+    assert "torch" in result.output
+    assert json.loads(invoke("identify", f"{losses}:Criterion", "--json", *NUMPY).stdout)["names"][0] == "torch"
+    result = invoke("identify", f"{losses}:focal", *NUMPY)
+    assert result.exit_code == 1
+    assert "no convention of this family" in result.output
+
+
+def test_a_file_that_does_not_run_says_so(losses):
+    result = invoke("identify", "broken.py:loss")
+    assert result.exit_code == 2
+    assert "ZeroDivisionError" in result.stderr
+
+
+# --- doctor -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """One convention, and NumPy alone."""
+    monkeypatch.setattr(doctor, "CONVENTIONS", ("torch",))
+    versions = {name: "not installed: " for name in doctor.SOURCES if name != "numpy"}
+    version = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda package: versions.get(package) or version(package))
+
+
+def test_doctor_lists_and_checks(quick):
+    result = invoke("doctor")
+    assert result.exit_code == 0, result.output
+    for text in ("python", "torch", "not installed", "float64", "agrees"):
+        assert text in result.output
+    plain = json.loads(invoke("doctor", "--json").stdout)
+    assert plain["agrees"] is True
+    assert plain["versions"]["numpy"]
+    assert {row["backend"] for row in plain["rows"]} == {"numpy"}
+
+
+def test_doctor_notices_a_backend_that_is_off(quick, monkeypatch):
+    right = multismooth.numpy.loss_and_grad
+    monkeypatch.setattr(doctor, "_places", lambda versions: [("numpy", "cpu", partial(wrong, right), nullcontext)])
+    result = invoke("doctor")
+    assert result.exit_code == 1
+    assert "differs" in result.output
+    assert "numpy on cpu, torch: values" in result.output
+
+
+def wrong(right, z, y, **settings):
+    loss, gradient = right(z, y, **settings)
+    return loss * (1 + 1e-9), gradient
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ModuleNotFoundError("gone", name="torch"), 'not installed: pip install "multismooth[torch]"'),
+        (ModuleNotFoundError("no libfoo", name="libfoo"), "broken: no libfoo"),
+        (OSError("a library is missing"), "broken: OSError: a library is missing"),
+        (None, "present, without a version"),
+    ],
+)
+def test_doctor_says_what_is_wrong_with_a_package(monkeypatch, error, text):
+    def load(name):
+        if error:
+            raise error
+        raise doctor.PackageNotFoundError
+
+    monkeypatch.setattr(doctor, "import_module", load)
+    assert doctor._version("torch") == text

@@ -37,7 +37,7 @@ LAYERS = [
     ["dispatch"],
 ]
 ROOMS = {"torch", "jax", "flax"}
-ABOVE_ROOMS = {"parity", "testing", "demo", "cli", "__main__", ""}
+ABOVE_ROOMS = {"parity", "testing", "demo", "doctor", "cli", "__main__", ""}
 
 
 def imports(name):
@@ -88,8 +88,8 @@ def test_imports_point_one_way(name):
 
 
 FRAMEWORKS = {
-    "torch": {"torch", "demo", "parity"},
-    "jax": {"jax", "flax", "demo", "parity"},
+    "torch": {"torch", "demo", "parity", "doctor"},
+    "jax": {"jax", "flax", "demo", "parity", "doctor"},
     "flax": {"flax", "demo"},
     "optax": {"demo"},
     "matplotlib": {"demo"},

@@ -1,4 +1,4 @@
-"""The command line: `multismooth`, also `python -m multismooth`. A command imports what it needs when it runs."""
+"""The main job: one classifier in two frameworks, compared after every step."""
 
 from __future__ import annotations
 
@@ -7,23 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_show_locals=False,
-    help="Label smoothing that agrees between PyTorch, JAX and NumPy, and says what other libraries compute.",
-)
-console = Console()
-errors = Console(stderr=True)
-
-
-@app.callback()
-def main() -> None:
-    """Label smoothing that agrees between PyTorch, JAX and NumPy, and says what other libraries compute."""
+from multismooth.cli.app import app, console, errors
 
 
 class Data(StrEnum):

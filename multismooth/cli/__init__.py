@@ -1,0 +1,6 @@
+"""The command line: `multismooth`, also `python -m multismooth`. A command imports what it needs when it runs."""
+
+from multismooth.cli import conventions, demo, doctor, losses
+from multismooth.cli.app import app
+
+__all__ = ["app", "conventions", "demo", "doctor", "losses"]

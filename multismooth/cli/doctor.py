@@ -1,0 +1,46 @@
+"""doctor: what this machine has, and whether the backends agree on it."""
+
+from __future__ import annotations
+
+import typer
+from rich.table import Table
+
+from multismooth.cli.app import AsJson, app, console, errors, say_json
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """List backends, versions and devices, and run the conformance cases on each of them.
+
+    Every backend is held against the float64 specification: values, gradients, dtypes, masks, weights, ignored labels.
+
+    Ends with status 0 if all agree, with 1 if not.
+
+    Example: [bold]multismooth doctor[/bold]
+    """
+    from multismooth.doctor import survey
+
+    with errors.status("looking around") as status:
+        found = survey(on_step=lambda text: status.update(f"checking {text}"))
+    if as_json:
+        say_json(found.to_dict())
+    else:
+        versions = Table("package", "version", box=None, pad_edge=False)
+        for name, version in found.versions.items():
+            versions.add_row(name, version)
+        console.print(versions)
+        console.print()
+        console.print(_checks(found))
+        for line in found.failures:
+            console.print(line, style="red", markup=False, highlight=False)
+    raise typer.Exit(0 if found else 1)
+
+
+def _checks(found):
+    table = Table("backend", "device", "dtype", "cases", "largest error", "allowed", "", box=None, pad_edge=False)
+    for row in found.rows:
+        verdict = "[green]agrees[/green]" if row.agrees else "[red]differs[/red]"
+        table.add_row(
+            row.backend, row.device, row.dtype, str(row.cases), f"{row.error:.1e}", f"{row.tolerance:.1e}", verdict
+        )
+    return table

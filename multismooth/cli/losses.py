@@ -1,0 +1,159 @@
+"""check, compare and identify: questions about somebody's function."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from multismooth.cli.app import AsJson, Smoothing, app, errors, refusing, say, say_json
+from multismooth.cli.target import GRAMMAR, load
+from multismooth.errors import complain
+
+Target = typer.Argument(help=f"{GRAMMAR}; it is called as fn(logits, targets).", metavar="TARGET")
+With = typer.Option("--with", help="name=value for the function, a Python literal; may be repeated.")
+Framework = Annotated[str | None, typer.Option(help="torch, jax or numpy; by default the first that works.")]
+Classes = Annotated[int | None, typer.Option("--num-classes", "-k", help="K, if it takes one K only.")]
+Accepts = Annotated[str, typer.Option(help="Keywords that it takes as multismooth.loss does, e.g. weight,reduction.")]
+Compiled = Annotated[bool, typer.Option("--compile", help="Also under the framework's compiler.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Remarks are failures.")]
+Skip = Annotated[str, typer.Option(help="Trials to leave out, e.g. 'bad labels,repeat'.")]
+Ignored = Annotated[str | None, typer.Option("--ignore-index", help="The ignored label, or none.")]
+
+
+@app.command()
+def check(
+    target: Annotated[str, Target],
+    convention: Annotated[str, typer.Option("--convention", "-c", help="What it is meant to be.")] = "torch",
+    label_smoothing: Smoothing = 0.1,
+    ignore_index: Ignored = None,
+    reduction: Annotated[str, typer.Option(help="mean, sum or none.")] = "mean",
+    weight: Annotated[str | None, typer.Option(help="Class weights that it closes over: 1,2,0.5.")] = None,
+    z_loss: float = 0.0,
+    normalizer: Annotated[str | None, typer.Option(help="The number that it divides by, or sentences.")] = None,
+    framework: Framework = None,
+    num_classes: Classes = None,
+    accepts: Accepts = "",
+    given: Annotated[list[str] | None, With] = None,
+    compile: Compiled = False,
+    strict: Strict = False,
+    skip: Skip = "",
+    as_json: AsJson = False,
+) -> None:
+    """Hold a loss against the convention that it is meant to be, in values and gradients.
+
+    Ends with status 0 if it agrees, with 1 if not, with 2 if it cannot be called.
+
+    Example: [bold]multismooth check torch.nn.functional:cross_entropy --with label_smoothing=0.1[/bold]
+    """
+    from multismooth import parity
+
+    settings = {"label_smoothing": label_smoothing, "reduction": reduction, "z_loss": z_loss}
+    with refusing(), errors.status(f"checking {target}"):
+        settings |= _ignored(ignore_index)
+        if weight is not None:
+            settings["weight"] = _numbers("--weight", weight)
+        if normalizer is not None:
+            settings["normalizer"] = normalizer if normalizer == "sentences" else _number("--normalizer", normalizer)
+        how = {"framework": framework, "num_classes": num_classes, "accepts": _names(accepts), "compile": compile}
+        report = parity.check(
+            load(target, given or ()), convention, **settings, **how, strict=strict, skip=_names(skip)
+        )
+    _tell(report, as_json)
+
+
+@app.command()
+def compare(
+    target_a: Annotated[str, typer.Argument(help=f"One loss: {GRAMMAR}.", metavar="TARGET_A")],
+    target_b: Annotated[str, typer.Argument(help="The other one.", metavar="TARGET_B")],
+    ignore_index: Ignored = None,
+    framework_a: Framework = None,
+    framework_b: Framework = None,
+    num_classes: Classes = None,
+    accepts: Accepts = "",
+    given_a: Annotated[list[str] | None, typer.Option("--with-a", help="name=value for TARGET_A.")] = None,
+    given_b: Annotated[list[str] | None, typer.Option("--with-b", help="name=value for TARGET_B.")] = None,
+    compile: Compiled = False,
+    strict: Strict = False,
+    skip: Skip = "",
+    as_json: AsJson = False,
+) -> None:
+    """Hold two losses against each other, of one framework or of two.
+
+    Ends with status 0 if they agree, with 1 if not, with 2 if one cannot be called.
+
+    Example: [bold]multismooth compare original.py:criterion port.py:loss --ignore-index 1[/bold]
+    """
+    from multismooth import parity
+
+    with refusing(), errors.status(f"comparing {target_a} and {target_b}"):
+        report = parity.compare(
+            load(target_a, given_a or ()),
+            load(target_b, given_b or ()),
+            **_ignored(ignore_index),
+            frameworks=(framework_a, framework_b),
+            num_classes=num_classes,
+            accepts=_names(accepts),
+            compile=compile,
+            strict=strict,
+            skip=_names(skip),
+        )
+    _tell(report, as_json)
+
+
+@app.command()
+def identify(
+    target: Annotated[str, Target],
+    framework: Framework = None,
+    num_classes: Classes = None,
+    weight: Annotated[str | None, typer.Option(help="Class weights that it closes over, if known: 1,2,0.5.")] = None,
+    given: Annotated[list[str] | None, With] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find out which convention a loss implements: ε, spread, ignored label, weights, what its mean divides by.
+
+    Ends with status 0 if one fits, with 1 if none does, with 2 if it cannot be called.
+
+    Example: [bold]multismooth identify mytraining.losses:criterion[/bold]
+    """
+    from multismooth import parity
+
+    with refusing(), errors.status(f"asking {target}"):
+        known = None if weight is None else _numbers("--weight", weight)
+        found = parity.identify(load(target, given or ()), framework, num_classes=num_classes, weight=known)
+    _tell(found, as_json)
+
+
+def _tell(found, as_json):
+    if as_json:
+        say_json(found.to_dict())
+    else:
+        say(found)
+    raise typer.Exit(0 if found else 1)
+
+
+def _ignored(text):
+    """The keyword ignore_index, if it was given."""
+    if text is None:
+        return {}
+    if text.lower() == "none":
+        return {"ignore_index": None}
+    try:
+        return {"ignore_index": int(text)}
+    except ValueError as error:
+        raise complain("--ignore-index", "an integer or none", repr(text), "") from error
+
+
+def _names(text):
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _number(option, text):
+    try:
+        return float(text)
+    except ValueError as error:
+        raise complain(option, "a number", repr(text), "") from error
+
+
+def _numbers(option, text):
+    return [_number(option, part) for part in text.split(",")]

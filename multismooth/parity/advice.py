@@ -1,0 +1,164 @@
+"""What sets one reading of a loss apart from another, in words, and what to pass so that nothing does."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from multismooth.convention import DIVIDES_BY
+from multismooth.errors import SmoothingError
+from multismooth.parity.identification import Identification, settings_text
+from multismooth.parity.probes import Reading
+
+
+class Names(NamedTuple):
+    """How the two are called in a sentence: "fn divides by …; the reference by …: pass … to fn"."""
+
+    mine: str
+    theirs: str
+
+
+def advice(found: Identification, wanted: Reading, names: Names, ground):
+    """Sentences on how to bring what was found to what was wanted; of several readings the nearest one counts."""
+    if not found:
+        return (f"{names.mine} is of no convention of this family: {found.why}",)
+    labels = ground.case("ignored labels").labels
+    told = [differences(reading, wanted, names, ground.num_classes, labels) for reading in found.readings]
+    nearest = min(told, key=len)
+    if not nearest:
+        return (f"on ordinary problems {names.mine} has the formula of {names.theirs}; the first failure is elsewhere",)
+    reading = found.readings[told.index(nearest)]
+    known = f" ({', '.join(found.names[:5])})" if found.names else ""
+    return (*nearest, f"{names.mine} as it is{known}: {settings_text(reading)}")
+
+
+def differences(mine: Reading, theirs: Reading, names: Names, num_classes, labels):
+    """One sentence per difference of two readings, the target row first."""
+    sentences = [*_targets(mine, theirs, names, num_classes), *_weights(mine, theirs, names)]
+    a, b = mine.convention, theirs.convention
+    if a.objective != b.objective:
+        kl, other = (names.mine, names.theirs) if a.objective == "kl" else (names.theirs, names.mine)
+        sentences.append(f"{kl} adds Σ q log q (a KL divergence), {other} does not: gradients agree, values do not")
+    if abs(a.scale - b.scale) > 1e-6 * b.scale:
+        sentences.append(f"{names.mine} is {a.scale / b.scale:.6g} times as large: divide it by that")
+    if abs(mine.z_loss - theirs.z_loss) > 1e-9:
+        sentences.append(f"{names.mine} has z_loss={mine.z_loss:.6g}; {names.theirs} has {theirs.z_loss:.6g}")
+    if a.ignore_scope != b.ignore_scope:
+        both = {"all": "for nothing", "nll_only": "with their smoothing term"}
+        sentences.append(
+            f"ignored elements count {both[a.ignore_scope]} in {names.mine}, {both[b.ignore_scope]} in {names.theirs}: "
+            "mask both terms"
+        )
+    return [*sentences, *_labels(mine, theirs, names), *_divisors(mine, theirs, names, labels)]
+
+
+def _targets(mine, theirs, names, k):
+    a, b = mine.convention, theirs.convention
+    if a.exclude != b.exclude:
+        parts = [f"{list(x.exclude) or 'no class'}" for x in (a, b)]
+        yield f"{names.mine} gives {parts[0]} no smoothed mass; {names.theirs}: {parts[1]}"
+        return
+    rows = [r.convention.mass(r.label_smoothing, r.convention.receivers(k)) for r in (mine, theirs)]
+    if abs(rows[0] - rows[1]) <= 1e-6:
+        return
+    over = {"all": "all K classes", "others": "the K − 1 others"}
+    texts = [f"spreads ε = {r.label_smoothing:.6g} over {over[r.convention.spread]}" for r in (mine, theirs)]
+    try:
+        fit = f": pass label_smoothing={b.smoothing_for(a, theirs.label_smoothing, k):.6g} to {names.mine} (K = {k})"
+    except SmoothingError:
+        fit = ""
+    maps = [" after ε/(1 + ε)" * (c.smoothing_map == "classy") for c in (a, b)]
+    yield f"{names.mine} {texts[0]}{maps[0]}; {names.theirs} {texts[1]}{maps[1]}{fit}"
+
+
+def _weights(mine, theirs, names):
+    if (mine.weight is None) != (theirs.weight is None):
+        has, lacks = (names.mine, names.theirs) if theirs.weight is None else (names.theirs, names.mine)
+        yield f"{has} has class weights, {lacks} has none: pass weight="
+    elif mine.weight is not None and mine.convention.class_weights != theirs.convention.class_weights:
+        texts = {
+            "per_term": "each class's own term",
+            "target": "the whole element, by its label",
+            "nll_only": "the label's term only",
+            "mixture": "the whole element, by Σ q·w",
+        }
+        a, b = (texts[r.convention.class_weights] for r in (mine, theirs))
+        yield f"{names.mine} weighs {a}; {names.theirs} weighs {b}"
+    elif mine.weight is not None and not np.allclose(
+        mine.weight / mine.weight.sum(), theirs.weight / theirs.weight.sum()
+    ):
+        yield f"{names.mine} has the class weights {np.round(mine.weight, 4).tolist()}, up to a factor"
+    if (mine.prior is None) != (theirs.prior is None):
+        has, lacks = (names.mine, names.theirs) if theirs.prior is None else (names.theirs, names.mine)
+        yield f"{has} smooths towards a prior, {lacks} towards 1/K: pass prior="
+
+
+def _labels(mine, theirs, names):
+    if mine.ignore_index == theirs.ignore_index:
+        return
+    a, b = ("no label" if r.ignore_index is None else f"the label {r.ignore_index}" for r in (mine, theirs))
+    yield f"{names.mine} ignores {a}; {names.theirs} ignores {b}: pass ignore_index={theirs.ignore_index}"
+
+
+def _divisors(mine, theirs, names, labels):
+    if mine.reduction != theirs.reduction:
+        yield f"{names.mine} reduces by {mine.reduction!r}; {names.theirs} by {theirs.reduction!r}"
+        return
+    if mine.reduction != "mean":
+        return
+    a, b = (_unweighted(reading) for reading in (mine, theirs))
+    if (mine.normalizer, theirs.normalizer) != (None, None):
+        if mine.normalizer != theirs.normalizer:
+            yield f"{names.mine} divides by {_divisor(mine, labels)}; {names.theirs} by {_divisor(theirs, labels)}"
+        return
+    if a.denominator != b.denominator or a.smooth_denominator != b.smooth_denominator:
+        both = f"{names.mine} divides by {_divisor(mine, labels)}; {names.theirs} by {_divisor(theirs, labels)}"
+        yield both + _remedy(theirs)
+    if (a.denominator_add, a.denominator_floor) != (b.denominator_add, b.denominator_floor):
+        yield (
+            f"{names.mine} divides by max(D + {a.denominator_add:g}, {a.denominator_floor}); "
+            f"{names.theirs} by max(D + {b.denominator_add:g}, {b.denominator_floor})"
+        )
+
+
+def _unweighted(reading):
+    """The convention, with the elements for a divisor where no class weights tell it from another."""
+    kinds = {"target_weight": "counted", "mixture_weight": "counted", "nonzero": "counted"}
+    convention = reading.convention
+    if reading.weight is not None:
+        return convention
+    own = kinds.get(convention.denominator, convention.denominator)
+    return replace(convention, denominator=own, smooth_denominator=kinds.get(*[convention.smooth_denominator] * 2))
+
+
+def _divisor(reading, labels):
+    """What a mean divides by, with the numbers that it is on these labels."""
+    if reading.normalizer is not None:
+        return "the sentences" if reading.normalizer == "sentences" else f"{reading.normalizer:.6g}"
+    convention, n = _unweighted(reading), len(labels)
+    gone = 0 if reading.ignore_index is None else int((labels == reading.ignore_index).sum())
+    texts = {
+        "counted": f"the {n - gone} counted elements",
+        "nonzero": f"the {n - gone} counted elements, whatever their sample weights",
+        "all": f"all {n} elements" + f", the {gone} ignored ones included" * bool(gone),
+        "classes": f"all {n} elements times K",
+    }
+    text = texts.get(convention.denominator, DIVIDES_BY[convention.denominator])
+    if convention.smooth_denominator:
+        other = convention.smooth_denominator
+        text += f", and the smoothing term by {texts.get(other, DIVIDES_BY[other])}"
+    return text
+
+
+def _remedy(theirs):
+    """How the other divisor is written."""
+    labels = "labels != ignore_index" if theirs.ignore_index is None else f"labels != {theirs.ignore_index}"
+    written = {
+        "counted": f"({labels}).sum()",
+        "nonzero": f"({labels}).sum()",
+        "all": "the number of all elements",
+        "classes": "the number of logits",
+        "target_weight": "weight[labels].sum() over the counted elements",
+    }
+    kind = _unweighted(theirs).denominator
+    return f": divide by {written[kind]}" if kind in written and not theirs.convention.smooth_denominator else ""

@@ -1,0 +1,120 @@
+"""What `check` and `compare` found, as text, HTML and JSON."""
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from html import escape
+from math import isfinite
+from typing import Any
+
+from multismooth.parity.identification import Identification
+
+MARKS = {"pass": "✓", "fail": "✗", "remark": "!", "skip": "–"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One trial on one case: `difference` is relative, and must not exceed `tolerance`."""
+
+    trial: str
+    case: str
+    status: str  # "pass", "fail", "remark" or "skip"
+    message: str = ""
+    difference: float | None = None
+    tolerance: float | None = None
+    dtype: str = "float64"
+
+    def __str__(self):
+        return f"{self.trial} ({self.case}): {self.message}" if self.message else f"{self.trial} ({self.case})"
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Whether two losses agree, and if not, where they first differ and what would make them agree.
+
+    Attributes:
+        subject, against: what was compared with what.
+        outcomes: every trial on every case; `first` is the first that failed.
+        advice: what differs, and what to pass so that it does not.
+        code: the smallest failing case that was found, as Python to paste; "" when nothing failed.
+        identified: what the losses are, by `parity.identify`, if something failed.
+    """
+
+    subject: str
+    against: str
+    outcomes: tuple[Outcome, ...]
+    advice: tuple[str, ...] = ()
+    code: str = ""
+    identified: tuple[Identification, ...] = ()
+
+    def __bool__(self):
+        return self.first is None
+
+    @property
+    def first(self) -> Outcome | None:
+        return next((outcome for outcome in self.outcomes if outcome.status == "fail"), None)
+
+    def raise_if_failed(self) -> None:
+        """Raise AssertionError with this report as its text, if anything failed."""
+        if not self:
+            raise AssertionError(f"\n{self}")
+
+    def __str__(self):
+        lines = [f"{self.subject} {'agrees' if self else 'does not agree'} with {self.against}: {self._counts()}"]
+        if self.first:
+            lines.append(f"first    {self.first}")
+        lines += [f"because  {text}" for text in self.advice]
+        lines += [f"remark   {outcome}" for outcome in self._of("remark")]
+        lines += [f"skipped  {text}" for text in self._skips()]
+        if self.code:
+            lines += ["", "The smallest failing case:", "", *(f"    {line}".rstrip() for line in self.code.split("\n"))]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self):
+        rows = "".join(
+            f"<tr><td>{MARKS[o.status]}</td><td>{escape(o.trial)}</td><td>{escape(o.case)}</td>"
+            f"<td>{'' if o.difference is None else f'{o.difference:.1e}'}</td>"
+            f'<td style="text-align:left">{escape(o.message)}</td></tr>'
+            for o in self.outcomes
+        )
+        head, *more = str(self).split("\n\n")[0].split("\n")
+        text = "<br>".join(map(escape, more))
+        code = f"<pre>{escape(self.code)}</pre>" if self.code else ""
+        table = f"<tr><th></th><th>trial</th><th>case</th><th>difference</th><th></th></tr>{rows}"
+        everything = f"<details><summary>all outcomes</summary><table>{table}</table></details>"
+        return f"<p><b>{escape(head)}</b><br>{text}</p>{code}{everything}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON values; a difference that is not finite is the text "inf"."""
+        return {
+            "passed": bool(self),
+            "subject": self.subject,
+            "against": self.against,
+            "outcomes": [{name: _plain(value) for name, value in asdict(o).items()} for o in self.outcomes],
+            "first": None if self.first is None else str(self.first),
+            "advice": list(self.advice),
+            "code": self.code,
+            "identified": [found.to_dict() for found in self.identified],
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as text."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    def _of(self, status):
+        return [outcome for outcome in self.outcomes if outcome.status == status]
+
+    def _counts(self):
+        counts = Counter(outcome.status for outcome in self.outcomes)
+        texts = {"pass": "passed", "fail": "failed", "remark": "remarks", "skip": "skipped"}
+        return ", ".join(f"{counts[status]} {text}" for status, text in texts.items() if counts[status])
+
+    def _skips(self):
+        """One line per trial that was skipped, however many cases it has."""
+        return list({o.trial: f"{o.trial}: {o.message}" for o in self._of("skip")}.values())
+
+
+def _plain(value):
+    return "inf" if isinstance(value, float) and not isfinite(value) else value

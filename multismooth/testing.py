@@ -1,0 +1,16 @@
+"""For other people's test suites: assertions on losses, with a report as the message."""
+
+from multismooth.parity import check
+
+
+def assert_matches_convention(fn, convention="torch", **settings) -> None:
+    """Assert that fn(logits, targets) is `multismooth.loss(logits, targets, convention=…)`, in values and gradients.
+
+    Arguments are those of `multismooth.parity.check`. Raises AssertionError with its report, which says what differs
+    first, shows the smallest failing case as code, and what to pass.
+
+    >>> import multismooth
+    >>> from multismooth.testing import assert_matches_convention
+    >>> assert_matches_convention(multismooth.numpy.loss, "torch", label_smoothing=0.1)
+    """
+    check(fn, convention, **settings).raise_if_failed()
