@@ -67,7 +67,7 @@ def survey(on_step: Callable[[str], Any] = lambda text: None) -> Survey:
     rows, failures = [], []
     for backend, device, fn, context in _places(versions):
         on_step(f"{backend} on {device}")
-        outcomes = []
+        outcomes: list = []
         for name in CONVENTIONS:
             varied = [a for a in VARIED if a != "prior" or multismooth.conventions[name].spread == "all"]
             with context():

@@ -152,12 +152,12 @@ def unknowns(box, num_classes, labels):
 def usable(box, num_classes):
     """The labels that fn accepts: some conventions refuse the class that they exclude."""
     n = elements(num_classes)
-    everything = np.arange(num_classes)
-    if num_classes <= n and _answers(box, np.resize(everything, n), num_classes):
+    everything = np.arange(min(num_classes, n))
+    if _answers(box, np.resize(everything, n), num_classes):
         return everything
-    alone = [k for k in everything[:n] if _answers(box, np.full(n, k), num_classes)]
+    alone = [k for k in everything if _answers(box, np.full(n, k), num_classes)]
     good = alone[-1] if alone else 0
-    return np.array([k for k in everything[:n] if k in alone or _answers(box, np.resize([k, good], n), num_classes)])
+    return np.array([k for k in everything if k in alone or _answers(box, np.resize([k, good], n), num_classes)])
 
 
 def _answers(box, labels, num_classes):
