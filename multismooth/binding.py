@@ -48,13 +48,11 @@ class Binding:
             label_smoothing=self._smoothing(label_smoothing, z, shape, validate),
             weight=self._classes("weight", weight, z, num_classes),
             prior=self._classes("prior", prior, z, num_classes, square=True),
-            class_mask=self._mask(class_mask, z, num_classes),
+            class_mask=self._mask(class_mask, z, num_classes, axis),
             sample_weight=self._per_element("sample_weight", sample_weight, z, shape, validate),
-            z_loss=self._number("z_loss", z_loss, z, validate),
+            z_loss=self._number("z_loss", z_loss, z, validate, zero=None),
             normalizer=self._normalizer(normalizer, reduction, z, validate),
         )
-        if isinstance(problem.z_loss, float) and problem.z_loss == 0.0:
-            problem = problem._replace(z_loss=None)
         soft = kind != "integer"
         _combinations(convention, problem, soft, reduction)
         clean = validate is not False and self._check_values(
@@ -113,8 +111,7 @@ class Binding:
         targets = self._backend.array(targets, z)
         if tuple(targets.shape) != tuple(z.shape):
             raise complain("targets", f"the logits' shape {tuple(z.shape)}", f"{tuple(targets.shape)}", "", TargetError)
-        if reduction not in checks.REDUCTIONS:
-            raise complain("reduction", '"mean", "sum" or "none"', repr(reduction), "")
+        checks.reduction(reduction)
         t = self._values(targets, validate)
         if t is not None and (bad := ~((t >= 0) & (t <= 1))).any():
             number, index = checks.first(bad)
@@ -131,7 +128,7 @@ class Binding:
     # --- one argument at a time -----------------------------------------------------------------------------------
 
     def _values(self, array, validate):
-        return None if validate is False else self._backend.values(array, validate)
+        return None if array is None or validate is False else self._backend.values(array, validate)
 
     def _floating(self, name, array):
         array = self._backend.array(array)
@@ -183,7 +180,7 @@ class Binding:
         checks.per_class(name, value.shape, num_classes, square)
         return value
 
-    def _mask(self, mask, z, num_classes):
+    def _mask(self, mask, z, num_classes, axis):
         if mask is None:
             return None
         mask = self._backend.array(mask, z)
@@ -191,14 +188,16 @@ class Binding:
             raise complain("class_mask", "booleans, False for a class that does not exist", f"dtype {mask.dtype}", "")
         if tuple(mask.shape) == (num_classes,):
             return mask
-        return self._backend.xp.reshape(mask, checks.broadcasts("class_mask", mask.shape, z.shape, "the logits"))
+        shape = checks.broadcasts("class_mask", mask.shape, z.shape, "the logits")
+        mask = self._backend.xp.reshape(mask, shape)
+        return mask if shape[axis] == num_classes else self._backend.xp.broadcast_to(mask, z.shape)
 
-    def _number(self, name, value, z, validate):
-        """A finite number ≥ 0, as a float or a 0-d array."""
+    def _number(self, name, value, z, validate, zero=0.0):
+        """A finite number ≥ 0, as a float or a 0-d array; `zero` is what a plain 0 becomes."""
         if isinstance(value, Real) and not isinstance(value, bool):
             if not 0 <= value < float("inf"):
                 raise complain(name, "a finite number ≥ 0", repr(value), "")
-            return float(value)
+            return float(value) or zero
         value = self._backend.array(value, z)
         if value.ndim or self._backend.kind(value) not in ("floating", "integer"):
             raise complain(name, "a number or a 0-d array", f"shape {tuple(value.shape)}, {value.dtype}", "")
@@ -218,15 +217,13 @@ class Binding:
     def _check_values(self, problem, convention, axis, soft, ignore_index, seen, validate):
         """Look at what can be looked at; True when the labels are known to be all classes, none ignored."""
         z, num_classes, clean = problem.logits, problem.logits.shape[axis], False
-        mask = None if problem.class_mask is None else self._values(problem.class_mask, validate)
-        s = None if problem.sample_weight is None else self._values(problem.sample_weight, validate)
+        arrays = (problem.class_mask, problem.sample_weight, problem.prior, problem.weight)
+        mask, s, prior, weight = (self._values(array, validate) for array in arrays)
         something = None if s is None else np.broadcast_to(s != 0, checks.elements_shape(z.shape, axis))
         if mask is not None:
             mask = mask if mask.ndim == 1 else np.broadcast_to(mask, tuple(z.shape))
-        if mask is not None:
-            ignored = None if seen is None or soft or ignore_index is None else seen != ignore_index
-            counted = something if ignored is None else ignored if something is None else ignored & something
-            checks.some_class(mask, axis, counted)
+            labelled = True if seen is None or soft or ignore_index is None else seen != ignore_index
+            checks.some_class(mask, axis, labelled if something is None else labelled & something)
         if seen is not None and not soft:
             clean = target_checks.labels(seen, num_classes, ignore_index, mask, axis, convention.exclude, something)
             clean = clean and problem.sample_weight is None
@@ -234,8 +231,6 @@ class Binding:
             target_checks.distributions("targets", seen, axis, something)
             target_checks.soft_mass(seen, axis, mask, something)
         epsilon = self._highest(problem.label_smoothing, validate)
-        prior = None if problem.prior is None else self._values(problem.prior, validate)
-        weight = None if problem.weight is None else self._values(problem.weight, validate)
         if prior is not None:
             target_checks.distributions("prior", prior, -1, error=ValueError)
             checks.prior_left(prior, axis, mask, convention.exclude)
@@ -258,8 +253,8 @@ def _combinations(convention, problem, soft, reduction):
         raise complain("prior", 'none under spread "others"', "a prior", 'Use a convention with spread "all".')
     if convention.ignore_scope == "nll_only" and problem.prior is not None and problem.prior.ndim == 2 and not soft:
         raise complain("prior", 'shape (K,) under ignore_scope "nll_only"', "(K, K)", "An ignored label has no row.")
-    if reduction not in (None, *checks.REDUCTIONS):
-        raise complain("reduction", '"mean", "sum" or "none"', repr(reduction), "")
+    if reduction is not None:
+        checks.reduction(reduction)
     needs = (convention.denominator, convention.smooth_denominator)
     if reduction == "mean" and "caller" in needs and problem.normalizer is None:
         raise complain(

@@ -11,8 +11,6 @@ import numpy as np
 
 from multismooth.errors import SmoothingError, SmoothingWarning, complain
 
-REDUCTIONS = ("mean", "sum", "none")
-
 
 def warn(text):
     """A SmoothingWarning that points at the caller's line, however deep in the package it was found."""
@@ -57,22 +55,20 @@ def existing(mask, excluded, num_classes):
 
 def some_class(mask, axis, counted):
     """Every counted element has a class that exists."""
-    if mask.ndim == 1:
-        bad = np.asarray(not mask.any())
-    else:
-        bad = ~mask.any(axis=axis)
-        bad = bad if counted is None else bad & counted
+    bad = np.asarray(not mask.any()) if mask.ndim == 1 else ~mask.any(axis=axis) & counted
     if bad.any():
         number, index = first(bad)
         raise complain("class_mask", "at least one existing class everywhere", f"none at {index}, {number} in all", "")
 
 
 def prior_left(prior, axis, mask, excluded):
-    """The prior keeps mass on the classes that exist."""
+    """A (K,) prior keeps mass on the classes that exist; a (K, K) one may lack it for labels that never occur."""
+    if prior.ndim > 1:
+        return
     for what, allowed in existing(mask, excluded, prior.shape[-1]):
         allowed = allowed if allowed.ndim == 1 else np.moveaxis(allowed, axis, -1)
-        left = allowed.astype(prior.dtype) @ prior.T
-        if allowed.any() and not (left > 0).all() and prior.ndim == 1:
+        left = allowed.astype(prior.dtype) @ prior
+        if allowed.any() and not (left > 0).all():
             raise complain("prior", f"mass on classes that `{what}` lets exist", "a prior with none there", "")
 
 
@@ -102,8 +98,10 @@ def weights(w, mass, mask, excluded):
     if bad.any():
         number, index = first(bad)
         raise complain("weight", "finite class weights ≥ 0", f"{w[index]} at {index}, {number} in all", "")
+    exists = np.ones(w.size, bool)
     for _, allowed in existing(mask, excluded, w.size):
-        w = w[allowed[: w.size]] if allowed.ndim == 1 and allowed.size == w.size else w
+        exists &= allowed if allowed.ndim == 1 else True
+    w = w[exists]
     if mass == 0 or w.size == 0 or w.max() == 0:
         return
     ratio = float(w.max()) / float(w.min()) if w.min() else float("inf")
@@ -114,6 +112,11 @@ def weights(w, mass, mask, excluded):
             f"for ε′ = {mass:g}, K = {w.size}: for the lightest class the weighted, smoothed optimum predicts "
             "another one. Use a smaller ε or ratio."
         )
+
+
+def reduction(value):
+    if value not in ("mean", "sum", "none"):
+        raise complain("reduction", '"mean", "sum" or "none"', repr(value), "")
 
 
 def not_negative(argument, values):

@@ -7,7 +7,7 @@ so they are known before the first chunk and each chunk's G is final. Eager loop
 """
 
 from multismooth import spec
-from multismooth.reduction import denominators, reciprocal
+from multismooth.reduction import factors
 
 WORKSPACE = 2**22  # logits per chunk: 16 MiB of float32
 BLOCK = 8192  # classes whose share of the classifier's gradient is added at a time, to need no second one
@@ -76,19 +76,16 @@ def row_chunk(problem, start, stop, shape, xp):
     )
 
 
-def chunks(problem, settings, shape, size, xp):
+def chunks(problem, settings, shape, chunk_rows, xp):
     """(rows, plan) of every chunk, averaged over the whole call where "mean" is asked for."""
-    rows = problem.targets.shape[0]
+    rows, num_classes = problem.logits.shape
+    size = chunk_size(rows, num_classes, chunk_rows)
     parts = [(start, min(start + size, rows)) for start in range(0, max(rows, 1), size)]
     problems = [row_chunk(problem, start, stop, shape, xp) for start, stop in parts]
-    factors = (1.0, None)
-    if settings.reduction == "mean" and problem.normalizer is not None:
-        factors = (reciprocal(problem.normalizer, problem.logits, xp), None)
-    elif settings.reduction == "mean":
-        plans = (spec.plan(part, settings, xp) for part in problems)
-        factors = denominators([(plan, part.logits) for plan, part in zip(plans, problems, strict=True)], settings, xp)
+    plans = ((spec.plan(part, settings, xp), part.logits) for part in problems)
+    mean = factors(plans, problem, settings, xp)
     for (start, stop), part in zip(parts, problems, strict=True):
-        yield slice(start, stop), spec.scaled(spec.plan(part, settings, xp), *factors)
+        yield slice(start, stop), spec.scaled(spec.plan(part, settings, xp), *mean)
 
 
 def logits_of(hidden, classifier, bias):
@@ -101,26 +98,25 @@ def quiet_rows(hidden, plan, xp):
     return hidden if plan.alive is None else xp.where(xp.reshape(plan.alive, (-1, 1)), hidden, xp.zeros_like(hidden))
 
 
-def plain(logits, plan, xp):
+def plain(hidden, classifier, bias, plan, xp):
     """Per-element losses of a chunk by the text of `spec`."""
-    return spec.elements(*spec.statistics(logits, plan, 1, xp), plan, xp)
+    return spec.elements(*spec.statistics(logits_of(hidden, classifier, bias), plan, 1, xp), plan, xp)
 
 
-def forward(hidden, classifier, bias, chunk_rows, problem, settings, xp, chunk_loss=None):
-    """The loss; `chunk_loss(hidden, classifier, bias, plan)` may say how a chunk is computed."""
-    hidden, problem, settings, shape = flatten(hidden, problem, settings, xp)
-    size = chunk_size(hidden.shape[0], classifier.shape[0], chunk_rows)
-    losses = []
-    for rows, plan in chunks(problem, settings, shape, size, xp):
-        own = quiet_rows(hidden[rows], plan, xp)
-        if chunk_loss is None:
-            loss = plain(logits_of(own, classifier, bias), plan, xp)
-        else:
-            loss = chunk_loss(own, classifier, bias, plan)
-        losses.append(loss if settings.reduction == "none" else xp.sum(loss))
+def gathered(losses, shape, settings, xp):
+    """The result of a call from the per-element losses of its chunks."""
     if settings.reduction == "none":
         return xp.reshape(xp.concat(losses), shape)
-    return sum(losses[1:], start=losses[0])
+    first, *rest = map(xp.sum, losses)
+    return sum(rest, start=first)
+
+
+def forward(hidden, classifier, bias, chunk_rows, problem, settings, xp, chunk_loss=plain):
+    """The loss; `chunk_loss` says how a chunk is computed."""
+    hidden, problem, settings, shape = flatten(hidden, problem, settings, xp)
+    parts = chunks(problem, settings, shape, chunk_rows, xp)
+    losses = [chunk_loss(quiet_rows(hidden[rows], plan, xp), classifier, bias, plan, xp) for rows, plan in parts]
+    return gathered(losses, shape, settings, xp)
 
 
 def plain_kernel(logits, plan, xp):
@@ -136,27 +132,30 @@ def add_product(total, g, hidden):
 
 
 def forward_and_gradient(
-    hidden, classifier, bias, chunk_rows, problem, settings, xp, kernel=plain_kernel, add_product=add_product
-):
-    """(loss, (∂hidden, ∂classifier, ∂bias or None)); sums over chunks are kept in the dtype that is computed in."""
+    hidden, classifier, bias, chunk_rows, problem, settings, xp,
+    kernel=plain_kernel, add_product=add_product, needed=(True, True, True),
+):  # fmt: skip
+    """(loss, (∂hidden, ∂classifier, ∂bias), None where not needed); sums are kept in the dtype that is computed in."""
     features, flat, row_settings, shape = flatten(hidden, problem, settings, xp)
     dtype = xp.float_of(hidden)
-    d_hidden = xp.zeros_like(features)
-    d_classifier = xp.zeros_like(classifier, dtype=dtype)
-    d_bias = None if bias is None else xp.zeros_like(bias, dtype=dtype)
-    size = chunk_size(features.shape[0], classifier.shape[0], chunk_rows)
+    d_hidden = xp.zeros_like(features) if needed[0] else None
+    d_classifier = xp.zeros_like(classifier, dtype=dtype) if needed[1] else None
+    d_bias = xp.zeros_like(bias, dtype=dtype) if needed[2] and bias is not None else None
     losses = []
-    for rows, plan in chunks(flat, row_settings, shape, size, xp):
+    for rows, plan in chunks(flat, row_settings, shape, chunk_rows, xp):
         own = quiet_rows(features[rows], plan, xp)
         loss, g = kernel(logits_of(own, classifier, bias), plan, xp)
-        losses.append(loss if settings.reduction == "none" else xp.sum(loss))
+        losses.append(loss)
         if d_bias is not None:
             d_bias += xp.sum(g, axis=0)
         g = xp.astype(g, features.dtype, copy=False)
-        d_hidden[rows] = g @ classifier
-        add_product(d_classifier, g, own)
+        if d_hidden is not None:
+            d_hidden[rows] = g @ classifier
+        if d_classifier is not None:
+            add_product(d_classifier, g, own)
         del g  # or the next chunk's logits would be a second workspace
-    loss = xp.reshape(xp.concat(losses), shape) if settings.reduction == "none" else sum(losses[1:], start=losses[0])
-    d_hidden = xp.moveaxis(xp.reshape(d_hidden, (*shape, features.shape[1])), -1, settings.axis)
-    d_bias = None if bias is None else xp.astype(d_bias, bias.dtype, copy=False)
-    return loss, (d_hidden, xp.astype(d_classifier, classifier.dtype, copy=False), d_bias)
+    if d_hidden is not None:
+        d_hidden = xp.moveaxis(xp.reshape(d_hidden, (*shape, features.shape[1])), -1, settings.axis)
+    found = ((d_hidden, hidden), (d_classifier, classifier), (d_bias, bias))
+    gradients = tuple(None if total is None else xp.astype(total, of.dtype, copy=False) for total, of in found)
+    return gathered(losses, shape, settings, xp), gradients

@@ -32,20 +32,26 @@ def reciprocal(total, z, xp):
 
 def denominators(plans, settings, xp):
     """(1/D, 1/D of the smoothing term or None) over all (plan, logits) pairs of a call."""
-    convention, z = settings.convention, plans[0][1]
-    shares = sum(summed(plan.share, logits, settings.axis, xp) for plan, logits in plans)
-    own = reciprocal(denominator(shares, z, convention, xp), z, xp)
-    if plans[0][0].smooth_share is None:
-        return own, None
-    shares = sum(summed(plan.smooth_share, logits, settings.axis, xp) for plan, logits in plans)
-    return own, reciprocal(denominator(shares, z, convention, xp), z, xp)
+    plans = list(plans)
+    first, z = plans[0]
+
+    def one_over(share):
+        total = sum(summed(getattr(plan, share), logits, settings.axis, xp) for plan, logits in plans)
+        return reciprocal(denominator(total, z, settings.convention, xp), z, xp)
+
+    return one_over("share"), None if first.smooth_share is None else one_over("smooth_share")
+
+
+def factors(plans, problem, settings, xp):
+    """(what multiplies a summed loss, the same for its smoothing term or None); `plans` as in `denominators`."""
+    if settings.reduction != "mean":
+        return 1.0, None
+    if problem.normalizer is not None:
+        return reciprocal(problem.normalizer, problem.logits, xp), None
+    return denominators(plans, settings, xp)
 
 
 def reduced_plan(problem, settings, xp):
     """The plan whose summed losses are the result: averaged if "mean" is asked for."""
     plan = spec.plan(problem, settings, xp)
-    if settings.reduction != "mean":
-        return plan
-    if problem.normalizer is not None:
-        return spec.scaled(plan, reciprocal(problem.normalizer, problem.logits, xp))
-    return spec.scaled(plan, *denominators([(plan, problem.logits)], settings, xp))
+    return spec.scaled(plan, *factors([(plan, problem.logits)], problem, settings, xp))

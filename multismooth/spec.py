@@ -163,7 +163,7 @@ def plan(problem, settings, xp) -> Plan:
     fixed = {None: None, "all": 1.0, "classes": float(z.shape[axis])}
     if t is None:
         a, label_weight = (label_or_nan(x, problem, settings, labels, counted, mask, xp) for x in (a, label_weight))
-    const = entropy(a, b, eps, u, v, r, labels, problem, settings, xp) if convention.objective == "kl" else None
+    const = entropy(a, b, eps, u, v, r, labels, t, z, axis, xp) if convention.objective == "kl" else None
     zeta, alive = problem.z_loss, None if convention.ignore_scope == "nll_only" else counted
     if s is not None:
         something = s != 0
@@ -238,14 +238,13 @@ def class_weights(problem, settings, labels, t, r, eps, xp):
     return (w_t, 1.0, mixture, None, v) if t is None else (1.0, 1.0, mixture, t * column, v)
 
 
-def entropy(a, b, eps, u, v, r, labels, problem, settings, xp):
+def entropy(a, b, eps, u, v, r, labels, t, z, axis, xp):
     """Σ_k W_k log q_k with W = a·u + b·v: what "kl" adds. No (N, K) rows are made for labels."""
-    z, axis = problem.logits, settings.axis
     eps, b = xp.constant(eps, z), xp.constant(b, z)
     r = along(xp.constant([1 / z.shape[axis]] * z.shape[axis], z), z, axis, xp) if r is None else r
     v = r if v is None else v
-    if u is not None:
-        q = wide(1 - eps, axis, xp) * read_targets(problem, settings, xp)[2] + wide(eps, axis, xp) * r
+    if t is not None:
+        q = wide(1 - eps, axis, xp) * t + wide(eps, axis, xp) * r
         return xp.sum(xlogy(wide(a, axis, xp) * u + wide(b, axis, xp) * v, q, xp), axis=axis)
     r_y, v_y = (xp.pick(xp.broadcast_to(row, z.shape), labels, axis) for row in (r, v))
     away = b * xp.sum(xlogy(v, r, xp), axis=axis) + xp.sum(v, axis=axis) * xlogy(b, eps + 0 * b, xp)

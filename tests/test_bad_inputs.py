@@ -139,6 +139,9 @@ def test_what_is_meant_does_not_warn(ms):
         call(ms, weight=np.array([1.0, 27, 1]))
         call(ms, weight=np.array([1.0, 1, 100]), class_mask=np.array([True, True, False]), targets=LABELS * 0)
         call(ms, label_smoothing=0.3, prior=np.array([0.2, 0.2, 0.6]))
+        padded = {"convention": multismooth.Convention(exclude=(0,)), "targets": LABELS * 0 + 1}
+        call(ms, weight=np.array([100.0, 1, 1]), **padded)
+        call(ms, weight=np.array([100.0, 1, 100]), class_mask=np.array([True, True, False]), **padded)
 
 
 @pytest.mark.parametrize("label", [-1, 3, 200])

@@ -236,6 +236,14 @@ def test_a_masked_class_is_an_absent_class(adapter, z, y, eps, w, gone, value):
         assert not columns[:, gone].any()
 
 
+@law(**everything)
+def test_a_mask_that_spans_the_classes_masks_none(adapter, z, y, eps, rules):
+    call = {"label_smoothing": eps, "convention": rules}
+    plain = adapter.call("loss_and_grad", z, y, **call)
+    for shape in ((ROWS, 1), (1, 1), (1,)):
+        same(adapter.call("loss_and_grad", z, y, class_mask=np.ones(shape, bool), **call), plain)
+
+
 @law(z=logits, y=labels, eps=st.floats(0, 0.3), w=weight)
 def test_two_spreads_are_one_with_another_epsilon(adapter, z, y, eps, w):
     others = adapter.call("loss_and_grad", z, y, label_smoothing=eps, convention="others", weight=w)

@@ -239,6 +239,30 @@ def test_linear_loss_is_the_loss_of_its_logits(wanted, reduction):
         assert torch.equal(mine, again)
 
 
+class Products(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts the matrix products made under it."""
+
+    made = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.made += function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True), (False, False)])
+def test_linear_loss_makes_only_the_products_that_are_needed(wanted):
+    tensors = head()
+    hidden, classifier = (tensor.detach().requires_grad_(want) for tensor, want in zip(tensors, wanted, strict=False))
+    with Products() as seen:
+        loss = ms.linear_loss(hidden, classifier, LABELS, bias=tensors[2], chunk_rows=6)
+        loss.backward()
+    assert node(loss) == "_LinearLossBackward"
+    assert seen.made == 1 + sum(wanted)
+    ms.linear_loss(*tensors[:2], LABELS, bias=tensors[2].detach(), chunk_rows=6).backward()
+    for mine, full, want in zip((hidden, classifier), tensors, wanted, strict=False):
+        assert torch.equal(mine.grad, full.grad) if want else mine.grad is None
+
+
 def test_linear_loss_differentiates_twice():
     def function(hidden, classifier, bias):
         return ms.linear_loss(hidden, classifier, LABELS, bias=bias, chunk_rows=4)

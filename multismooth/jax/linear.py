@@ -14,7 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 from multismooth import linear, spec
 from multismooth.jax import kernel
 from multismooth.jax.namespace import XP
-from multismooth.reduction import denominators, reciprocal
+from multismooth.reduction import factors
 
 
 def _rows(hidden, classifier, chunk_rows, problem, settings):
@@ -23,18 +23,13 @@ def _rows(hidden, classifier, chunk_rows, problem, settings):
     shape[settings.axis] = classifier.shape[0]
     problem = problem._replace(logits=jnp.broadcast_to(jnp.zeros((), hidden.dtype), shape))
     hidden, problem, settings, shape = linear.flatten(hidden, problem, settings, XP)
-    factors = (1.0, None)
-    if settings.reduction == "mean" and problem.normalizer is not None:
-        factors = (reciprocal(problem.normalizer, problem.logits, XP), None)
-    elif settings.reduction == "mean":
-        whole = problem
-        if problem.class_mask is not None and problem.class_mask.ndim > 1:
-            mask = jnp.broadcast_to(problem.class_mask, (*shape, classifier.shape[0]))
-            whole = problem._replace(class_mask=mask.reshape(-1, classifier.shape[0]))
-        factors = denominators([(spec.plan(whole, settings, XP), whole.logits)], settings, XP)
-    rows = hidden.shape[0]
-    size = min(linear.chunk_size(rows, classifier.shape[0], chunk_rows), max(rows, 1))
-    return hidden, problem, settings, shape, factors, size
+    mask, (rows, classes) = problem.class_mask, problem.logits.shape
+    if mask is not None and mask.ndim > 1:
+        mask = jnp.broadcast_to(mask, (*shape, classes)).reshape(rows, classes)
+    plan = spec.plan(problem._replace(class_mask=mask), settings, XP)  # under jit it costs nothing where no mean is
+    mean = factors([(plan, problem.logits)], problem, settings, XP)
+    size = min(linear.chunk_size(rows, classes, chunk_rows), max(rows, 1))
+    return hidden, problem, settings, shape, mean, size
 
 
 def _scan(body, carry, hidden, problem, settings, shape, size):
@@ -69,13 +64,13 @@ def _scan(body, carry, hidden, problem, settings, shape, size):
     return carry, jax.tree.map(lambda x, y: jnp.concatenate([x, y]), out, rest)
 
 
-def _chunk(own, classifier, bias, part, settings, factors):
+def _chunk(own, classifier, bias, part, settings, mean):
     """(logits, plan, features with dead rows silenced) of a chunk.
 
     An einsum, because a transpose would be hoisted out of the scan: a second classifier.
     """
     shape = jnp.broadcast_to(jnp.zeros((), own.dtype), (own.shape[0], classifier.shape[0]))
-    plan = spec.scaled(spec.plan(part._replace(logits=shape), settings, XP), *factors)
+    plan = spec.scaled(spec.plan(part._replace(logits=shape), settings, XP), *mean)
     own = linear.quiet_rows(own, plan, XP)
     logits = jnp.einsum("nd,kd->nk", own, classifier)
     return logits if bias is None else logits + bias, plan, own
@@ -84,10 +79,10 @@ def _chunk(own, classifier, bias, part, settings, factors):
 def _plain(call, hidden, classifier, bias, problem, checkpoint=True):
     """The loss with every chunk's logits made again by backward."""
     chunk_rows, settings = call
-    rows, problem, row_settings, shape, factors, size = _rows(hidden, classifier, chunk_rows, problem, settings)
+    rows, problem, row_settings, shape, mean, size = _rows(hidden, classifier, chunk_rows, problem, settings)
 
     def chunk_loss(own, classifier, bias, part):
-        logits, plan, _ = _chunk(own, classifier, bias, part, row_settings, factors)
+        logits, plan, _ = _chunk(own, classifier, bias, part, row_settings, mean)
         return kernel.elements(1, logits, plan)
 
     if checkpoint:
@@ -120,12 +115,12 @@ def _add_product(total, g, own):
 def _gradients(call, hidden, classifier, bias, problem):
     """(loss, (∂hidden, ∂classifier, ∂bias)), each chunk's gradient formed while its logits exist."""
     chunk_rows, settings = call
-    rows, problem, row_settings, shape, factors, size = _rows(hidden, classifier, chunk_rows, problem, settings)
+    rows, problem, row_settings, shape, mean, size = _rows(hidden, classifier, chunk_rows, problem, settings)
     dtype = XP.float_of(hidden)
 
     def body(carry, chunk):
         total, d_classifier, d_bias = carry
-        logits, plan, own = _chunk(chunk[0], classifier, bias, chunk[1], row_settings, factors)
+        logits, plan, own = _chunk(chunk[0], classifier, bias, chunk[1], row_settings, mean)
         each, g = kernel.elements(1, logits, plan), kernel.gradient(logits, plan, 1)
         d_bias = None if bias is None else d_bias + jnp.sum(g, axis=0)
         g = g.astype(own.dtype)

@@ -13,8 +13,7 @@ from multismooth.errors import require
 
 require("torch", "torch")
 
-from multismooth.functions import Functions
-from multismooth.torch.backend import TorchBackend
+from multismooth.torch.backend import functions as _functions
 from multismooth.torch.dropins import CrossEntropyLoss, cross_entropy, linear_cross_entropy
 from multismooth.torch.heads import LinearLoss
 
@@ -32,7 +31,6 @@ __all__ = [
     "terms",
 ]
 
-_functions = Functions(TorchBackend())
 loss = _functions.loss
 terms = _functions.terms
 loss_and_grad = _functions.loss_and_grad

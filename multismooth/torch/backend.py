@@ -4,6 +4,7 @@ import torch
 
 from multismooth.backend import Backend
 from multismooth.errors import complain
+from multismooth.functions import Functions
 from multismooth.torch import fused, linear
 from multismooth.torch.namespace import XP
 
@@ -81,3 +82,6 @@ class TorchBackend(Backend):
 
     def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, problem, settings):
         return linear.loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings)
+
+
+functions = Functions(TorchBackend())

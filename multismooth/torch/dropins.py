@@ -116,8 +116,7 @@ def _reduction(size_average, reduce, reduction):
 
 def _bind(logits, target, weight, ignore_index, reduction, label_smoothing):
     """Problem and Settings of a call, with the checks that torch has and none that it has not."""
-    if reduction not in checks.REDUCTIONS:
-        raise complain("reduction", '"mean", "sum" or "none"', repr(reduction), "")
+    checks.reduction(reduction)
     if not isinstance(label_smoothing, (Real, torch.Tensor)) or isinstance(label_smoothing, bool):
         raise complain("label_smoothing", "a number in [0, 1]", repr(label_smoothing), "", TypeError)
     label_smoothing = float(label_smoothing)

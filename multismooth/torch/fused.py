@@ -1,8 +1,8 @@
 """The eager PyTorch path: one autograd node for the whole loss, with the closed-form gradient of `spec`.
 
 `F.cross_entropy(label_smoothing=…)` records four nodes and keeps two (N, K) buffers besides the gradient; this keeps
-log p. Whatever needs more than a first derivative with respect to the logits (double backward, forward mode,
-torch.func, torch.compile, targets or weights that require gradients) takes the text of `spec`, which is exact.
+the gradient alone, and log p for "none". Whatever needs more than a first derivative with respect to the logits (double
+backward, forward mode, torch.func, torch.compile, targets or weights that require gradients) takes the text of `spec`.
 """
 
 import numpy as np

@@ -2,10 +2,7 @@
 
 import torch
 
-from multismooth.functions import Functions
-from multismooth.torch.backend import TorchBackend
-
-_linear_loss = Functions(TorchBackend()).linear_loss
+from multismooth.torch.backend import functions
 
 
 class LinearLoss(torch.nn.Linear):
@@ -29,7 +26,7 @@ class LinearLoss(torch.nn.Linear):
         self.options = options
 
     def forward(self, hidden, targets, **options):  # type: ignore[override]
-        return _linear_loss(hidden, self.weight, targets, bias=self.bias, **self.options | options)
+        return functions.linear_loss(hidden, self.weight, targets, bias=self.bias, **self.options | options)
 
     def logits(self, hidden):
         """The scores (N…, out_features) that the loss is of."""

@@ -1,9 +1,11 @@
-"""PyTorch linear head and loss: gradients computed in forward, chunk by chunk, with three matrix products in all.
+"""PyTorch linear head and loss: gradients computed in forward, chunk by chunk, with three matrix products at most.
 
 Forward knows each chunk's gradient as soon as its logits exist, so nothing of size (N, K) is kept and backward only
 multiplies by the upstream gradient. Reduction "none", double backward and whatever else `fused.eligible` refuses
 take checkpointed chunks of the plain text: a fourth product, any derivative.
 """
+
+from functools import partial
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -24,19 +26,13 @@ def _add_product(total, g, hidden):
         linear.add_product(total, g, hidden)
 
 
-def _gradients(hidden, classifier, bias, call, kernel=_kernel):
-    return linear.forward_and_gradient(hidden, classifier, bias, *call, XP, kernel, _add_product)
+def _gradients(hidden, classifier, bias, call, needed=(True, True, True), kernel=_kernel):
+    return linear.forward_and_gradient(hidden, classifier, bias, *call, XP, kernel, _add_product, needed)
 
 
 def _plain(hidden, classifier, bias, chunk_rows, problem, settings):
-    def chunk_loss(hidden, classifier, bias, plan):
-        def recomputed(hidden, classifier, bias):
-            return linear.plain(linear.logits_of(hidden, classifier, bias), plan, XP)
-
-        if torch._C._are_functorch_transforms_active() or not torch.is_grad_enabled():
-            return recomputed(hidden, classifier, bias)
-        return checkpoint(recomputed, hidden, classifier, bias, use_reentrant=False)
-
+    keeps = torch._C._are_functorch_transforms_active() or not torch.is_grad_enabled()
+    chunk_loss = linear.plain if keeps else partial(checkpoint, linear.plain, use_reentrant=False)
     return linear.forward(hidden, classifier, bias, chunk_rows, problem, settings, XP, chunk_loss)
 
 
@@ -46,19 +42,19 @@ class _LinearLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, classifier, bias, call):
-        loss, ctx.gradients = _gradients(hidden, classifier, bias, call)
+        loss, ctx.gradients = _gradients(hidden, classifier, bias, call, ctx.needs_input_grad[:3])
         ctx.save_for_backward(hidden, classifier, bias)
         ctx.call = call
         return loss
 
     @staticmethod
     def backward(ctx, upstream):
-        inputs = ctx.saved_tensors
+        inputs, needed = ctx.saved_tensors, ctx.needs_input_grad[:3]
         if torch.is_grad_enabled() or fused.transforming() or fused.batched(upstream):
-            return *_differentiable(inputs, ctx.needs_input_grad[:3], ctx.call, upstream), None
+            return *_differentiable(inputs, needed, ctx.call, upstream), None
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            _, gradients = _gradients(*inputs, ctx.call)
+            _, gradients = _gradients(*inputs, ctx.call, needed)
         return *(None if gradient is None else fused.scale_(gradient, upstream) for gradient in gradients), None
 
 
@@ -82,4 +78,4 @@ def loss(hidden, classifier, bias, chunk_rows, problem, settings):
 def loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings):
     with torch.no_grad():
         kernel = linear.plain_kernel if fused.transforming() else _kernel
-        return _gradients(hidden, classifier, bias, (chunk_rows, problem, settings), kernel)
+        return _gradients(hidden, classifier, bias, (chunk_rows, problem, settings), kernel=kernel)
