@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from math import isfinite
 from typing import Any
 
 import multismooth
@@ -49,7 +50,9 @@ class Survey:
         return not self.failures
 
     def to_dict(self) -> dict[str, Any]:
-        return {"agrees": bool(self)} | asdict(self)
+        """Everything as JSON values; an error that is not finite is the text "inf"."""
+        rows = [asdict(row) | {"error": row.error if isfinite(row.error) else "inf"} for row in self.rows]
+        return {"agrees": bool(self)} | asdict(self) | {"rows": rows}
 
 
 def survey(on_step: Callable[[str], Any] = lambda text: None) -> Survey:
@@ -70,8 +73,12 @@ def survey(on_step: Callable[[str], Any] = lambda text: None) -> Survey:
         outcomes: list = []
         for name in CONVENTIONS:
             varied = [a for a in VARIED if a != "prior" or multismooth.conventions[name].spread == "all"]
-            with context():
-                report = check(partial(fn, convention=name), name, framework=backend, accepts=varied)
+            try:
+                with context():
+                    report = check(partial(fn, convention=name), name, framework=backend, accepts=varied)
+            except Exception as error:  # a device that cannot compute is what this looks for; the others go on
+                failures.append(f"{backend} on {device}, {name}: {type(error).__name__}: {error}")
+                break
             outcomes += report.outcomes
             if not report:
                 failures.append(f"{backend} on {device}, {name}: {report.first}")
@@ -80,17 +87,19 @@ def survey(on_step: Callable[[str], Any] = lambda text: None) -> Survey:
 
 
 def _rows(backend, device, outcomes):
-    measured = [o for o in outcomes if o.difference is not None]
-    for dtype in dict.fromkeys(o.dtype for o in measured):
-        here = [o for o in measured if o.dtype == dtype]
-        worst = max(here, key=lambda o: o.difference / o.tolerance if o.tolerance else o.difference)
+    for dtype in dict.fromkeys(o.dtype for o in outcomes if o.difference is not None):
+        here = [o for o in outcomes if o.dtype == dtype]
+        measured = [o for o in here if o.difference is not None]
+        worst = max(measured, key=lambda o: o.difference / o.tolerance if o.tolerance else o.difference)
         agrees = all(o.status != "fail" for o in here)
-        yield Row(backend, device, dtype, len(here), worst.difference, worst.tolerance, agrees)
+        yield Row(backend, device, dtype, len(measured), worst.difference, worst.tolerance, agrees)
 
 
 def _version(package):
     try:
-        import_module(package)
+        module = import_module(package)
+        if package == "jax":
+            module.devices()  # where an installation without its device first says so
         return version(package)
     except PackageNotFoundError:
         return "present, without a version"

@@ -2,8 +2,8 @@
 
 import json
 import sys
-from contextlib import nullcontext
-from functools import partial
+from importlib.machinery import PathFinder
+from pathlib import Path
 
 import pytest
 from conftest import need
@@ -12,7 +12,7 @@ need("typer")
 from typer.testing import CliRunner  # noqa: E402
 
 import multismooth  # noqa: E402
-from multismooth import __main__, demo, doctor  # noqa: E402
+from multismooth import __main__, demo  # noqa: E402
 from multismooth.cli import app  # noqa: E402
 
 TINY = demo.Settings(smoothings=(0.1,), steps=2, float32_steps=1, batch_size=16)
@@ -139,9 +139,13 @@ def test_explain_lists_everything():
         (("explain", "apex-focal"), "the focal factor depends on the logits"),
         (("explain", "torch", "-e", "2"), "label_smoothing"),
         (("convert", "torch", "annotated-transformer"), "excludes the classes"),
+        (("explain", "annotated-transformer", "-k", "1"), "gives nothing to class 0"),
+        (("convert", "annotated-transformer", "annotated-transformer", "-k", "1"), "gives nothing to class 0"),
         (("convert", "torch", "others", "-e", "1", "-k", "2"), ""),
         (("check", "nowhere"), "package.module:function"),
         (("check", "no.such.module:loss"), "No module named 'no'"),
+        (("check", "numpyy:sum"), "Did you mean numpy"),
+        (("check", "multismooth.numpi:loss"), "Did you mean numpy? (in multismooth)"),
         (("check", "absent.py:loss"), "a file that exists"),
         (("check", "numpy:sun"), "Did you mean sum"),
         (("check", "numpy:pi"), "a function, a class or an object that can be called"),
@@ -199,8 +203,11 @@ def losses(tmp_path, monkeypatch):
     (tmp_path / "broken.py").write_text("1 / 0")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
     yield "somelosses.py"
-    sys.modules.pop("somelosses", None)
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in (getattr(sys.modules[name], "__file__", None) or ""):
+            del sys.modules[name]
 
 
 NUMPY = ("--framework", "numpy")
@@ -280,57 +287,97 @@ def test_a_file_that_does_not_run_says_so(losses):
     assert "ZeroDivisionError" in result.stderr
 
 
-# --- doctor -----------------------------------------------------------------------------------------------------------
+OTHERS = """
+from __future__ import annotations
+from dataclasses import dataclass
+import multismooth.numpy as ms
+
+print("read")
+
+@dataclass
+class Smoothed:
+    ε: float
+
+    def __call__(self, z, y):
+        return ms.loss_and_grad(z, y, label_smoothing=self.ε)
+
+class Trainer:
+    def loss(self, z, y):
+        return ms.loss_and_grad(z, y)
+
+def chatty(z, y):
+    import called_late
+    print("called")
+    return ms.loss_and_grad(z, y)
+"""
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    """One convention, and NumPy alone."""
-    monkeypatch.setattr(doctor, "CONVENTIONS", ("torch",))
-    versions = {name: "not installed: " for name in doctor.SOURCES if name != "numpy"}
-    version = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda package: versions.get(package) or version(package))
+def others(losses, tmp_path):
+    """Losses in a directory that is not the current one, under a name that another module has."""
+    (tmp_path / "port").mkdir()
+    (tmp_path / "port" / "torch.py").write_text(OTHERS)
+    (tmp_path / "port" / "called_late.py").write_text("")
+    return "port/torch.py"
 
 
-def test_doctor_lists_and_checks(quick):
-    result = invoke("doctor")
-    assert result.exit_code == 0, result.output
-    for text in ("python", "torch", "not installed", "float64", "agrees"):
-        assert text in result.output
-    plain = json.loads(invoke("doctor", "--json").stdout)
-    assert plain["agrees"] is True
-    assert plain["versions"]["numpy"]
-    assert {row["backend"] for row in plain["rows"]} == {"numpy"}
+def test_a_class_gets_its_keywords_as_it_is_made(others):
+    smoothed = ("check", f"{others}:Smoothed", *NUMPY)
+    assert invoke(*smoothed, "--with", "ε=0.2", "-e", "0.2").exit_code == 0
+    assert invoke(*smoothed, "--with", "ε=0.2", "-e", "0.1").exit_code == 1
+    result = invoke(*smoothed)
+    assert result.exit_code == 2
+    assert "expected a class to call as Smoothed(); got TypeError" in result.stderr
+    assert "missing 1 required positional argument: 'ε'" in result.stderr
 
 
-def test_doctor_notices_a_backend_that_is_off(quick, monkeypatch):
-    right = multismooth.numpy.loss_and_grad
-    monkeypatch.setattr(doctor, "_places", lambda versions: [("numpy", "cpu", partial(wrong, right), nullcontext)])
-    result = invoke("doctor")
-    assert result.exit_code == 1
-    assert "differs" in result.output
-    assert "numpy on cpu, torch: values" in result.output
+def test_a_method_is_that_of_an_object(others):
+    assert invoke("check", f"{others}:Trainer.loss", *NUMPY).exit_code == 0
 
 
-def wrong(right, z, y, **settings):
-    loss, gradient = right(z, y, **settings)
-    return loss * (1 + 1e-9), gradient
+def test_what_a_loss_prints_stays_out_of_the_result(others):
+    result = invoke("identify", f"{others}:chatty", "--json", *NUMPY)
+    assert json.loads(result.stdout)["names"][0] == "torch"
+    assert result.stderr.startswith("read")
+    assert "called" in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (ModuleNotFoundError("gone", name="torch"), 'not installed: pip install "multismooth[torch]"'),
-        (ModuleNotFoundError("no libfoo", name="libfoo"), "broken: no libfoo"),
-        (OSError("a library is missing"), "broken: OSError: a library is missing"),
-        (None, "present, without a version"),
-    ],
-)
-def test_doctor_says_what_is_wrong_with_a_package(monkeypatch, error, text):
-    def load(name):
-        if error:
-            raise error
-        raise doctor.PackageNotFoundError
+def test_a_file_takes_no_other_modules_place(others, losses):
+    both = ("--framework-a", "numpy", "--framework-b", "numpy")
+    assert invoke("compare", f"{others}:chatty", f"{losses}:Criterion", *both).exit_code == 0
+    path = str(Path(others).resolve())
+    assert getattr(sys.modules.get("torch"), "__file__", "") != path
+    assert getattr(PathFinder.find_spec("torch"), "origin", "") != path
+    assert sys.modules["somelosses"].__file__ == str(Path(losses).resolve())
 
-    monkeypatch.setattr(doctor, "import_module", load)
-    assert doctor._version("torch") == text
+
+def test_two_files_of_one_name_are_two_modules(losses, tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / losses).write_text(LOSSES.replace('"sum"', '"mean"'))
+    both = ("--framework-a", "numpy", "--framework-b", "numpy")
+    assert invoke("compare", f"{losses}:summed", f"old/{losses}:summed", *both).exit_code == 1
+    assert invoke("compare", f"{losses}:Criterion", f"old/{losses}:summed", *both).exit_code == 0
+
+
+@pytest.mark.parametrize("text", ["raise RuntimeError('no GPU')", "raise SystemExit(0)", "def loss(:"])
+@pytest.mark.parametrize("target", ["unready.py:loss", "unready:loss"])
+def test_code_that_cannot_be_imported_ends_with_2(losses, tmp_path, text, target):
+    (tmp_path / "unready.py").write_text(text)
+    result = invoke("check", target)
+    assert result.exit_code == 2
+    assert any(error in result.stderr for error in ("got RuntimeError", "got SystemExit", "got SyntaxError"))
+    assert "unready" not in sys.modules
+
+
+def test_a_file_that_is_not_there_suggests_another(losses):
+    result = invoke("check", "somelosess.py:summed")
+    assert result.exit_code == 2
+    assert "Did you mean somelosses.py?" in result.stderr
+
+
+def test_a_missing_import_is_not_taken_for_the_target(losses, tmp_path):
+    (tmp_path / "needy.py").write_text("import nunpy")
+    result = invoke("check", "needy:loss")
+    assert result.exit_code == 2
+    assert "Importing needy says: No module named 'nunpy'" in result.stderr
+    assert "Did you mean" not in result.stderr

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+import sys
+from contextlib import contextmanager, redirect_stdout
 from typing import Annotated
 
 import typer
@@ -37,6 +38,13 @@ def refusing():
     except (ValueError, ImportError, OSError) as error:
         errors.print(f"[red]{escape(str(error))}[/red]", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
+
+
+@contextmanager
+def aside(text):
+    """A spinner on stderr, where all that the code of others prints goes meanwhile: stdout has the result alone."""
+    with errors.status(text) as status, redirect_stdout(sys.stderr):
+        yield status
 
 
 def say(text):

@@ -9,6 +9,7 @@ import typer
 
 from multismooth.cli.app import AsJson, Smoothing, app, console, refusing, say, say_json
 from multismooth.convention import DIVIDES_BY, Convention
+from multismooth.errors import complain
 
 Name = typer.Argument(help="A name or alias in the registry, such as torch, fairseq or hf.", metavar="CONVENTION")
 
@@ -18,7 +19,7 @@ def explain(
     convention: Annotated[str | None, Name] = None,
     label_smoothing: Smoothing = 0.1,
     classes: Annotated[int, typer.Option("--classes", "-k", help="K, the number of classes.", min=1)] = 5,
-    everything: Annotated[bool, typer.Option("--list", help="All conventions, a line each.")] = False,
+    everything: Annotated[bool, typer.Option("--list", help="All conventions in a table.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what a library computes when it is given label_smoothing: formula, target row, what "mean" divides by.
@@ -37,6 +38,7 @@ def explain(
         return
     with refusing():
         entry = resolve(convention)
+        _enough(entry, classes)
         text = entry.explain(label_smoothing, classes)
         row = entry.target_row(label_smoothing, classes, _first_label(entry, classes))
     also = sorted(alias for alias, name in aliases.items() if name == entry.name)
@@ -66,6 +68,7 @@ def convert(
 
     with refusing():
         a, b = resolve(original), resolve(other)
+        _enough(a, classes)
         result = a.smoothing_for(b, label_smoothing, classes)
     rest = {field: [before, after] for field, before, after in _differences(a, b)}
     if as_json:
@@ -87,6 +90,13 @@ def _differences(a, b):
         yield "ignored label" if f.name == "ignore_index" else f.name.replace("_", " "), before, after
 
 
+def _enough(convention, classes):
+    if convention.receivers(classes) < 1:
+        excluded = ", ".join(map(str, convention.exclude))
+        remedy = f"{convention.name} gives nothing to class {excluded}: pass more."
+        raise complain("--classes", "classes that can receive something", f"{classes}", remedy)
+
+
 def _first_label(convention, classes):
     return next((k for k in range(classes) if k not in convention.exclude), 0)
 
@@ -96,9 +106,16 @@ def _plain(convention):
 
 
 def _table(conventions):
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("name", "ε goes to", "mean divides by", "ignores", "source", box=None, pad_edge=False)
+    columns = (
+        Column("name", no_wrap=True),
+        "ε goes to",
+        "mean divides by",
+        "ignores",
+        Column("source", overflow="fold"),
+    )
+    table = Table(*columns, box=None, pad_edge=False)
     for name, entry in conventions.items():
         spread = {"all": "all K", "others": "K − 1 others"}[entry.spread]
         spread += f" but {', '.join(map(str, entry.exclude))}" if entry.exclude else ""

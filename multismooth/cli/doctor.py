@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 from rich.table import Table
 
-from multismooth.cli.app import AsJson, app, console, errors, say_json
+from multismooth.cli.app import AsJson, app, aside, console, say_json
 
 
 @app.command()
@@ -20,7 +20,7 @@ def doctor(as_json: AsJson = False) -> None:
     """
     from multismooth.doctor import survey
 
-    with errors.status("looking around") as status:
+    with aside("looking around") as status:
         found = survey(on_step=lambda text: status.update(f"checking {text}"))
     if as_json:
         say_json(found.to_dict())

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from multismooth.cli.app import AsJson, Smoothing, app, errors, refusing, say, say_json
+from multismooth.cli.app import AsJson, Smoothing, app, aside, refusing, say, say_json
 from multismooth.cli.target import GRAMMAR, load
 from multismooth.errors import complain
 
 Target = typer.Argument(help=f"{GRAMMAR}; it is called as fn(logits, targets).", metavar="TARGET")
-With = typer.Option("--with", help="name=value for the function, a Python literal; may be repeated.")
+With = typer.Option("--with", help="name=value for the function, or for making the class; may be repeated.")
 Framework = Annotated[str | None, typer.Option(help="torch, jax or numpy; by default the first that works.")]
 Classes = Annotated[int | None, typer.Option("--num-classes", "-k", help="K, if it takes one K only.")]
 Accepts = Annotated[str, typer.Option(help="Keywords that it takes as multismooth.loss does, e.g. weight,reduction.")]
@@ -29,7 +29,7 @@ def check(
     ignore_index: Ignored = None,
     reduction: Annotated[str, typer.Option(help="mean, sum or none.")] = "mean",
     weight: Annotated[str | None, typer.Option(help="Class weights that it closes over: 1,2,0.5.")] = None,
-    z_loss: float = 0.0,
+    z_loss: Annotated[float, typer.Option(help="The factor of its log² Z term.")] = 0.0,
     normalizer: Annotated[str | None, typer.Option(help="The number that it divides by, or sentences.")] = None,
     framework: Framework = None,
     num_classes: Classes = None,
@@ -49,7 +49,7 @@ def check(
     from multismooth import parity
 
     settings = {"label_smoothing": label_smoothing, "reduction": reduction, "z_loss": z_loss}
-    with refusing(), errors.status(f"checking {target}"):
+    with refusing(), aside(f"checking {target}"):
         settings |= _ignored(ignore_index)
         if weight is not None:
             settings["weight"] = _numbers("--weight", weight)
@@ -86,7 +86,7 @@ def compare(
     """
     from multismooth import parity
 
-    with refusing(), errors.status(f"comparing {target_a} and {target_b}"):
+    with refusing(), aside(f"comparing {target_a} and {target_b}"):
         report = parity.compare(
             load(target_a, given_a or ()),
             load(target_b, given_b or ()),
@@ -118,7 +118,7 @@ def identify(
     """
     from multismooth import parity
 
-    with refusing(), errors.status(f"asking {target}"):
+    with refusing(), aside(f"asking {target}"):
         known = None if weight is None else _numbers("--weight", weight)
         found = parity.identify(load(target, given or ()), framework, num_classes=num_classes, weight=known)
     _tell(found, as_json)

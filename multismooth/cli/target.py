@@ -3,9 +3,12 @@
 import ast
 import importlib
 import importlib.util
+import inspect
+import pkgutil
 import sys
 from difflib import get_close_matches
 from functools import partial
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from multismooth.errors import complain
@@ -14,47 +17,111 @@ GRAMMAR = "package.module:function or path/to/file.py:function"
 
 
 def load(target, given=()):
-    """The callable that a target names, with `given` ("name=value") bound to it; a class is called for its object."""
+    """The callable that a target names, with `given` ("name=value") bound to it; a class gets them as it is made."""
     place, _, name = target.rpartition(":")
     if not place or not name:
         raise complain("target", GRAMMAR, repr(target), "For example torch.nn.functional:cross_entropy.")
+    keywords = dict(map(_keyword, given))
     found = _module(place, target)
     for part in name.split("."):
-        if not hasattr(found, part):
-            near = get_close_matches(part, [n for n in dir(found) if not n.startswith("__")], n=3)
-            hint = f"Did you mean {', '.join(near)}?" if near else "Names are case-sensitive."
-            raise complain("target", f"a name in {place}", f"{name!r}", hint)
-        found = getattr(found, part)
-    found = found() if isinstance(found, type) else found
+        found = _attribute(found, part, place, name)
+    if isinstance(found, type):
+        found, keywords = _object(found, keywords), {}
     if not callable(found):
         raise complain("target", "a function, a class or an object that can be called", type(found).__name__, "")
-    keywords = dict(map(_keyword, given))
     return partial(found, **keywords) if keywords else found
+
+
+def _attribute(found, part, place, name):
+    if not hasattr(found, part):
+        names = [n for n in dir(found) if not n.startswith("__")]
+        raise complain("target", f"a name in {place}", f"{name!r}", _near(part, names) or "Names are case-sensitive.")
+    if isinstance(found, type) and _takes_self(inspect.getattr_static(found, part)):
+        found = _object(found, {})
+    return getattr(found, part)
+
+
+def _takes_self(function):
+    return inspect.isfunction(function) and next(iter(inspect.signature(function).parameters), "") == "self"
+
+
+def _object(made, keywords):
+    try:
+        return made(**keywords)
+    except Exception as error:
+        call = f"{made.__qualname__}({', '.join(f'{name}={value!r}' for name, value in keywords.items())})"
+        remedy = "What it takes as it is made: --with name=value, or name a function that makes and calls it."
+        raise complain("target", f"a class to call as {call}", f"{type(error).__name__}: {error}", remedy) from error
 
 
 def _module(place, target):
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    if not place.endswith(".py"):
-        try:
-            return importlib.import_module(place)
-        except ImportError as error:
-            remedy = f"Importing {place} says: {error}. For a file, write its path with .py."
-            raise complain("target", GRAMMAR, repr(target), remedy) from error
-    path = Path(place).resolve()
+    if place.endswith(".py"):
+        return _file(Path(place).resolve(), place, here)
+    try:
+        return importlib.import_module(place)
+    except ImportError as error:
+        near = _near_modules(place, error) or "For a file, write its path with .py."
+        raise complain("target", GRAMMAR, repr(target), f"Importing {place} says: {error}. {near}") from error
+    except (Exception, SystemExit) as error:
+        raise complain("target", "a module that can be imported", _text(error), f"In {place}.") from error
+
+
+def _file(path, place, here):
+    """The module in a file; its neighbours can be imported, as if it were run."""
     if not path.is_file():
-        raise complain("target", "a file that exists", str(place), f"Paths start at {here}.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
+        near = _near(path.name, [neighbour.name for neighbour in path.parent.glob("*.py")])
+        raise complain("target", "a file that exists", place, f"Paths start at {here}. {near}".rstrip())
+    name = _name(path)
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise complain("target", "a file that runs", f"{type(error).__name__}: {error}", f"In {place}.") from error
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise complain("target", "a file that runs", _text(error), f"In {place}.") from error
     finally:
         sys.path.remove(str(path.parent))
+        sys.path.append(str(path.parent))  # for what it imports when called; last, as a neighbour may be a torch.py
     return module
+
+
+def _name(path):
+    """What importing the file would call it; a longer name where that means another module, such as torch."""
+    name = path.stem.replace(".", "_")
+    while _origin(name) not in (None, str(path)):
+        name += "_"
+    return name
+
+
+def _origin(name):
+    if name in sys.modules:
+        return getattr(sys.modules[name], "__file__", None) or "no file"
+    return getattr(PathFinder.find_spec(name), "origin", None)
+
+
+def _near_modules(place, error):
+    """Modules with almost the name that is missing, if it is missing from the target and not from what it imports."""
+    if not error.name or not f"{place}.".startswith(f"{error.name}."):
+        return ""
+    parent, _, last = error.name.rpartition(".")
+    where = getattr(sys.modules.get(parent), "__path__", []) if parent else None
+    near = _near(last, [module.name for module in pkgutil.iter_modules(where)])
+    return f"{near} (in {parent})" if near and parent else near
+
+
+def _near(word, names):
+    near = get_close_matches(word, names, n=3)
+    return f"Did you mean {', '.join(near)}?" if near else ""
+
+
+def _text(error):
+    return f"{type(error).__name__}: {error}"
 
 
 def _keyword(text):
