@@ -328,6 +328,13 @@ def test_several_k_tell_the_spreads_apart_and_one_k_cannot(spread):
     assert parity.identify(partial(fn, only=6)).convention == fixed.convention
 
 
+def test_many_classes_take_no_more_calls_than_few():
+    functional = need("torch").nn.functional
+    fn = partial(functional.cross_entropy, label_smoothing=0.1)
+    few, many = (parity.identify(fn, "torch", num_classes=k).asked["calls"] for k in (10, 1000))
+    assert many <= few + 5
+
+
 # --- what is not of the family ----------------------------------------------------------------------------------------
 
 

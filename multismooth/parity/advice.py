@@ -18,16 +18,23 @@ class Names(NamedTuple):
     theirs: str
 
 
-def advice(found: Identification, wanted: Reading, names: Names, ground):
-    """Sentences on how to bring what was found to what was wanted; of several readings the nearest one counts."""
+def advice(found: Identification, wanted: Reading, names: Names, ground, explains):
+    """Sentences on how to bring what was found to what was wanted; of several readings the nearest one counts.
+
+    explains(reading): whether it answers the failing case as the loss did. One that does not is no explanation.
+    """
     if not found:
         return (f"{names.mine} is of no convention of this family: {found.why}",)
+    readings = [reading for reading in found.readings if explains(reading)]
+    if not readings:
+        plain = settings_text(found.readings[0])
+        return (f"on most problems {names.mine} is {plain}, but not where it fails first: look at that case",)
     labels = ground.case("ignored labels").labels
-    told = [differences(reading, wanted, names, ground.num_classes, labels) for reading in found.readings]
+    told = [differences(reading, wanted, names, ground.num_classes, labels) for reading in readings]
     nearest = min(told, key=len)
     if not nearest:
         return (f"on ordinary problems {names.mine} has the formula of {names.theirs}; the first failure is elsewhere",)
-    reading = found.readings[told.index(nearest)]
+    reading = readings[told.index(nearest)]
     known = f" ({', '.join(found.names[:5])})" if found.names else ""
     return (*nearest, f"{names.mine} as it is{known}: {settings_text(reading)}")
 
@@ -106,14 +113,16 @@ def _divisors(mine, theirs, names, labels):
         return
     if mine.reduction != "mean":
         return
-    a, b = (_unweighted(reading) for reading in (mine, theirs))
+    told_apart = None not in (mine.ignore_index, theirs.ignore_index)
+    a, b = (_unweighted(reading, told_apart) for reading in (mine, theirs))
+    by = [_divisor(reading, labels, theirs.ignore_index) for reading in (mine, theirs)]
+    texts = f"{names.mine} divides by {by[0]}; {names.theirs} by {by[1]}"
     if (mine.normalizer, theirs.normalizer) != (None, None):
         if mine.normalizer != theirs.normalizer:
-            yield f"{names.mine} divides by {_divisor(mine, labels)}; {names.theirs} by {_divisor(theirs, labels)}"
+            yield texts
         return
     if a.denominator != b.denominator or a.smooth_denominator != b.smooth_denominator:
-        both = f"{names.mine} divides by {_divisor(mine, labels)}; {names.theirs} by {_divisor(theirs, labels)}"
-        yield both + _remedy(theirs)
+        yield texts + _remedy(theirs)
     if (a.denominator_add, a.denominator_floor) != (b.denominator_add, b.denominator_floor):
         yield (
             f"{names.mine} divides by max(D + {a.denominator_add:g}, {a.denominator_floor}); "
@@ -121,9 +130,10 @@ def _divisors(mine, theirs, names, labels):
         )
 
 
-def _unweighted(reading):
-    """The convention, with the elements for a divisor where no class weights tell it from another."""
-    kinds = {"target_weight": "counted", "mixture_weight": "counted", "nonzero": "counted"}
+def _unweighted(reading, told_apart=True):
+    """The convention, with the elements for a divisor where no weights and no ignored label tell it from another."""
+    elements = "counted" if told_apart else "all"
+    kinds = dict.fromkeys(("target_weight", "mixture_weight", "nonzero", "counted"), elements)
     convention = reading.convention
     if reading.weight is not None:
         return convention
@@ -131,12 +141,12 @@ def _unweighted(reading):
     return replace(convention, denominator=own, smooth_denominator=kinds.get(*[convention.smooth_denominator] * 2))
 
 
-def _divisor(reading, labels):
+def _divisor(reading, labels, ignored):
     """What a mean divides by, with the numbers that it is on these labels."""
     if reading.normalizer is not None:
         return "the sentences" if reading.normalizer == "sentences" else f"{reading.normalizer:.6g}"
     convention, n = _unweighted(reading), len(labels)
-    gone = 0 if reading.ignore_index is None else int((labels == reading.ignore_index).sum())
+    gone = 0 if ignored is None else int((labels == ignored).sum())
     texts = {
         "counted": f"the {n - gone} counted elements",
         "nonzero": f"the {n - gone} counted elements, whatever their sample weights",

@@ -136,8 +136,8 @@ def _failure(box, classes):
             if np.isfinite(answer.loss).all():
                 return ""
             again = f"the loss is {answer.loss.flat[0]}"
-        if again == why:
-            return why  # whatever the labels are
+        if again == why and not again.startswith("the loss is"):
+            return why  # raised whatever the labels are; a class may be masked, and its loss inf
         why = again
     return why
 

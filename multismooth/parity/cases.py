@@ -41,6 +41,8 @@ class Case:
     def classes(self, k):
         """The case with its first k classes."""
         given = {name: v[:k] if name in PER_CLASS else v for name, v in self.given.items()}
+        if "prior" in given:
+            given["prior"] = given["prior"] / given["prior"].sum()
         return replace(self, logits=self.logits[:, :k], given=given)
 
 

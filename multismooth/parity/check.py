@@ -8,7 +8,7 @@ from multismooth.parity.call import CLASSES, LAYOUTS
 from multismooth.parity.cases import VARIED, Ground
 from multismooth.parity.probes import Reading
 from multismooth.parity.report import Report
-from multismooth.parity.run import chosen, run
+from multismooth.parity.run import chosen, explaining, run
 from multismooth.parity.sides import Reference, Subject
 from multismooth.parity.trials import NAMES
 from multismooth.registry import resolve
@@ -99,7 +99,8 @@ def check(
     told = ran.remedy
     if ran.identified:
         wanted = {name: value for name, value in settings.items() if name != "class_mask"}
-        told += advice(ran.identified[0], Reading(**wanted), Names("fn", "the reference"), ground)
+        explains = explaining(subject, ran.case, settings.get("class_mask"))
+        told += advice(ran.identified[0], Reading(**wanted), Names("fn", "the reference"), ground, explains)
     return Report(subject.name, against, ran.outcomes, told, ran.code, ran.identified)
 
 
@@ -147,7 +148,8 @@ def compare(
     ran = run([a, b], b, ground, compile=compile, strict=strict, skip=skip)
     told = ran.remedy
     if ran.identified and ran.identified[1]:
-        told += advice(ran.identified[0], ran.identified[1].readings[0], Names(a.name, b.name), ground)
+        theirs, names = ran.identified[1].readings[0], Names(a.name, b.name)
+        told += advice(ran.identified[0], theirs, names, ground, explaining(a, ran.case))
     elif ran.identified:
         told += (f"{b.name} is of no convention of this family: {ran.identified[1].why}",)
     return Report(a.name, b.name, ran.outcomes, told, ran.code, ran.identified)

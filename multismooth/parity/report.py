@@ -108,7 +108,8 @@ class Report:
 
     def _counts(self):
         counts = Counter(outcome.status for outcome in self.outcomes)
-        texts = {"pass": "passed", "fail": "failed", "remark": "remarks", "skip": "skipped"}
+        remarked = "remark" if counts["remark"] == 1 else "remarks"
+        texts = {"pass": "passed", "fail": "failed", "remark": remarked, "skip": "skipped"}
         return ", ".join(f"{counts[status]} {text}" for status, text in texts.items() if counts[status])
 
     def _skips(self):

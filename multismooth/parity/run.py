@@ -1,10 +1,15 @@
 """All trials on two sides, and what is made of a failure: the smallest case, its code, what the losses are."""
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from multismooth.errors import complain
+from multismooth.parity.differences import compare_answers
 from multismooth.parity.identify import Search
 from multismooth.parity.report import Outcome
+from multismooth.parity.sides import Reference
 from multismooth.parity.smallest import code, shrink
 from multismooth.parity.trials import trials
 
@@ -22,9 +27,10 @@ REMEDIES = {
 
 
 class Run(NamedTuple):
-    """The outcomes; of the first failure code for the smallest case, what to do, what the subjects are."""
+    """The outcomes; of the first failure its case, code for the smallest one, what to do, what the subjects are."""
 
     outcomes: tuple[Outcome, ...]
+    case: Any = None
     code: str = ""
     remedy: tuple[str, ...] = ()
     identified: tuple = ()
@@ -53,10 +59,38 @@ def run(subjects, against, ground, *, weight=None, compile=False, strict=False, 
         identified = tuple(Search(subject.box, weight).run() for subject in subjects)
     return Run(
         tuple(outcomes),
+        case,
         code(small, first, against),
         () if comparing else _remedy(trial, case, ground),
         identified,
     )
+
+
+def explaining(subject, case, mask=None):
+    """A predicate of readings: does this one answer the failing case as the subject did?"""
+
+    def explains(reading):
+        settings = reading.settings("sentences") | ({} if mask is None else {"class_mask": mask})
+        try:
+            wanted = Reference(settings, subject.box.sentences).ask(case)
+        except ValueError:  # labels that the reading has no place for: true unless the loss in fact ignores them
+            return _counts_strangers(subject, case)
+        try:
+            return compare_answers(subject.ask(case), wanted, case).status == "pass"
+        except Exception:
+            return True
+
+    return explains
+
+
+def _counts_strangers(subject, case):
+    """Whether the logits of elements without a class matter."""
+    stranger = ~np.isin(case.labels, range(case.logits.shape[1]))
+    other = replace(case, logits=np.where(stranger[:, None], case.logits[:, ::-1] + 1.0, case.logits))
+    try:
+        return bool((subject.ask(case).loss != subject.ask(other).loss).any())
+    except Exception:
+        return True
 
 
 def _remedy(trial, case, ground):

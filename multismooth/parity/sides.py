@@ -68,7 +68,7 @@ class Reference:
         arguments = {**self.settings, **case.given}
         if arguments["reduction"] != "mean":
             arguments["normalizer"] = None
-        elif arguments["normalizer"] == "sentences":
+        elif arguments.get("normalizer") == "sentences":
             arguments["normalizer"] = self.sentences(len(case.labels))
         return arguments
 

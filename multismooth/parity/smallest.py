@@ -28,7 +28,8 @@ def shrink(fails, case, ground):
         case = fewer
     while ground.free and case.logits.shape[1] > 2 and case.labels.max(initial=0) < case.logits.shape[1] - 1:
         k = case.logits.shape[1]
-        smaller = (c for c in dict.fromkeys((2, 3, k // 2, k - 1)) if case.labels.max(initial=0) < c < k)
+        sizes = (2, 3, k // 2, 3 * k // 4, k - 1 if k <= 12 else k)  # one by one, each compiled anew, takes minutes
+        smaller = (c for c in dict.fromkeys(sizes) if case.labels.max(initial=0) < c < k)
         fewer = next((c for c in map(case.classes, smaller) if fails(c)), None)
         if fewer is None:
             break
@@ -43,7 +44,7 @@ def shrink(fails, case, ground):
 
 def code(case, a, b):
     """Python that shows the case: what both sides give for it."""
-    lines = [f"logits = {_numbers(case.logits)}", f"labels = np.array({case.labels.tolist()})"]
+    lines = [f"logits = {_numbers(case.logits)}", f"labels = np.array({case.labels.tolist()}, dtype=int)"]
     for side in (a, b):
         lines += _of_reference(side, case) if side.name == "multismooth" else _of_subject(side, case)
     imports = ["import numpy as np", *(line for line in lines if line.startswith(("import ", "from ")))]
@@ -135,7 +136,8 @@ def _framed(value, side):
     if not isinstance(value, np.ndarray):
         return repr(value)
     text = _numbers(value)
-    return {"torch": f"torch.tensor({text}).to(z.dtype)", "jax": f"jax.numpy.asarray({text})"}.get(side.framework, text)
+    cast = ".to(z.dtype)" if value.dtype.kind == "f" else ""
+    return {"torch": f"torch.tensor({text}){cast}", "jax": f"jax.numpy.asarray({text})"}.get(side.framework, text)
 
 
 def _pattern(shape):
@@ -144,7 +146,7 @@ def _pattern(shape):
 
 
 def _numbers(array):
-    if array.size > 100 and not array.any():
+    if array.size == 0 or (array.size > 100 and not array.any()):
         return f"np.zeros({array.shape})"
     if array.size > 100 and np.array_equal(array, _pattern(array.shape)):
         return f"np.resize(np.arange(7.0) - 3, {array.shape})"
