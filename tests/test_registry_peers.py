@@ -4,12 +4,15 @@ PyTorch, Optax and Keras (on JAX) belong to the test environment. Those of `OPTI
 what they returned once is in tests/golden in any case.
 """
 
+import importlib.util
 import os
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import need
+from conftest import missing, need
 
 import multismooth.numpy as ms
 from multismooth import conventions
@@ -113,8 +116,22 @@ def keras_cases(reduction):
     return cases
 
 
+def part(library, place):
+    """A library's subpackage by itself: `import timm`, say, wants a torchvision that fits PyTorch's CPU build."""
+    found = importlib.util.find_spec(library)
+    if found is None:
+        missing(library, f"{library} is not installed")
+    path = Path(found.origin).parent / place
+    folder = [str(path.parent)] if path.name == "__init__.py" else None
+    name = f"{library}_alone"
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=folder)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def timm_cases(z, y, soft, w, s, eps):
-    timm = need("timm.loss")
+    timm = part("timm", "loss/__init__.py")
     yield of_torch(lambda torch, logits: timm.LabelSmoothingCrossEntropy(eps)(logits, torch.tensor(y)), z), y, {}
 
 
@@ -140,6 +157,24 @@ def monai_cases(z, y, soft, w, s, eps):
     yield of_torch(loss, z), y, {"weight": w}
 
 
+def pixels(loss):
+    """For segmentation: rows as the pixels of one picture, classes on axis 1; two of them ignored."""
+
+    def cases(z, y, soft, w, s, eps):
+        labels = ignored(y)
+
+        def picture(torch, logits):
+            return loss(eps)(logits.T[None, :, :, None], torch.tensor(labels)[None, :, None])
+
+        yield of_torch(picture, z), labels, {}
+
+    return cases
+
+
+def segmentation_models(eps):
+    return part("segmentation_models_pytorch", "losses/__init__.py").SoftCrossEntropyLoss(smooth_factor=eps)
+
+
 REQUIRED = {
     "torch": torch_cases,
     "torch-kl-div": kl_div("batchmean"),
@@ -150,7 +185,12 @@ REQUIRED = {
     "keras": keras_cases("sum_over_batch_size"),
     "keras-weighted": keras_cases("mean_with_sample_weight"),
 }
-OPTIONAL = {"timm": timm_cases, "transformers": transformers_cases, "monai": monai_cases}
+OPTIONAL = {
+    "timm": timm_cases,
+    "transformers": transformers_cases,
+    "monai": monai_cases,
+    "segmentation-models": pixels(segmentation_models),
+}
 LOOSE = {"transformers": 1e-6}  # it sums the smoothing term in float32
 PEERS = REQUIRED | OPTIONAL
 
