@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 from adapters import NUMPY
+from formulas import difference
 from golden_cases import behind
 
 from multismooth import conventions
@@ -41,7 +42,8 @@ arguments that its defaults imply. `logits` and `labels` are the ones that it wa
 
 "measured" is the largest difference, of the losses and of the gradients alike, from what the library itself returned
 for its recorded calls; their number is in parentheses. Most differences above 1e-12 are float32 roundings of the
-library. "formula" stands where there is no record: then the tests compare with the formula in the library's source.
+library. Where nothing is recorded, it is the difference from the formula in the library's source, which is not a run of
+the library: then "formula" stands in parentheses. For a loss of your own, [`parity.check`](parity.md) measures it.
 Sums and losses per element (`reduction="sum"`, `"none"`) need no `normalizer`. Where a library takes the index of
 padding from its vocabulary, 0 stands for it in `ignore_index` and in the columns that get no mass; for another, use
 `dataclasses.replace(convention, exclude=(pad,))`.
@@ -57,10 +59,10 @@ def bound(gap):
 
 
 def measured(name):
-    """How far a name is from the records of its library."""
+    """How far a name is from the records of its library, or else from its formula."""
     chosen = behind(name)
     if not chosen:
-        return "formula"
+        return f"{bound(difference(name))} (formula)"
     gaps = [max(case.difference(NUMPY, conventions[name])) for case in chosen]
     return f"{bound(max(gaps))} ({len(gaps)})"
 

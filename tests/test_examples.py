@@ -10,6 +10,20 @@ from conftest import need
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 FRAMEWORKS = {"torch", "jax", "optax", "matplotlib"}
+SAID = {  # what a program must print, beside ending well
+    "porting_a_criterion": (
+        "first_port does not agree with Criterion",
+        "first_port spreads ε = 0.1 over all K classes; Criterion spreads ε = 0.1 over the K − 1 others: "
+        "pass label_smoothing=0.125 to first_port (K = 5)",
+        "first_port ignores no label; Criterion ignores the label 1: pass ignore_index=1",
+        "settings    convention=Convention(), label_smoothing=0.1, reduction='sum'\n",
+        "names       fairseq, ",
+        "port_by_hand agrees with Criterion",
+        "port_by_hand agrees with fairseq",
+        "port_by_name agrees with Criterion",
+        "port_by_name agrees with fairseq",
+    )
+}
 
 
 def frameworks(path):
@@ -19,7 +33,7 @@ def frameworks(path):
 
 
 def test_there_are_examples():
-    assert len(EXAMPLES) >= 7
+    assert len(EXAMPLES) >= 8
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -31,6 +45,7 @@ def test_it_runs_and_its_checks_hold(path, tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip()
+    assert [text for text in SAID.get(path.stem, ()) if text not in ended.stdout] == []
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
