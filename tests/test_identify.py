@@ -328,6 +328,17 @@ def test_several_k_tell_the_spreads_apart_and_one_k_cannot(spread):
     assert parity.identify(partial(fn, only=6)).convention == fixed.convention
 
 
+def test_a_second_ignored_label_is_told():
+    functional = need("torch").nn.functional
+
+    def fn(z, y):
+        return functional.cross_entropy(z, y, label_smoothing=0.1, reduction="none").masked_fill(y == 1, 0).mean()
+
+    found = parity.identify(fn, "torch")
+    assert (found.ignore_index, found.convention.denominator) == (1, "all")
+    assert "the label -100 is ignored in the same way" in found.notes
+
+
 def test_many_classes_take_no_more_calls_than_few():
     functional = need("torch").nn.functional
     fn = partial(functional.cross_entropy, label_smoothing=0.1)

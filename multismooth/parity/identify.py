@@ -216,19 +216,20 @@ class Search:
 
     def note_sentinels(self, reading, sentinels, near):
         """Say what fn does with labels outside [0, K) that it neither refuses nor, by the reading, ignores."""
-        for label, observation in sentinels.items():
-            if label == reading.ignore_index:
-                continue
-            if replace(reading, ignore_index=label).residual(observation) <= near:
+        for label, observation in [pair for pair in sentinels.items() if pair[0] != reading.ignore_index]:
+            others = [k for k in (reading.ignore_index, label % self.k, 0, self.k - 1) if k is not None]
+            taken = [o for o in others if reading.residual(self.as_if(observation, label, o)) <= near]
+            ignored = replace(reading, ignore_index=label).residual(observation) <= near
+            if ignored or (taken and taken[0] == reading.ignore_index):
                 self.notes.append(f"the label {label} is ignored in the same way")
-                continue
-            for other in dict.fromkeys((label % self.k, 0, self.k - 1)):
-                taken = observation._replace(labels=np.where(observation.labels == label, other, observation.labels))
-                if reading.residual(taken) <= near:
-                    self.notes.append(f"the label {label} is not refused but taken for the class {other}")
-                    break
+            elif taken:
+                self.notes.append(f"the label {label} is not refused but taken for the class {taken[0]}")
             else:
                 self.notes.append(f"the label {label} is neither refused nor ignored: it has a target row of its own")
+
+    @staticmethod
+    def as_if(observation, label, other):
+        return observation._replace(labels=np.where(observation.labels == label, other, observation.labels))
 
     def rank(self, name, eps, best):
         """Names with this ε and this ignored label come first, then in the registry's order."""
