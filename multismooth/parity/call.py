@@ -85,6 +85,11 @@ def silence():
         yield
 
 
+def said(error):
+    """An exception in a line."""
+    return f"{type(error).__name__}: {error}".split("\n")[0][:200]
+
+
 def connect(fn, framework=None, num_classes=None, *, layouts=tuple(LAYOUTS), given=NOTHING):
     """The first way of calling fn that gives a finite loss: framework, layout, dtype and number of classes.
 
@@ -131,7 +136,7 @@ def _failure(box, classes):
         try:
             answer = box(logits, labels)
         except Exception as error:
-            again = f"{type(error).__name__}: {error}".split("\n")[0][:160]
+            again = said(error)
         else:
             if np.isfinite(answer.loss).all():
                 return ""

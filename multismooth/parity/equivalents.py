@@ -1,10 +1,9 @@
 """Readings that answer alike: the same by their formulas, the registry's names, and which is plainest."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
-from multismooth.convention import Convention
 from multismooth.parity.divisors import tidy
-from multismooth.parity.identification import settings_text
+from multismooth.parity.identification import changed, settings_text
 from multismooth.registry import conventions
 
 
@@ -29,12 +28,8 @@ def plainness(reading):
     """Sorts readings: an ε of few decimals, then few fields that differ from PyTorch's, then no class weights."""
     decimals = next((d for d in range(5) if round(reading.label_smoothing, d) == reading.label_smoothing), 9)
     convention = reading.convention
-    changed = sum(getattr(convention, name) != value for name, value in PLAIN.items())
     given = sum(x is not None for x in (reading.weight, reading.prior, reading.normalizer))
-    return decimals, changed + given, convention.smoothing_map == "classy"
-
-
-PLAIN = {f.name: f.default for f in fields(Convention) if f.compare}
+    return decimals, len(changed(convention)) + given, convention.smoothing_map == "classy"
 
 
 def names_of(fitting, observations, near):

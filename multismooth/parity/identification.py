@@ -139,14 +139,16 @@ def divisor_text(reading):
     return text if convention.denominator_floor is None else f"{text}; at least {convention.denominator_floor:.6g}"
 
 
+def changed(convention):
+    """{field: value} of what a convention means that a plain Convention does not."""
+    meant = {f.name: f.default for f in fields(Convention) if f.compare}
+    return {name: getattr(convention, name) for name in meant if getattr(convention, name) != meant[name]}
+
+
 def settings_text(reading):
     """The reading as arguments, leaving out what a plain Convention has anyway."""
-    changed = [
-        f"{f.name}={_short(getattr(reading.convention, f.name))}"
-        for f in fields(Convention)
-        if f.compare and getattr(reading.convention, f.name) != f.default
-    ]
-    settings = reading.settings("sentences") | {"convention": f"Convention({', '.join(changed)})"}
+    own = ", ".join(f"{name}={_short(value)}" for name, value in changed(reading.convention).items())
+    settings = reading.settings("sentences") | {"convention": f"Convention({own})"}
     return ", ".join(
         f"{name}={value if name == 'convention' else _short(value)}"
         for name, value in settings.items()

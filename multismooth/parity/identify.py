@@ -217,13 +217,14 @@ class Search:
     def note_sentinels(self, reading, sentinels, near):
         """Say what fn does with labels outside [0, K) that it neither refuses nor, by the reading, ignores."""
         for label, observation in [pair for pair in sentinels.items() if pair[0] != reading.ignore_index]:
-            others = [k for k in (reading.ignore_index, label % self.k, 0, self.k - 1) if k is not None]
-            taken = [o for o in others if reading.residual(self.as_if(observation, label, o)) <= near]
+            others = dict.fromkeys(k for k in (reading.ignore_index, label % self.k, 0, self.k - 1) if k is not None)
             ignored = replace(reading, ignore_index=label).residual(observation) <= near
-            if ignored or (taken and taken[0] == reading.ignore_index):
+            alike = (k for k in others if reading.residual(self.as_if(observation, label, k)) <= near)
+            taken = None if ignored else next(alike, None)
+            if ignored or (taken is not None and taken == reading.ignore_index):
                 self.notes.append(f"the label {label} is ignored in the same way")
-            elif taken:
-                self.notes.append(f"the label {label} is not refused but taken for the class {taken[0]}")
+            elif taken is not None:
+                self.notes.append(f"the label {label} is not refused but taken for the class {taken}")
             else:
                 self.notes.append(f"the label {label} is neither refused nor ignored: it has a target row of its own")
 

@@ -9,7 +9,7 @@ from multismooth.errors import complain
 from multismooth.parity.differences import compare_answers
 from multismooth.parity.identify import Search
 from multismooth.parity.report import Outcome
-from multismooth.parity.sides import Reference
+from multismooth.parity.sides import Reference, asked
 from multismooth.parity.smallest import code, shrink
 from multismooth.parity.trials import trials
 
@@ -39,12 +39,14 @@ class Run(NamedTuple):
 def run(subjects, against, ground, *, weight=None, compile=False, strict=False, skip=()):
     """Try everything on subjects[0] and `against`; a failure is made small, and every subject identified."""
     first, comparing = subjects[0], against in subjects
-    outcomes, failed = [], None
+    outcomes, failed, made = [], None, {}
     for trial in trials(comparing, compile):
         if trial.name in skip:
             outcomes.append(Outcome(trial.name, "all", "skip", "not asked for"))
             continue
-        for case in trial.cases(ground):
+        if trial.cases not in made:  # trials share cases, and answers are kept by case
+            made[trial.cases] = tuple(trial.cases(ground))
+        for case in made[trial.cases]:
             finding = _judged(trial, first, against, case, strict)
             outcomes.append(Outcome(trial.name, str(case), *finding, case.dtype))
             failed = failed or (finding.status == "fail" and (trial, case))
@@ -71,14 +73,11 @@ def explaining(subject, case, mask=None):
 
     def explains(reading):
         settings = reading.settings("sentences") | ({} if mask is None else {"class_mask": mask})
-        try:
-            wanted = Reference(settings, subject.box.sentences).ask(case)
-        except ValueError:  # labels that the reading has no place for: true unless the loss in fact ignores them
+        wanted, refused = asked(Reference(settings, subject.box.sentences), case)
+        if refused:  # labels that the reading has no place for: true unless the loss in fact ignores them
             return _counts_strangers(subject, case)
-        try:
-            return compare_answers(subject.ask(case), wanted, case).status == "pass"
-        except Exception:
-            return True
+        got, error = asked(subject, case)
+        return bool(error) or compare_answers(got, wanted, case).status == "pass"
 
     return explains
 
@@ -87,10 +86,8 @@ def _counts_strangers(subject, case):
     """Whether the logits of elements without a class matter."""
     stranger = ~np.isin(case.labels, range(case.logits.shape[1]))
     other = replace(case, logits=np.where(stranger[:, None], case.logits[:, ::-1] + 1.0, case.logits))
-    try:
-        return bool((subject.ask(case).loss != subject.ask(other).loss).any())
-    except Exception:
-        return True
+    (own, _), (moved, _) = asked(subject, case), asked(subject, other)
+    return own is None or moved is None or bool((own.loss != moved.loss).any())
 
 
 def _remedy(trial, case, ground):

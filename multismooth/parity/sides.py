@@ -50,6 +50,14 @@ class Subject:
         return other
 
 
+def asked(side, case):
+    """(what the side answers, None), or (None, what it raises)."""
+    try:
+        return side.ask(case), None
+    except Exception as error:
+        return None, error
+
+
 class Reference:
     """`multismooth.loss_and_grad` in float64 under fixed settings."""
 

@@ -1,11 +1,13 @@
 """The smallest failing case: elements and classes are dropped and logits rounded while the same trial still fails."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 
 from multismooth.convention import Convention
 from multismooth.parity.call import LAYOUTS
+from multismooth.parity.identification import changed
+from multismooth.parity.sides import asked
 from multismooth.registry import conventions
 
 STRIDES = {"torch": "torch.stack([z, -z], -1)[..., 0]", "numpy": "np.stack([z, -z], -1)[..., 0]"}
@@ -59,20 +61,13 @@ def _of_reference(side, case):
 
 def _of_subject(side, case):
     given = "".join(f", {name}={_framed(value, side)}" for name, value in {**side.given, **case.given}.items())
-    first = "[0]" if _more(side, case) else ""
+    answer, _ = asked(side, case)
+    first = "[0]" if answer and answer.more else ""
     turn, n = LAYOUTS[side.box.layout][0], len(case.labels)
     shape = "" if turn is None else f".reshape({side.box.sentences(n)}, -1, {case.logits.shape[1]}).transpose{turn}"
     flat = "" if turn is None else f".reshape({side.box.sentences(n)}, -1)"
     dtype = side.box.dtype if case.dtype == "float64" else case.dtype
     return _SNIPPETS[side.framework](side, shape, flat, dtype, given, first, case.strided)
-
-
-def _more(side, case):
-    """Whether fn returns more than the loss."""
-    try:
-        return side.ask(case).more
-    except Exception:
-        return False
 
 
 def _origin(side):
@@ -126,8 +121,7 @@ def _literal(value):
     if isinstance(value, Convention):
         if conventions.get(value.name) == value:
             return repr(value.name)
-        changed = [f for f in fields(value) if f.compare and getattr(value, f.name) != f.default]
-        return f"Convention({', '.join(f'{f.name}={getattr(value, f.name)!r}' for f in changed)})"
+        return f"Convention({', '.join(f'{name}={own!r}' for name, own in changed(value).items())})"
     return _numbers(value) if isinstance(value, np.ndarray) else repr(value)
 
 

@@ -11,8 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from multismooth.parity import cases
+from multismooth.parity.call import said
 from multismooth.parity.cases import Case
 from multismooth.parity.differences import Finding, compare_answers, compare_gradients, compare_losses, largest
+from multismooth.parity.sides import asked
 
 
 class Trial(NamedTuple):
@@ -29,18 +31,13 @@ def both(judge):
     """A judge of two answers as a judge of two sides: what if one of them raises?"""
 
     def judged(a, b, case):
-        try:
-            wanted, unwanted = b.ask(case), None
-        except Exception as error:
-            wanted, unwanted = None, error
-        try:
-            got = a.ask(case)
-        except Exception as error:
-            if unwanted is not None:
-                return Finding("skip", f"both refuse it: {_said(error)}")
-            return Finding("fail", f"raises {_said(error)}", float("inf"), 0.0)
-        if unwanted is not None:
-            return Finding("fail", f"gives {largest(got.loss):.6g}, but {b.name} raises {_said(unwanted)}")
+        (wanted, unwanted), (got, error) = asked(b, case), asked(a, case)
+        if error and unwanted:
+            return Finding("skip", f"both refuse it: {said(error)}")
+        if error:
+            return Finding("fail", f"raises {said(error)}", float("inf"), 0.0)
+        if unwanted:
+            return Finding("fail", f"gives {largest(got.loss):.6g}, but {b.name} raises {said(unwanted)}")
         return judge(got, wanted, case)
 
     return judged
@@ -53,7 +50,7 @@ def refused(judge):
         try:
             return judge(a, b, case)
         except Exception as error:
-            return Finding("fail", f"raises {_said(error)}", float("inf"), 0.0)
+            return Finding("fail", f"raises {said(error)}", float("inf"), 0.0)
 
     return judged
 
@@ -68,14 +65,8 @@ def remarked(judge):
     return judged
 
 
-def _said(error):
-    return f"{type(error).__name__}: {error}".split("\n")[0][:200]
-
-
 values = both(compare_losses)
 gradients = both(compare_gradients)
-
-
 everything = both(compare_answers)
 
 
@@ -117,11 +108,8 @@ def untouched(a, b, case):
 
 def half(a, b, case):
     """float16 and bfloat16: refusing them is a remark."""
-    try:
-        a.ask(case)
-    except Exception as error:
-        return Finding("remark", f"does not take {case.dtype}: {_said(error)}")
-    return everything(a, b, case)
+    _, error = asked(a, case)
+    return Finding("remark", f"does not take {case.dtype}: {said(error)}") if error else everything(a, b, case)
 
 
 def infinite(got, wanted, case):
@@ -137,11 +125,8 @@ def empty(a, b, case):
     finding = everything(a, b, case)
     if finding.status != "fail":
         return finding
-    try:
-        got = a.ask(case)
-    except Exception:
-        return finding._replace(status="remark")
-    a_number = got.loss.size > 0 and np.isfinite(got.loss).all()
+    got, error = asked(a, case)
+    a_number = not error and got.loss.size > 0 and np.isfinite(got.loss).all()
     return finding if a_number else finding._replace(status="remark")
 
 
@@ -156,34 +141,22 @@ def bad_label(a, b, case):
     if not bad.any():
         return Finding("pass")
     label = int(case.labels[bad][0])
-    try:
-        got = a.ask(case)
-    except Exception:
-        return Finding("pass")
-    if not np.isfinite(got.loss[bad] if got.loss.ndim else got.loss).all():
+    got, error = asked(a, case)
+    if error or not np.isfinite(got.loss[bad] if got.loss.ndim else got.loss).all():
         return Finding("pass")
     k = case.logits.shape[1]
     for other in dict.fromkeys((label % k, 0, k - 1)):
-        taken = replace(case, labels=np.where(bad, other, case.labels))
-        try:
-            alike = compare_losses(got, b.ask(taken), case).status == "pass"
-        except Exception:
-            continue
-        if alike:
+        taken, _ = asked(b, replace(case, labels=np.where(bad, other, case.labels)))
+        if taken and compare_losses(got, taken, case).status == "pass":
             return Finding("fail", f"takes the label {label} for class {other}: the wrong class learns, silently")
     return Finding("remark", f"the label {label} names no class, and the loss is {got.loss.flat[0]:.6g} all the same")
 
 
 def odd_label(a, b, case):
     """The same of two ports: that one refuses what the other takes is a remark, that they differ is a failure."""
-    answers = []
-    for side in (a, b):
-        try:
-            answer = side.ask(case)
-        except Exception:
-            answers.append(None)
-        else:
-            answers.append(answer if np.isfinite(answer.loss).all() else None)
+    answers = [
+        answer if answer and np.isfinite(answer.loss).all() else None for answer, _ in (asked(a, case), asked(b, case))
+    ]
     if answers == [None, None]:
         return Finding("pass", "both refuse it")
     if None in answers:
