@@ -135,6 +135,20 @@ class Convention:
         """How many of the classes take smoothed mass: all that exist and are not excluded."""
         return num_classes - sum(k < num_classes for k in self.exclude)
 
+    def first_label(self, num_classes):
+        """The first class that takes smoothed mass. Raises ValueError when none does."""
+        for k in range(num_classes):
+            if k not in self.exclude:
+                return k
+        excluded = ", ".join(map(str, self.exclude))
+        name = self.name or "this convention"
+        raise complain(
+            "num_classes",
+            "a class that can receive something",
+            f"{num_classes}",
+            f"{name} gives nothing to class {excluded}.",
+        )
+
     def stretch(self, num_classes):
         """ε′/ε of the spread: 1, or K/(K − 1). With one class there are no others, and nothing to give them."""
         if self.spread == "all":
@@ -191,7 +205,7 @@ class Convention:
           mean divides by the summed class weights of the counted labels (their number, without weights)
         """
         allowed = self.receivers(num_classes)
-        label = next(k for k in range(num_classes) if k not in self.exclude)
+        label = self.first_label(num_classes)
         spread = "ε′/K" if not self.exclude else "ε′/K on every class but " + ", ".join(map(str, self.exclude))
         ratio = {"identity": "ε", "classy": "ε/(1 + ε)"}[self.smoothing_map]
         mapping = ratio + ("·K/(K − 1)" if self.spread == "others" else "")

@@ -205,3 +205,8 @@ def test_explain_shortens_long_rows():
     lines = conventions["torch"].explain(0.1, 32000).splitlines()
     assert "  ... 31990 more" in lines
     assert len(lines) < 20
+
+
+def test_explaining_without_a_class_for_the_mass_says_so():
+    with pytest.raises(ValueError, match=r"`num_classes`: .* annotated-transformer gives nothing to class 0"):
+        conventions["annotated-transformer"].explain(0.1, 1)

@@ -9,7 +9,6 @@ import typer
 
 from multismooth.cli.app import AsJson, Smoothing, app, console, refusing, say, say_json
 from multismooth.convention import DIVIDES_BY, Convention
-from multismooth.errors import complain
 
 Name = typer.Argument(help="A name or alias in the registry, such as torch, fairseq or hf.", metavar="CONVENTION")
 
@@ -38,9 +37,8 @@ def explain(
         return
     with refusing():
         entry = resolve(convention)
-        _enough(entry, classes)
         text = entry.explain(label_smoothing, classes)
-        row = entry.target_row(label_smoothing, classes, _first_label(entry, classes))
+        row = entry.target_row(label_smoothing, classes, entry.first_label(classes))
     also = sorted(alias for alias, name in aliases.items() if name == entry.name)
     if as_json:
         say_json(_plain(entry) | {"aliases": also, "text": text, "target_row": row})
@@ -68,7 +66,7 @@ def convert(
 
     with refusing():
         a, b = resolve(original), resolve(other)
-        _enough(a, classes)
+        a.first_label(classes)  # there is one, or nothing can be converted
         result = a.smoothing_for(b, label_smoothing, classes)
     rest = {field: [before, after] for field, before, after in _differences(a, b)}
     if as_json:
@@ -88,17 +86,6 @@ def _differences(a, b):
         if f.name == "denominator":
             before, after = DIVIDES_BY[before], DIVIDES_BY[after]
         yield "ignored label" if f.name == "ignore_index" else f.name.replace("_", " "), before, after
-
-
-def _enough(convention, classes):
-    if convention.receivers(classes) < 1:
-        excluded = ", ".join(map(str, convention.exclude))
-        remedy = f"{convention.name} gives nothing to class {excluded}: pass more."
-        raise complain("--classes", "classes that can receive something", f"{classes}", remedy)
-
-
-def _first_label(convention, classes):
-    return next((k for k in range(classes) if k not in convention.exclude), 0)
 
 
 def _plain(convention):
