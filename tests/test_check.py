@@ -297,6 +297,20 @@ def test_what_cannot_be_called_says_what_was_tried():
         parity.check(lambda z: z, framework="numpy")
 
 
+def test_values_and_gradients_come_from_one_call():
+    def calls(*trials):
+        made = []
+
+        def counting(z, y):
+            made.append(z.shape)
+            return by_all_rows(z, y)
+
+        parity.check(counting, "keras", ignore_index=-100, skip=[name for name in NAMES if name not in trials])
+        return len(made)
+
+    assert calls("values", "gradients") == calls("values") > calls()
+
+
 def test_every_trial_can_be_skipped():
     report = parity.check(by_all_rows, "others", skip=NAMES)
     assert report
