@@ -19,10 +19,12 @@ from multismooth.dispatch import (
     terms,
 )
 from multismooth.errors import LabelError, MissingBackendError, SmoothingError, SmoothingWarning, TargetError
+from multismooth.implementations import implementation
 from multismooth.registry import conventions
 
 if TYPE_CHECKING:
     from multismooth import demo, flax, jax, numpy, parity, testing, torch
+    from multismooth.buffers import keep_buffers
 
 __version__ = "0.1.0"
 
@@ -37,7 +39,9 @@ __all__ = [
     "conventions",
     "demo",
     "flax",
+    "implementation",
     "jax",
+    "keep_buffers",
     "linear_loss",
     "linear_loss_and_grad",
     "loss",
@@ -62,6 +66,8 @@ _ROOMS = {
 
 
 def __getattr__(name):
+    if name == "keep_buffers":
+        return import_module("multismooth.buffers").keep_buffers
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return import_module(f"{__name__}.{name}")

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
@@ -17,6 +17,7 @@ from multismooth.parity.cases import VARIED
 SOURCES = {
     "numpy": "pip install multismooth",
     "torch": 'pip install "multismooth[torch]"',
+    "numba": 'pip install "multismooth[fast]"',
     "triton": "it comes with CUDA builds of PyTorch",
     "jax": 'pip install "multismooth[jax]"',
     "flax": 'pip install "multismooth[jax]"',
@@ -27,10 +28,14 @@ CONVENTIONS = ("torch", "flax-examples", "fastai")  # between them every kind of
 
 @dataclass(frozen=True)
 class Row:
-    """All cases of one dtype on one device: the largest relative error beside what is allowed for it."""
+    """All cases of one dtype on one device: the largest relative error beside what is allowed for it.
+
+    kernels: the implementations that ran, see `multismooth.implementation`; empty in JAX, which has one.
+    """
 
     backend: str
     device: str
+    kernels: str
     dtype: str
     cases: int
     error: float
@@ -71,28 +76,30 @@ def survey(on_step: Callable[[str], Any] = lambda text: None) -> Survey:
     for backend, device, fn, context in _places(versions):
         on_step(f"{backend} on {device}")
         outcomes: list = []
+        kernels: set = set()
         for name in CONVENTIONS:
             varied = [a for a in VARIED if a != "prior" or multismooth.conventions[name].spread == "all"]
             try:
-                with context():
+                with context() as ran:
                     report = check(partial(fn, convention=name), name, framework=backend, accepts=varied)
             except Exception as error:  # a device that cannot compute is what this looks for; the others go on
                 failures.append(f"{backend} on {device}, {name}: {type(error).__name__}: {error}")
                 break
             outcomes += report.outcomes
+            kernels.update(ran or ())
             if not report:
                 failures.append(f"{backend} on {device}, {name}: {report.first}")
-        rows += _rows(backend, device, outcomes)
+        rows += _rows(backend, device, ", ".join(sorted(kernels)), outcomes)
     return Survey(versions, tuple(rows), tuple(failures))
 
 
-def _rows(backend, device, outcomes):
+def _rows(backend, device, kernels, outcomes):
     for dtype in dict.fromkeys(o.dtype for o in outcomes if o.difference is not None):
         here = [o for o in outcomes if o.dtype == dtype]
         measured = [o for o in here if o.difference is not None]
         worst = max(measured, key=lambda o: o.difference / o.tolerance if o.tolerance else o.difference)
         agrees = all(o.status != "fail" for o in here)
-        yield Row(backend, device, dtype, len(measured), worst.difference, worst.tolerance, agrees)
+        yield Row(backend, device, kernels, dtype, len(measured), worst.difference, worst.tolerance, agrees)
 
 
 def _version(package):
@@ -114,12 +121,17 @@ def _version(package):
 def _places(versions) -> Iterator[tuple[str, str, Callable, Callable]]:
     """(backend, device, its loss there, a context to call it in)."""
     there = [name for name, text in versions.items() if not text.startswith(("not installed", "broken"))]
-    yield "numpy", "cpu", multismooth.numpy.loss_and_grad, nullcontext
+    ways = [("spec",), ("chunked", "spec")] + [("numba", "chunked", "spec")] * ("numba" in there)
+    for names in ways:
+        yield "numpy", "cpu", multismooth.numpy.loss_and_grad, partial(multismooth.implementation, *names)
     if "torch" in there:
         import torch
 
         for device in ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]:
-            yield "torch", device, partial(_torch_loss, device), nullcontext
+            fn = partial(_torch_loss, device)
+            yield "torch", device, fn, multismooth.implementation
+            for names in ways[1:] if device == "cpu" else ():
+                yield "torch", device, fn, partial(multismooth.implementation, *names, "whole")
     if "jax" in there:
         import jax
 

@@ -9,10 +9,10 @@ class Functions:
     """The functions of one backend. `multismooth.torch.loss` and its siblings are methods of an instance."""
 
     def __init__(self, backend):
-        # Here, not above: binding needs NumPy, and `import multismooth` needs only the signatures.
-        from multismooth.binding import Binding
+        # Here, not above: it needs NumPy, and `import multismooth` needs only the signatures.
+        from multismooth.remembering import RememberingBinding
 
-        self._backend, self._bind = backend, Binding(backend)
+        self._backend, self._bind = backend, RememberingBinding(backend)
 
     def loss(
         self,

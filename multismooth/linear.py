@@ -9,15 +9,15 @@ so they are known before the first chunk and each chunk's G is final. Eager loop
 from multismooth import spec
 from multismooth.reduction import factors
 
-WORKSPACE = 2**22  # logits per chunk: 16 MiB of float32
+WORKSPACE = 2**22  # logits per chunk, 16 MiB of float32: their gradient may be as much again
 BLOCK = 8192  # classes whose share of the classifier's gradient is added at a time, to need no second one
 
 
-def chunk_size(rows, num_classes, chunk_rows):
+def chunk_size(rows, num_classes, chunk_rows, workspace=WORKSPACE):
     """Rows per chunk: what was asked for, or equal parts that keep to the workspace."""
     if chunk_rows is not None:
         return chunk_rows
-    chunks = -(-rows * num_classes // WORKSPACE)
+    chunks = -(-rows * num_classes // workspace)
     return max(1, -(-rows // max(chunks, 1)))
 
 
@@ -133,7 +133,7 @@ def add_product(total, g, hidden):
 
 def forward_and_gradient(
     hidden, classifier, bias, chunk_rows, problem, settings, xp,
-    kernel=plain_kernel, add_product=add_product, needed=(True, True, True),
+    kernel=plain_kernel, add_product=add_product, needed=(True, True, True), logits_of=logits_of,
 ):  # fmt: skip
     """(loss, (∂hidden, ∂classifier, ∂bias), None where not needed); sums are kept in the dtype that is computed in."""
     features, flat, row_settings, shape = flatten(hidden, problem, settings, xp)

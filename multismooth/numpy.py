@@ -1,4 +1,4 @@
-"""NumPy backend: the text of `spec` on NumPy arrays, with the gradient in closed form. Lists are accepted too.
+"""NumPy backend: loss and gradient in closed form, the text of `spec` for the rest. Lists are accepted too.
 
 >>> import multismooth.numpy as ms
 >>> round(float(ms.loss([[2.0, 0.5, -1.0]], [0], label_smoothing=0.1)), 6)
@@ -7,46 +7,52 @@
 
 import numpy as np
 
-from multismooth import linear, spec
-from multismooth.backend import Backend, Namespace
+from multismooth import cpu, linear, spec
+from multismooth.backend import Backend
+from multismooth.buffers import gradient_memory
+from multismooth.cpu import quietly
 from multismooth.errors import complain
+from multismooth.frame import Frame
 from multismooth.functions import Functions
+from multismooth.implementations import choose
+from multismooth.namespace import XP
 from multismooth.reduction import reduced_plan
+from multismooth.threads import cores
+
+FEW = slice(0, 4)
 
 
-def logsumexp(z, axis):
-    """log Σ exp z, shifted by the largest entry so that nothing overflows."""
-    largest = np.max(z, axis=axis, keepdims=True)
-    largest = np.where(np.isinf(largest), 0, largest)
-    with np.errstate(divide="ignore"):
-        return np.log(np.sum(np.exp(z - largest), axis=axis)) + np.squeeze(largest, axis=axis)
+def evaluate(z, plan, axis, wanted=True, out=None):
+    """(per-element losses, gradient of their sum or None) by the kernel that the caller named or the size calls for."""
+    name = choose(*cpu.able(z, plan, axis))
+    if name == "spec":
+        lse, nll, smooth = spec.statistics(z, plan, axis, XP)
+        loss = spec.elements(lse, nll, smooth, plan, XP)
+        return loss, placed(spec.gradient(z, lse, plan, axis, XP), z, out) if wanted else None
+    if name == "columns":
+        loss, gradient = cpu.columns(z, plan.labels, plan.a, plan.b, wanted, summed=False)
+        return loss, placed(gradient, z, out) if wanted else None
+    target = None
+    if wanted:
+        frame = Frame(z, axis, XP)
+        here = out is not None and frame.fits(out) and (same(out, z) or not np.may_share_memory(out, z))
+        target = out if here else frame.whole(gradient_memory(z.size, z.dtype))
+    loss = cpu.evaluate(name, z, plan, axis, target, cores())
+    return loss, placed(target, z, out) if wanted else None
 
 
-def pick(z, index, axis):
-    return np.squeeze(np.take_along_axis(z, np.expand_dims(index, axis), axis=axis), axis=axis)
+def same(a, b):
+    """Whether two arrays are the same memory, entry by entry."""
+    return a.ctypes.data == b.ctypes.data and a.strides == b.strides
 
 
-def deposit(z, index, values, axis):
-    """z with per-element values added at one index per element; z is one of our own arrays and may be written to."""
-    z = z if z.flags.writeable else z.copy()
-    place = np.expand_dims(index, axis)
-    values = np.broadcast_to(values, index.shape)
-    np.put_along_axis(z, place, np.take_along_axis(z, place, axis=axis) + np.expand_dims(values, axis), axis=axis)
-    return z
-
-
-def float_of(z):
-    return np.float64 if z.dtype == np.float64 else np.float32
-
-
-def constant(value, z):
-    return np.asarray(value, dtype=float_of(z))
-
-
-# −inf and NaN logits are legal where a mask or an ignored label says that they mean nothing.
-quietly = np.errstate(invalid="ignore", divide="ignore")
-
-XP = Namespace(np, logsumexp=logsumexp, pick=pick, deposit=deposit, float_of=float_of, constant=constant)
+def placed(gradient, z, out):
+    """The gradient in the logits' dtype, in the caller's array where there is one."""
+    if out is None:
+        return gradient.astype(z.dtype, copy=False)
+    if gradient is not out:
+        out[...] = gradient
+    return out
 
 
 class NumpyBackend(Backend):
@@ -69,12 +75,18 @@ class NumpyBackend(Backend):
     def first_row(self, z, axis, validate):
         return np.moveaxis(z, axis, -1).reshape(-1, z.shape[axis])[0] if z.size and z.strides[axis] else None
 
+    def glance(self, z, targets, axis):
+        if z.size == 0 or not isinstance(targets, np.ndarray):
+            return None, None
+        return targets, z[tuple(FEW if k == axis else 0 for k in range(z.ndim))].tolist()
+
     def template(self, shape, dtype, like):
         return np.broadcast_to(np.zeros((), dtype=dtype or np.float64), shape)
 
     @quietly
     def loss(self, problem, settings):
-        return super().loss(problem, settings)
+        loss, _ = evaluate(problem.logits, reduced_plan(problem, settings, XP), settings.axis, wanted=False)
+        return loss if settings.reduction == "none" else np.sum(loss)
 
     @quietly
     def terms(self, problem, settings):
@@ -91,15 +103,8 @@ class NumpyBackend(Backend):
             expected = f"an array of shape {z.shape} and dtype {z.dtype}"
             got = f"{type(out).__name__} {getattr(out, 'shape', '')} {getattr(out, 'dtype', '')}"
             raise complain("out", expected, got, "")
-        plan = reduced_plan(problem, settings, XP)
-        lse, nll, smooth = spec.statistics(z, plan, axis, XP)
-        loss = spec.elements(lse, nll, smooth, plan, XP)
-        gradient = spec.gradient(z, lse, plan, axis, XP)
-        loss = loss if settings.reduction == "none" else np.sum(loss)
-        if out is None:
-            return loss, gradient.astype(z.dtype, copy=False)
-        out[...] = gradient
-        return loss, out
+        loss, gradient = evaluate(z, reduced_plan(problem, settings, XP), axis, out=out)
+        return loss if settings.reduction == "none" else np.sum(loss), gradient
 
     @quietly
     def linear_loss(self, hidden, classifier, bias, chunk_rows, problem, settings):

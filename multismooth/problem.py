@@ -28,6 +28,15 @@ class Settings(NamedTuple):
     clean: bool = False  # the labels were looked at: all name existing classes, none is ignored
 
 
+class Usual(Settings):
+    """Settings of calls whose only arrays are logits and labels, for one shape and one ε, all labels classes.
+
+    `plan` is what such calls have in common once it was computed; it lacks the labels.
+    """
+
+    plan = None
+
+
 class Terms(NamedTuple):
     """Per-element results: the mean loss is Σ loss / Σ weight, the unsmoothed one Σ nll / Σ weight."""
 

@@ -1,6 +1,7 @@
 """What "mean" divides by. A mean is the plan scaled by 1/D: then every loss is a sum, for every kernel."""
 
 from multismooth import spec
+from multismooth.problem import Usual
 
 
 def summed(share, z, axis, xp):
@@ -53,5 +54,11 @@ def factors(plans, problem, settings, xp):
 
 def reduced_plan(problem, settings, xp):
     """The plan whose summed losses are the result: averaged if "mean" is asked for."""
+    usual = isinstance(settings, Usual)
+    if usual and settings.plan is not None:
+        return settings.plan._replace(labels=problem.targets)
     plan = spec.plan(problem, settings, xp)
-    return spec.scaled(plan, *factors([(plan, problem.logits)], problem, settings, xp))
+    plan = spec.scaled(plan, *factors([(plan, problem.logits)], problem, settings, xp))
+    if usual and all(value is None or isinstance(value, float) for value in plan[1:]):
+        settings.plan = plan._replace(labels=None)
+    return plan

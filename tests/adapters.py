@@ -1,11 +1,14 @@
 """The implementations under test: for each, how arrays go in, how results come back, how its autodiff is asked."""
 
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from importlib import import_module
 
 import numpy as np
 import pytest
 from conftest import need
+
+import multismooth
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,17 @@ class Adapter:
     out: bool = False
     slow: bool = False
     narrow: tuple[str, ...] = ("bfloat16", "float16")
+    kernels: tuple[str, ...] = ()
 
     def functions(self):
         need(self.framework)
+        if "numba" in self.kernels:
+            need("numba")
         return import_module(self.module)
+
+    def forced(self):
+        """Within, only the implementations of this adapter may run."""
+        return multismooth.implementation(*self.kernels)
 
     def call(self, function, *arrays, **settings):
         """The result of one public function, as nested tuples of NumPy arrays (narrow floats keep their dtype)."""
@@ -49,7 +59,9 @@ class Adapter:
 
 class NumpyAdapter(Adapter):
     def call(self, function, *arrays, **settings):
-        return getattr(self.functions(), function)(*arrays, **settings)
+        call = getattr(self.functions(), function)
+        with self.forced():
+            return call(*arrays, **settings)
 
 
 class TorchAdapter(Adapter):
@@ -83,7 +95,8 @@ class TorchAdapter(Adapter):
     def call(self, function, *arrays, **settings):
         call = self.function(function)
         arrays, settings = self.converted(arrays, settings)
-        return self.back(call(*arrays, **settings))
+        with self.forced():
+            return self.back(call(*arrays, **settings))
 
     def value_and_grad(self, function, *arrays, wrt=(0,), cotangent=None, **settings):
         torch = need("torch")
@@ -91,12 +104,16 @@ class TorchAdapter(Adapter):
         call = self.function(function)
         arrays, settings = self.converted(arrays, settings)
         leaves = [arrays[i].requires_grad_() for i in wrt]
-        value = call(*arrays, **settings)
-        grads = torch.autograd.grad(value, leaves, None if cotangent is None else self.array(cotangent))
+        with self.forced():
+            value = call(*arrays, **settings)
+            grads = torch.autograd.grad(value, leaves, None if cotangent is None else self.array(cotangent))
         return self.back(value), self.back(grads)
 
 
 class CompiledTorchAdapter(TorchAdapter):
+    def forced(self):
+        return nullcontext()  # a compiler cannot look at it
+
     def function(self, name):
         torch = need("torch")
 
@@ -179,12 +196,20 @@ def bfloat16():
 NUMPY = NumpyAdapter("numpy", "numpy", "multismooth.numpy", autodiff_every=0, out=True, narrow=("float16",))
 TORCH = TorchAdapter("torch", "torch", "multismooth.torch", out=True)
 JAX = JaxAdapter("jax", "jax", "multismooth.jax", settings=1000, heads=12, autodiff_every=4)
+REST = ("whole", "spec")  # for empty batches, and for what needs more than a first derivative
+NUMPY_SPEC = replace(NUMPY, name="numpy-spec", kernels=("spec",), settings=500, heads=60)
+NUMPY_CHUNKED = replace(NUMPY, name="numpy-chunked", kernels=("chunked", "spec"))
+NUMPY_NUMBA = replace(NUMPY, name="numpy-numba", kernels=("numba", "chunked", "spec"))
+TORCH_WHOLE = replace(TORCH, name="torch-whole", kernels=REST, settings=500, heads=60)
+TORCH_CHUNKED = replace(TORCH, name="torch-chunked", kernels=("chunked", *REST))
+TORCH_NUMBA = replace(TORCH, name="torch-numba", kernels=("numba", "chunked", *REST))
 COMPILED = CompiledTorchAdapter("torch-compile", "torch", "multismooth.torch", settings=10, heads=3, slow=True)
 JIT = JitJaxAdapter("jax-jit", "jax", "multismooth.jax", settings=40, heads=4, autodiff_every=2, slow=True)
 TORCH_CUDA = TorchAdapter("torch-cuda", "torch", "multismooth.torch", device="cuda", out=True)
 JAX_CUDA = JaxAdapter("jax-cuda", "jax", "multismooth.jax", device="cuda", settings=200, heads=4, autodiff_every=4)
 
-ADAPTERS = (NUMPY, TORCH, JAX, COMPILED, JIT, TORCH_CUDA, JAX_CUDA)
+FORCED = (NUMPY_SPEC, NUMPY_CHUNKED, NUMPY_NUMBA, TORCH_WHOLE, TORCH_CHUNKED, TORCH_NUMBA)
+ADAPTERS = (NUMPY, TORCH, JAX, *FORCED, COMPILED, JIT, TORCH_CUDA, JAX_CUDA)
 
 
 def marks(adapter):

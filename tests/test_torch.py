@@ -12,7 +12,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated
 import multismooth  # noqa: E402
 import multismooth.torch as ms  # noqa: E402
 from multismooth import backend  # noqa: E402
-from multismooth.torch import fused  # noqa: E402
 from multismooth.torch.namespace import XP  # noqa: E402
 
 LABELS = torch.tensor([0, 1, -100, 3, 4, 0])
@@ -184,18 +183,6 @@ def test_the_gradient_has_one_owner():
     kept = first.clone()
     first.zero_()
     assert torch.equal(torch.autograd.grad(loss, z)[0], kept)
-
-
-def test_small_and_large_problems_take_different_kernels_with_the_same_result(monkeypatch):
-    seen = []
-    columns = fused.cpu.columns
-    monkeypatch.setattr(fused.cpu, "columns", lambda *arguments: seen.append(1) or columns(*arguments))
-    z = logits(7, 10)
-    labels = torch.randint(0, 10, (7,))
-    small = torch.autograd.grad(ms.loss(z, labels), z)[0]
-    monkeypatch.setattr(fused.cpu, "FEW_ENTRIES", 0)
-    torch.testing.assert_close(torch.autograd.grad(ms.loss(z, labels), z)[0], small)
-    assert seen == [1]
 
 
 def test_minus_infinity_without_smoothing_mass_costs_nothing():

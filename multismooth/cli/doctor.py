@@ -37,10 +37,19 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def _checks(found):
-    table = Table("backend", "device", "dtype", "cases", "largest error", "allowed", "", box=None, pad_edge=False)
+    table = Table(
+        "backend", "device", "kernels", "dtype", "cases", "largest error", "allowed", "", box=None, pad_edge=False
+    )
     for row in found.rows:
         verdict = "[green]agrees[/green]" if row.agrees else "[red]differs[/red]"
         table.add_row(
-            row.backend, row.device, row.dtype, str(row.cases), f"{row.error:.1e}", f"{row.tolerance:.1e}", verdict
+            row.backend,
+            row.device,
+            row.kernels,
+            row.dtype,
+            str(row.cases),
+            f"{row.error:.1e}",
+            f"{row.tolerance:.1e}",
+            verdict,
         )
     return table

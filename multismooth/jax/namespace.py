@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from multismooth.backend import Namespace
+from multismooth.namespace import Namespace
 
 
 def float_of(z):

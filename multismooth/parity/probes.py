@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from multismooth.convention import Convention
+from multismooth.implementations import implementation
 from multismooth.numpy import NumpyBackend
 from multismooth.problem import Problem, Settings
 
@@ -79,7 +80,7 @@ class Reading:
         """The largest difference from what fn answered, relative to the largest number there, of loss and gradient."""
         gaps = []
         for m, logits in enumerate(observation.logits):
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"), implementation("spec"):
                 loss, gradient = NumpyBackend().loss_and_grad(*self.problem(observation, logits))
             if np.shape(loss) != observation.loss[m].shape:
                 return np.inf
@@ -90,7 +91,7 @@ class Reading:
 
     def excess(self, observation):
         """How much more the summed loss is than what fn answered first."""
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), implementation("spec"):
             loss, _ = NumpyBackend().loss_and_grad(*self.problem(observation, observation.logits[0]))
         return float(np.sum(loss) - np.sum(observation.loss[0]))
 

@@ -5,8 +5,13 @@ import torch
 from multismooth.backend import Backend
 from multismooth.errors import complain
 from multismooth.functions import Functions
-from multismooth.torch import fused, linear
+from multismooth.implementations import choose
+from multismooth.problem import Usual
+from multismooth.reduction import reduced_plan
+from multismooth.torch import fused, kernels, linear
 from multismooth.torch.namespace import XP
+
+FEW = slice(0, 4)
 
 
 class TorchBackend(Backend):
@@ -45,6 +50,13 @@ class TorchBackend(Backend):
         values = self.values(z, validate)
         return None if values is None else values[first]
 
+    def glance(self, z, targets, axis):
+        if not z.is_cpu or not targets.is_cpu or z.numel() == 0 or not fused.eligible(z, targets):
+            return None, None
+        z = z.detach() if z.dtype is torch.bfloat16 else z.detach().numpy()
+        few = z[0, :4] if axis == 1 and z.ndim == 2 else z[tuple(FEW if k == axis else 0 for k in range(z.ndim))]
+        return targets.numpy(), few.tolist()
+
     def tracing(self):
         return torch.compiler.is_compiling()
 
@@ -52,8 +64,10 @@ class TorchBackend(Backend):
         return torch.zeros((), dtype=dtype or torch.get_default_dtype(), device=like.device).expand(shape)
 
     def loss(self, problem, settings):
-        if fused.eligible(problem.logits, others=problem[1:]):
+        usual = type(settings) is Usual  # looked at in `glance`
+        if usual or fused.eligible(problem.logits, others=problem[1:]):
             return fused.loss(problem, settings)
+        self._by_spec()
         return super().loss(problem, settings)
 
     def loss_and_grad(self, problem, settings, out=None):
@@ -61,13 +75,17 @@ class TorchBackend(Backend):
         if out is not None and (not isinstance(out, torch.Tensor) or out.shape != z.shape or out.dtype != z.dtype):
             expected = f"a tensor of shape {tuple(z.shape)} and dtype {z.dtype}"
             raise complain("out", expected, f"{type(out).__name__} {tuple(getattr(out, 'shape', ()))}", "")
-        if not fused.eligible(z):
+        if type(settings) is not Usual and not fused.eligible(z):
+            self._by_spec()
             return self._loss_and_grad_by_autograd(problem, settings, out)
         with torch.no_grad():
-            plan = fused.reduced_plan(problem, settings, XP)
-            kernel = fused.loss_and_gradient if settings.reduction == "none" else fused.summed_loss_and_gradient
-            loss, gradient = kernel(z.detach(), plan, settings.axis)
-            return loss, gradient.to(z.dtype).contiguous() if out is None else out.copy_(gradient)
+            plan = reduced_plan(problem, settings, XP)
+            kernel = kernels.chosen(z, plan, settings.axis)
+            return kernel(z.detach(), plan, settings.axis, summed=settings.reduction != "none", out=out)
+
+    def _by_spec(self):
+        if not self.tracing():  # a compiler cannot look at the caller's wish
+            choose("spec")
 
     def _loss_and_grad_by_autograd(self, problem, settings, out):
         def summed(logits):

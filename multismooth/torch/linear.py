@@ -11,12 +11,12 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from multismooth import linear
-from multismooth.torch import fused
+from multismooth.torch import fused, kernels
 from multismooth.torch.namespace import XP
 
 
 def _kernel(logits, plan, xp):
-    return fused.loss_and_gradient(logits, plan, 1)
+    return kernels.chosen(logits, plan, 1)(logits, plan, 1, out=logits)
 
 
 def _add_product(total, g, hidden):
@@ -26,8 +26,27 @@ def _add_product(total, g, hidden):
         linear.add_product(total, g, hidden)
 
 
+WORKSPACE = 2**23  # logits per chunk, 32 MiB of float32: the kernel writes their gradient over them
+
+
 def _gradients(hidden, classifier, bias, call, needed=(True, True, True), kernel=_kernel):
-    return linear.forward_and_gradient(hidden, classifier, bias, *call, XP, kernel, _add_product, needed)
+    chunk_rows, problem, settings = call
+    rows = hidden.numel() // max(classifier.shape[1], 1)
+    chunk_rows = linear.chunk_size(rows, classifier.shape[0], chunk_rows, WORKSPACE)
+    product = linear.logits_of if fused.transforming() else _Products(min(chunk_rows, rows), hidden, classifier)
+    call = chunk_rows, problem, settings
+    return linear.forward_and_gradient(hidden, classifier, bias, *call, XP, kernel, _add_product, needed, product)
+
+
+class _Products:
+    """The logits of one chunk after the other in the same memory: mapping it anew costs a tenth of the products."""
+
+    def __init__(self, rows, hidden, classifier):
+        self._memory = torch.empty(rows, classifier.shape[0], dtype=hidden.dtype, device=hidden.device)
+
+    def __call__(self, hidden, classifier, bias):
+        logits = torch.mm(hidden, classifier.T, out=self._memory[: hidden.shape[0]])
+        return logits if bias is None else logits.add_(bias)
 
 
 def _plain(hidden, classifier, bias, chunk_rows, problem, settings):

@@ -3,7 +3,7 @@
 import array_api_compat.torch as compat
 import torch
 
-from multismooth.backend import Namespace
+from multismooth.namespace import Namespace
 
 
 def float_of(z):

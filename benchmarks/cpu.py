@@ -1,0 +1,227 @@
+"""Loss and gradient on a CPU, side by side: time, error, extra memory, as ratios to `F.cross_entropy`, same dtype.
+
+    python benchmarks/cpu.py [--shapes 256x10,4096x1000] [--dtypes float32] [--rounds 9] [--out cpu.json]
+                             [--markdown cpu.md] [--plot cpu.png] [--sweep] [--no-memory] [--only torch,numpy,jax]
+
+One process; in each round every contender runs once, in a new random order (whoever follows a loss that gives three
+buffers back to the system pays for it: 1.4 times in the same place of every round); medians over the rounds. Every
+timing includes freeing the gradient. Memory is the peak of a process of its own, above what its inputs take.
+"""
+
+import argparse
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import time
+from datetime import date
+from importlib import metadata
+
+import numpy as np
+import torch
+from contenders import BASE, EVERYONE, FLOOR, Problem, contenders, installed, made
+from rich.progress import Progress
+
+SHAPES = {
+    "float32": "256x10,1024x1000,4096x1000,65536x10,512x32000,2048x32000,256x128256,8x21x256x256",
+    "bfloat16": "1024x1000,2048x32000,256x128256",
+    "float64": "1024x1000,512x32000",
+}
+LARGE = 16 * 2**20  # bytes of logits from which on memory is measured: below, pages of the allocator are
+
+
+def timed(run, calls):
+    start = time.perf_counter()
+    for _ in range(calls):
+        result = run()
+        del result
+    return (time.perf_counter() - start) / calls
+
+
+def medians(runs, rounds, entries, on_round=lambda: None):
+    """{name: median seconds}, all in turn within a round."""
+    calls = max(1, min(200, 2_000_000 // entries))
+    times = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name in random.sample(list(runs), len(runs)):
+            times[name].append(timed(runs[name], calls))
+        on_round()
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def exact(problem):
+    """(loss, gradient) in float64, a few rows at a time; the gradient is kept in float32 unless that is too coarse."""
+    keep = np.float64 if problem.dtype == "float64" else np.float32
+    z, y = problem.logits.to(getattr(torch, keep.__name__)).numpy(), problem.labels.numpy()
+    z, y = np.moveaxis(z, 1, -1).reshape(-1, z.shape[1]), y.reshape(-1)
+    gradient, total = np.empty(z.shape, keep), 0.0
+    for start in range(0, len(y), 256):
+        rows, labels = z[start : start + 256].astype(np.float64), y[start : start + 256]
+        rows -= rows.max(1, keepdims=True)
+        e = np.exp(rows)
+        lse, q = np.log(e.sum(1)), np.full(rows.shape, 0.1 / rows.shape[1])
+        q[np.arange(len(labels)), labels] += 0.9
+        total += (lse - (q * rows).sum(1)).sum()
+        gradient[start : start + 256] = (e / e.sum(1, keepdims=True) - q) / len(y)
+    shape = (problem.shape[0], *problem.shape[2:], problem.shape[1])
+    return total / len(y), np.moveaxis(gradient.reshape(shape), -1, 1)
+
+
+def errors(result, reference):
+    """(relative error of the loss, largest error of the gradient over the largest gradient)."""
+    loss, gradient = result
+    if loss is None:
+        return None
+    if hasattr(gradient, "detach"):
+        gradient, loss = gradient.detach().to(getattr(torch, reference[1].dtype.name)).numpy(), loss.detach()
+    gap = np.abs(np.asarray(gradient) - reference[1]).max() / np.abs(reference[1]).max()
+    return abs(float(loss) - reference[0]) / reference[0], float(gap)
+
+
+def memory(name, shape, dtype):
+    """Peak extra memory of one call in a process of its own, in buffers of the logits' size; None where it failed."""
+    command = [sys.executable, __file__, "--peak", name, "x".join(map(str, shape)), dtype]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return float(done.stdout.split()[-1]) if done.returncode == 0 else None
+
+
+def peak(name, shape, dtype):
+    """What `memory` runs. A small problem first, so that code and threads are not counted."""
+    small = Problem((min(shape[0], 8), *shape[1:2], *(8 for _ in shape[2:])), dtype)
+    made(name, small)
+    problem = Problem(shape, dtype)
+    run = EVERYONE[name][0](problem)
+    with open("/proc/self/clear_refs", "w") as file:  # forgets the peak so far
+        file.write("5")
+    before = _status("VmRSS")
+    run()
+    after = _status("VmHWM")
+    print((after - before) * 1024 / problem.bytes)
+
+
+def _status(field):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(field))
+
+
+def forward_alone(problem, name, rounds):
+    """Forward without a gradient, as a ratio to eager."""
+    import torch.nn.functional as F
+
+    import multismooth.torch
+
+    def run(loss, **options):
+        def call():
+            with torch.no_grad():
+                return loss(problem.logits, problem.labels, label_smoothing=0.1, **options)
+
+        return call
+
+    runs = {BASE: run(F.cross_entropy), name: run(multismooth.torch.loss, axis=1)}
+    found = medians(runs, rounds, problem.logits.numel())
+    return found[name] / found[BASE]
+
+
+def measured(shape, dtype, options, progress):
+    """One row per contender of a problem."""
+    problem = Problem(shape, dtype)
+    entries = problem.logits.numel()
+    names = [n for n in contenders(dtype, options.only) if options.compile or n != "torch.compile"]
+    runs = {name: made(name, problem) for name in names}
+    runs = {name: run for name, run in runs.items() if run is not None}
+    reference = exact(problem)
+    wrong = {name: errors(run(), reference) for name, run in runs.items()}
+    task = progress.add_task(f"{'×'.join(map(str, shape))} {dtype}", total=options.rounds)
+    found = medians(runs, options.rounds, entries, lambda: progress.advance(task))
+    for name, seconds in found.items():
+        row = {"shape": list(shape), "dtype": dtype, "name": name, "seconds": seconds}
+        row |= {"ratio": seconds / found[BASE], "floors": seconds / found[FLOOR], "error": wrong[name]}
+        if options.memory and problem.bytes >= LARGE and name != FLOOR:
+            row["memory"] = memory(name, shape, dtype)
+        yield row
+
+
+def sweep(options, progress):
+    """Every small and large (N, K): ours against eager, with and without a gradient."""
+    ours = "multismooth.torch"
+    shapes = [(n, k) for n in (1, 8, 64, 512, 4096) for k in (2, 10, 100, 1000, 32000)]
+    for shape in progress.track(shapes, description="sweep"):
+        problem = Problem(shape, "float32")
+        names = [BASE, ours] + ["multismooth.torch, fast"] * installed("numba")
+        runs = {name: made(name, problem) for name in names}
+        found = medians(runs, options.rounds, problem.logits.numel())
+        row = {"shape": list(shape)} | {name: found[name] / found[BASE] for name in names[1:]}
+        yield row | {"forward alone": forward_alone(problem, ours, options.rounds)}
+
+
+def machine():
+    """What a reader must know to believe the figures."""
+    model = next((x.split(":")[1].strip() for x in _lines("/proc/cpuinfo") if x.startswith("model name")), "?")
+    packages = ["multismooth", "torch", "numpy", "numba", "jax", "optax", "scipy"]
+    versions = {name: metadata.version(name) for name in packages if installed(name)}
+    pages = "".join(_lines("/sys/kernel/mm/transparent_hugepage/enabled")).strip()
+    return {
+        "date": date.today().isoformat(),
+        "processor": model,
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "huge pages": pages,
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
+    }
+
+
+def _lines(path):
+    try:
+        with open(path) as file:
+            return file.readlines()
+    except OSError:
+        return []
+
+
+def parser():
+    one = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    one.add_argument("--shapes", help="such as 256x10,8x21x256x256: classes on axis 1; unsaid, a choice for each dtype")
+    one.add_argument("--dtypes", default="float32,bfloat16,float64")
+    one.add_argument("--rounds", type=int, default=9)
+    one.add_argument("--only", default="torch,numpy,jax", help="frameworks, of torch, numpy, jax")
+    one.add_argument("--no-compile", dest="compile", action="store_false", help="leave torch.compile out")
+    one.add_argument("--no-memory", dest="memory", action="store_false", help="leave the peak memory out")
+    one.add_argument("--sweep", action="store_true", help="also N of 1…4096 by K of 2…32000, with and without gradient")
+    one.add_argument("--linear", action="store_true", help="also the linear head, against its three products alone")
+    one.add_argument("--options", action="store_true", help="also what ignored labels, weights and masks cost")
+    one.add_argument("--out", help="write JSON here")
+    one.add_argument("--markdown", help="write tables here")
+    one.add_argument("--plot", help="write a picture here")
+    return one
+
+
+def main(arguments=None):
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["--peak"]:
+        return peak(arguments[1], tuple(map(int, arguments[2].split("x"))), arguments[3])
+    options = parser().parse_args(arguments)
+    options.only = options.only.split(",")
+    result = {"machine": machine(), "rows": []}
+    with Progress() as progress:
+        for dtype in options.dtypes.split(","):
+            for text in (options.shapes or SHAPES[dtype]).split(","):
+                result["rows"] += measured(tuple(map(int, text.split("x"))), dtype, options, progress)
+        if options.sweep:
+            result["sweep"] = list(sweep(options, progress))
+    if options.linear or options.options:
+        from extras import linear_head, option_costs
+
+        result |= {"linear": linear_head(options.rounds)} if options.linear else {}
+        result |= {"options": option_costs(options.rounds)} if options.options else {}
+    from report import save
+
+    save(result, options)
+    return result
+
+
+if __name__ == "__main__":
+    main()

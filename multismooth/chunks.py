@@ -1,0 +1,82 @@
+"""Large problems on a CPU, a chunk at a time: the loop that the kernels of PyTorch, NumPy and Numba have in common.
+
+A kernel is (z, plan, out) → (lse, nll, smooth) for a chunk of framed logits and labels; it writes the gradient of the
+summed loss to `out`, which may be z, unless that is None. Elements that it cannot do justice to are computed again by
+the text of `spec`, and so is everything with soft targets.
+"""
+
+from multismooth import spec
+from multismooth.frame import Frame, mapped, shared
+from multismooth.threads import share
+
+
+def places(shape, entries):
+    """Where chunks of about so many entries lie: along the first axis, and the last where one item is far too much."""
+    inner = shape[2] if len(shape) == 3 else 1
+    step = max(1, entries // (shape[1] * inner))
+    parts = -(-shape[1] * inner // (4 * entries))  # a part of an item is strided, and copied: not for a little too much
+    width = -(-inner // parts)
+    for start in range(0, shape[0], step):
+        if len(shape) == 2:
+            yield (slice(start, start + step),)
+        else:
+            for left in range(0, inner, width):
+                yield slice(start, start + step), slice(None), slice(left, left + width)
+
+
+def cut(plan, place):
+    """The plan of a chunk of the framed logits."""
+    elements = place[::2]
+    return mapped(plan, lambda x: x[elements], lambda row: row if shared(row) else row[place])
+
+
+def by_spec(z, plan, wanted, xp):
+    """((lse, nll, smooth), gradient or None) of a chunk by the text of `spec`.
+
+    Without z_loss nothing depends on a common offset of an element's logits, so float32 is spared it.
+    """
+    if plan.zeta is None:
+        top = xp.max(spec.quiet(z, plan, 1, xp), axis=1, keepdims=True)
+        z = z - xp.where(xp.isfinite(top), top, xp.zeros_like(top))
+    found = spec.statistics(z, plan, 1, xp)
+    return found, spec.gradient(z, found[0], plan, 1, xp) if wanted else None
+
+
+class Odd:
+    """The elements of a chunk that are computed by `spec`: made before `out` is written to, which may be z."""
+
+    def __init__(self, z, plan, which, wanted, xp):
+        def rows(row):
+            return xp.reshape(row, (1, -1)) if shared(row) else xp.moveaxis(row, 1, -1)[which]
+
+        theirs = mapped(plan, lambda x: x[which], rows)
+        self.found, self.gradient = by_spec(xp.moveaxis(z, 1, -1)[which], theirs, wanted, xp)
+        self.which, self.xp = which, xp
+
+    def put(self, statistics, out):
+        """Write what was found over the kernel's own statistics and gradient."""
+        for mine, right in zip(statistics, self.found, strict=True):
+            mine[self.which] = right
+        if out is not None:
+            self.xp.moveaxis(out, 1, -1)[self.which] = self.xp.astype(self.gradient, out.dtype)
+
+
+def evaluate(kernel, logits, plan, axis, xp, out=None, entries=2**20, workers=1):
+    """Per-element losses; the gradient of their sum goes to `out`, which has the layout of the logits or is they."""
+    frame = Frame(logits, axis, xp)
+    z, plan = frame.entries(logits), frame.plan(plan, logits)
+    target = None if out is None else frame.entries(out)
+
+    def run(place):
+        own, part, g = z[place], cut(plan, place), None if target is None else target[place]
+        if plan.u is None:
+            return kernel(own, part, g)
+        found, gradient = by_spec(own, part, g is not None, xp)
+        if g is not None:
+            g[...] = xp.astype(gradient, g.dtype)
+        return found
+
+    parts = share(run, list(places(z.shape, entries)), workers)
+    lse, nll, smooth = (xp.concat([xp.reshape(x, (-1,)) for x in column]) for column in zip(*parts, strict=True))
+    flat = mapped(plan, lambda x: xp.reshape(x, (-1,)), lambda row: row)
+    return frame.back(spec.elements(lse, nll, smooth, flat, xp))

@@ -1,0 +1,68 @@
+"""Which kernel computes a loss: chosen by the problem, or named by the caller, and written down either way.
+
+    spec      the text of `spec`, differentiated by the framework where it has autodiff
+    columns   NumPy, few classes and few rows
+    whole     a few calls of the framework on whole arrays: small problems, and devices other than the CPU
+    chunked   a chunk at a time in cache: large problems on a CPU
+    numba     one compiled pass over a CPU's memory: large problems where Numba is installed (multismooth[fast])
+
+"fused" stands for all of them but "spec" and "numba": what is there without anything installed.
+"""
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from multismooth.errors import complain
+
+NAMES: tuple[str, ...] = ("spec", "columns", "whole", "chunked", "numba")
+FUSED: tuple[str, ...] = ("columns", "whole", "chunked")
+
+_asked: ContextVar = ContextVar("implementation", default=None)
+
+
+@contextmanager
+def implementation(*names: str):
+    """Within, PyTorch and NumPy calls use the first of these that can compute them, or raise; without any: as ever.
+
+    Yields a list that receives the name of every kernel that ran. JAX compiles what it runs, and has one kernel.
+    A derivative beyond the first is always that of "spec", and so is what a compiler traces.
+
+    Raises:
+        ValueError: no such name; within, a call that no named implementation can compute.
+
+    >>> import numpy as np
+    >>> import multismooth
+    >>> with multismooth.implementation() as ran:
+    ...     loss = multismooth.loss(np.zeros((2, 3)), np.array([0, 1]))
+    >>> ran
+    ['columns']
+    """
+    for name in names:
+        if name not in (*NAMES, "fused"):
+            raise complain("names", f"some of {', '.join(NAMES)}, fused", repr(name), "")
+    groups = [FUSED if name == "fused" else (name,) for name in names]
+    ran: list[str] = []
+    token = _asked.set((groups or [NAMES], ran))
+    try:
+        yield ran
+    finally:
+        _asked.reset(token)
+
+
+def asked(name):
+    """Whether the caller named this implementation."""
+    choice = _asked.get()
+    return choice is not None and (name,) in choice[0]
+
+
+def choose(*able):
+    """What the caller wants first of what is able to compute a call, which is given the best one first."""
+    choice = _asked.get()
+    if choice is None:
+        return able[0]
+    groups, ran = choice
+    for name in (name for group in groups for name in able if name in group):
+        ran.append(name)
+        return name
+    wanted = " or ".join(name for group in groups for name in group)
+    raise complain("implementation", f"one that computes this call here: {', '.join(able)}", wanted, "Name none.")

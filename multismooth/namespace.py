@@ -1,0 +1,46 @@
+"""Array-API namespaces with the additions that `multismooth.backend.Backend` lists; NumPy's own."""
+
+import numpy as np
+
+
+class Namespace:
+    """An array-API namespace with additions."""
+
+    def __init__(self, base, **additions):
+        self._base = base
+        self.__dict__.update(additions)
+
+    def __getattr__(self, name):
+        return getattr(self._base, name)
+
+
+def logsumexp(z, axis):
+    """log Σ exp z, shifted by the largest entry so that nothing overflows."""
+    largest = np.max(z, axis=axis, keepdims=True)
+    largest = np.where(np.isinf(largest), 0, largest)
+    with np.errstate(divide="ignore"):
+        return np.log(np.sum(np.exp(z - largest), axis=axis)) + np.squeeze(largest, axis=axis)
+
+
+def pick(z, index, axis):
+    return np.squeeze(np.take_along_axis(z, np.expand_dims(index, axis), axis=axis), axis=axis)
+
+
+def deposit(z, index, values, axis):
+    """z with per-element values added at one index per element; z is one of our own arrays and may be written to."""
+    z = z if z.flags.writeable else z.copy()
+    place = np.expand_dims(index, axis)
+    values = np.broadcast_to(values, index.shape)
+    np.put_along_axis(z, place, np.take_along_axis(z, place, axis=axis) + np.expand_dims(values, axis), axis=axis)
+    return z
+
+
+def float_of(z):
+    return np.float64 if z.dtype == np.float64 else np.float32
+
+
+def constant(value, z):
+    return np.asarray(value, dtype=float_of(z))
+
+
+XP = Namespace(np, logsumexp=logsumexp, pick=pick, deposit=deposit, float_of=float_of, constant=constant)

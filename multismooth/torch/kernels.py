@@ -1,0 +1,190 @@
+"""The kernels for PyTorch tensors, and which one a call gets. No graph: `fused` puts them under autograd.
+
+Each is (logits, plan, axis, wanted, summed, out) → (losses per element or their sum, gradient of the sum or None): that
+of `spec.elements` and `spec.gradient`. `whole` makes a few calls on whole tensors, what small problems and other
+devices want; the others are for large ones on a CPU, or work through the memory that tensors share with NumPy.
+"""
+
+import numpy as np
+import torch
+
+from multismooth import chunks, cpu, spec
+from multismooth.buffers import gradient_memory
+from multismooth.frame import VECTOR, Frame
+from multismooth.implementations import asked, choose
+from multismooth.threads import cores
+from multismooth.torch import chunked as chunk
+from multismooth.torch.namespace import XP, float_of
+
+SMALL = 2**19  # logits; below, the calls that `chunked` adds cost more than the passes that it saves
+SMALL_FORWARD = 2**22  # the same without a gradient, where PyTorch's own log softmax is hard to beat
+TINY = 2**12  # below, without a gradient, the compiled kernel is: one call instead of six
+ACROSS = 2**10  # logits; the transposing copy that a short class axis wants pays from here on
+COMPILED = (torch.float32, torch.float64, torch.bfloat16)
+NUMPY = (torch.float32, torch.float64)
+
+
+def chosen(logits, plan, axis, wanted=True):
+    """The kernel for a call, by the caller's wish or by size."""
+    return KERNELS[choose(*able(logits, plan, axis, wanted))]
+
+
+def able(logits, plan, axis, wanted):
+    """What can compute a call, the fastest first."""
+    size = logits.numel()
+    if not logits.is_cpu or size == 0:
+        return ("whole",)
+    names = ["whole", "chunked"] if size <= (SMALL if wanted else SMALL_FORWARD) else ["chunked", "whole"]
+    if wanted and logits.dtype in NUMPY and cpu.few(logits, plan, axis):
+        names.insert(0, "columns")
+    if logits.dtype in COMPILED:
+        few = size <= (cpu.WORTH_COMPILED if wanted else TINY) and logits.dtype in NUMPY
+        fast = cpu.compiled_few(logits, plan, axis) if few else size > (cpu.WORTH_COMPILED if wanted else SMALL_FORWARD)
+        if (fast or asked("numba")) and cpu.compiles(logits, plan, axis):
+            names.insert(0 if fast else len(names), "numba")
+    return names
+
+
+def target(logits, axis, out):
+    """Where a kernel writes the gradient: the caller's tensor where that has the layout of the logits, or one of ours.
+
+    Nor may it share memory with them, unless it is they, entry by entry.
+    """
+    frame = Frame(logits, axis, XP)
+    if out is not None and frame.fits(out):
+        same = out.data_ptr() == logits.data_ptr() and out.stride() == logits.stride()
+        if same or not np.may_share_memory(seen(out), seen(logits)):
+            return out
+    memory = torch.from_numpy(gradient_memory(logits.numel() * logits.itemsize, np.uint8))
+    return frame.whole(memory.view(logits.dtype))
+
+
+# --- a chunk at a time ----------------------------------------------------------------------------------------------
+
+
+def chunked(logits, plan, axis, wanted=True, summed=False, out=None):
+    gradient = target(logits, axis, out) if wanted else None
+    loss = chunks.evaluate(chunk.kernel, logits, plan, axis, XP, gradient, chunk.ENTRIES)
+    if out is not None and gradient is not out:
+        gradient = out.copy_(gradient)
+    return loss.sum() if summed else loss, gradient
+
+
+# --- through the memory that NumPy sees ------------------------------------------------------------------------------
+
+
+def seen(tensor):
+    """A tensor's memory as a NumPy array; bfloat16 as the bits that it is."""
+    tensor = tensor.detach()
+    return (tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
+
+
+def numba(logits, plan, axis, wanted=True, summed=False, out=None):
+    if logits.dtype in NUMPY and cpu.compiled_few(logits, plan, axis):
+        return numba_few(logits, plan, wanted, summed, out)
+    gradient = target(logits, axis, out) if wanted else None
+    theirs = type(plan)(*(seen(x) if isinstance(x, torch.Tensor) else x for x in plan))
+    memory = None if gradient is None else seen(gradient)
+    loss = cpu.evaluate("numba", seen(logits), theirs, axis, memory, min(torch.get_num_threads(), cores()))
+    loss = torch.from_numpy(np.asarray(loss))
+    if out is not None and gradient is not out:
+        gradient = out.copy_(gradient)
+    return loss.sum() if summed else loss, gradient
+
+
+def numba_few(logits, plan, wanted, summed, out):
+    """What is left to do for a small problem: the loss as a tensor, the gradient in a fresh one or the caller's."""
+    z = logits.detach().numpy()
+    gradient = np.empty(z.shape, z.dtype) if wanted else None
+    losses = cpu.numba().few_rows(z, plan._replace(labels=plan.labels.numpy()), gradient)
+    loss = torch.scalar_tensor(float(np.add.reduce(losses)), dtype=logits.dtype) if summed else torch.from_numpy(losses)
+    gradient = torch.from_numpy(gradient) if wanted else None
+    return loss, gradient if out is None or not wanted else out.copy_(gradient)
+
+
+# --- few classes and few rows, in NumPy -----------------------------------------------------------------------------
+
+
+def columns(logits, plan, axis, wanted=True, summed=False, out=None):
+    loss, gradient = cpu.columns(logits.detach().numpy(), plan.labels.numpy(), plan.a, plan.b, wanted, summed)
+    loss = torch.scalar_tensor(float(loss), dtype=logits.dtype) if summed else torch.from_numpy(loss)
+    if not wanted:
+        return loss, None
+    gradient = torch.from_numpy(gradient)
+    return loss, gradient if out is None else out.copy_(gradient)
+
+
+# --- whole tensors --------------------------------------------------------------------------------------------------
+
+
+def log_p(logits, plan, axis):
+    """log softmax over the existing classes, in the dtype that is computed in: our own buffer."""
+    dtype = float_of(logits)
+    if plan.mask is not None or plan.alive is not None:
+        logits = spec.quiet(logits, plan, axis, XP)
+    if logits.shape[axis] < VECTOR and logits.numel() > ACROSS and logits.stride(axis) == 1 and logits.is_cpu:
+        columns = logits.movedim(axis, 0).to(dtype, memory_format=torch.contiguous_format, copy=True)
+        return torch.log_softmax(columns, 0).movedim(0, axis)
+    return torch.log_softmax(logits, axis, dtype=None if logits.dtype is dtype else dtype)
+
+
+def losses(logits, lp, plan, axis):
+    """(per-element loss, lse or None) from log p; lse is only formed where z_loss needs it."""
+    nll = -XP.pick(lp, plan.labels, axis) if plan.u is None else spec.weighted_gap(plan.u, -lp, axis, XP)
+    lse = None if plan.zeta is None else XP.logsumexp(spec.quiet(logits, plan, axis, XP), axis)
+    smooth = -lp.mean(axis) if plan.v is None else spec.weighted_gap(plan.v, -lp, axis, XP)
+    return spec.elements(lse, nll, smooth, plan, XP), lse
+
+
+def gradient_(p, lse, plan, axis):
+    """`spec.gradient`, written over p = softmax(z)."""
+    height = plan.a * plan.u_sum + plan.b * plan.v_sum
+    if plan.zeta is not None:
+        height = height + 2 * plan.zeta * lse
+    p.mul_(spec.wide(height, axis, XP))
+    if not (type(plan.b) is float and plan.b == 0.0):
+        p.sub_(spec.wide(plan.b, axis, XP) * (1 / p.shape[axis] if plan.v is None else plan.v))
+    if plan.u is not None:
+        p.sub_(spec.wide(plan.a, axis, XP) * plan.u)
+    elif type(plan.a) is float:
+        p.scatter_(axis, plan.labels.unsqueeze(axis), -plan.a, reduce="add")
+    else:
+        own = plan.a.neg().expand(plan.labels.shape)
+        p.scatter_add_(axis, plan.labels.unsqueeze(axis), own.unsqueeze(axis))
+    return p if plan.alive is None else p.masked_fill_(~spec.wide(plan.alive, axis, XP), 0.0)
+
+
+def whole(logits, plan, axis, wanted=True, summed=False, out=None):
+    logits = logits.detach()
+    if summed and logits.is_cpu and plan.labels is not None and plan.labels.numel() > 0 and cpu.uniform(plan):
+        loss, gradient = whole_uniform(logits, plan, axis, wanted)
+    else:
+        lp = log_p(logits, plan, axis)
+        loss, lse = losses(logits, lp, plan, axis)
+        loss, gradient = loss.sum() if summed else loss, gradient_(lp.exp_(), lse, plan, axis) if wanted else None
+    if gradient is None or (out is None and gradient.dtype is logits.dtype):
+        return loss, gradient
+    return loss, gradient.to(logits.dtype) if out is None else out.copy_(gradient)
+
+
+def whole_uniform(logits, plan, axis, wanted):
+    """(−a·Σ log p_y − b/K·Σ log p, gradient) in the fewest calls: what a small mean loss on a CPU is paid for.
+
+    Two numbers and one new tensor are 3 µs less than arithmetic on 0-d tensors. The gradient of log softmax has a
+    kernel of its own in PyTorch, g − p·Σg: one pass for the exponential and the rest.
+    """
+    lp, index, classes = log_p(logits, plan, axis), plan.labels.unsqueeze(axis), logits.shape[axis]
+    if axis == 1:
+        loss = plan.a * torch._C._nn.nll_loss_nd(lp, plan.labels, None, 2, -100).item()
+    else:
+        loss = -plan.a * lp.gather(axis, index).sum().item()
+    if plan.b != 0.0:  # a −inf logit costs nothing without smoothing
+        loss -= plan.b / classes * lp.sum().item()
+    loss = torch.scalar_tensor(loss, dtype=lp.dtype)
+    if not wanted:
+        return loss, None
+    g = torch.full_like(lp, -plan.b / classes).scatter_(axis, index, -plan.a - plan.b / classes)
+    return loss, torch._log_softmax_backward_data(g, lp, axis, lp.dtype)
+
+
+KERNELS = {"columns": columns, "whole": whole, "chunked": chunked, "numba": numba}
