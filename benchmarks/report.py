@@ -73,6 +73,30 @@ def markdown(result):
     return "\n".join(parts)
 
 
+IN_README = [
+    "torch eager",
+    "torch.compile",
+    "multismooth.torch",
+    "multismooth.torch, fast",
+    "SciPy log_softmax",
+    "multismooth.numpy",
+    "multismooth.numpy, fast",
+    "multismooth.numpy, fast, out=",
+    "optax one-hot",
+    "multismooth.jax",
+    "copy (floor)",
+]
+
+
+def for_readme(result):
+    """The table of README.md, which is held against the committed results by a test."""
+    machine = result["machine"]
+    columns, rows = by_shape(result, "float32", lambda row: number(row["ratio"]))
+    cells = dict(rows)
+    title = f"Time / torch eager {machine['versions']['torch'].split('+')[0]}, float32, {machine['cores']} cores"
+    return table(title, columns, [(f"`{name}`", cells[name]) for name in IN_README if name in cells])
+
+
 def picture(result, path):
     """Ratios to torch eager in float32, a group per shape: ours in colour, peers in grey, the floor as a line."""
     import matplotlib

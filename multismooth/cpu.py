@@ -54,7 +54,7 @@ def few(logits, plan, axis):
 
 def compiles(logits, plan, axis):
     """Whether Numba is there and its kernels compute a call of these NumPy arrays or tensors."""
-    return numba() is not None and numba().able(plan, logits)
+    return numba() is not None and numba().able(plan, logits.shape[axis])
 
 
 def compiled_few(logits, plan, axis):

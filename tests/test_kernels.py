@@ -111,6 +111,23 @@ def test_in_pieces_it_is_the_text_of_spec(kernel, shape, axis, feature, reductio
         np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=allowed * np.abs(expected_gradient).max())
 
 
+@pytest.mark.parametrize(("shape", "axis", "mask_shape"), [((4, 5, 90, 3), 3, (4, 1, 1, 3)), ((6, 7, 50), 1, (1, 7, 50))])
+def test_a_mask_for_some_elements_is_not_taken_for_one_for_all(kernel, shape, axis, mask_shape):
+    z, y = problem(shape, axis)
+    mask = np.random.default_rng(3).random(mask_shape) < 0.5
+    mask |= np.arange(shape[axis]).reshape([-1 if k == axis else 1 for k in range(z.ndim)]) == 1
+    settings = {"class_mask": mask, "axis": axis}
+    y = np.ones_like(y)
+    expected, expected_gradient = by_spec(z, y, **settings)
+    if kernel[1] == "numba":
+        with pytest.raises(ValueError, match="got numba"):
+            loss_and_grad(kernel, z, y, **settings)
+        kernel = kernel[0], "chunked"
+    loss, gradient = loss_and_grad(kernel, z, y, **settings)
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-10, atol=1e-18)
+
+
 @pytest.mark.parametrize(("shape", "axis"), SHAPES[:3], ids=str)
 @pytest.mark.parametrize("layout", ["other order", "gaps", "backwards"])
 def test_any_layout(kernel, shape, axis, layout):
@@ -220,6 +237,16 @@ def test_bfloat16_is_one_rounding_away(name):
         assert (np.abs(gradient.float().numpy() - expected_gradient) <= rounding).all()
 
 
+def test_a_narrow_coefficient_keeps_its_value(kernel):
+    torch = need("torch")
+    z, y = problem((40, 900), 1, np.float32)
+    expected, _ = by_spec(z, y, z_loss=0.5)
+    with multismooth.implementation(kernel[1]):
+        z_loss = torch.tensor(0.5, dtype=torch.bfloat16)
+        loss, _ = multismooth.torch.loss_and_grad(torch.from_numpy(z), torch.from_numpy(y), z_loss=z_loss)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 10**6), st.floats(0, 1))
 def test_small_problems_have_a_compiled_kernel(rows, classes, seed, epsilon):
     need("numba")
@@ -231,6 +258,10 @@ def test_small_problems_have_a_compiled_kernel(rows, classes, seed, epsilon):
         expected, expected_gradient = by_spec(z, y, **settings)
         np.testing.assert_allclose(loss, expected, rtol=1e-12, atol=1e-14)
         np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-12, atol=1e-14)
+        over = z.copy()
+        again = loss_and_grad(kernel, over, y.astype(np.int32), out=over[:], **settings)
+        np.testing.assert_array_equal(again[0], loss)
+        np.testing.assert_array_equal(over, gradient)
 
 
 # --- which one runs -------------------------------------------------------------------------------------------------

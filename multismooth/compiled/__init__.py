@@ -18,10 +18,9 @@ SCRATCH = 2**14  # entries: elements side by side and what is made of them stay 
 BFLOAT16 = np.dtype(np.uint16)  # NumPy has none: its bits
 
 
-def able(plan, logits):
-    """Whether the kernels compute a call: labels, one row of v and of the mask for all elements."""
-    classes = max(logits.shape)
-    return plan.u is None and all(row is None or math.prod(row.shape) <= classes for row in (plan.v, plan.mask))
+def able(plan, classes):
+    """Whether the kernels compute a plan: labels, one row of v and of the mask for all elements."""
+    return plan.u is None and all(row is None or math.prod(row.shape) == classes for row in (plan.v, plan.mask))
 
 
 def widened(bits):
@@ -38,14 +37,14 @@ def narrowed(x):
 
 def few_rows(z, plan, out):
     """Per-element losses of a small problem, its gradient written to `out`: see `by_rows.few`."""
-    wanted, losses = out is not None, np.empty(z.shape[0], z.dtype)
-    g = (
-        out
-        if wanted and out.flags.c_contiguous and out is not z
-        else np.empty(z.shape if wanted else (1, z.shape[1]), z.dtype)
-    )
-    few(z if z.flags.c_contiguous else np.ascontiguousarray(z), plan.labels, plan.a, plan.b, wanted, g, losses)
-    if wanted and g is not out:
+    losses, g = np.empty(z.shape[0], z.dtype), out
+    if out is None:
+        g = np.empty((1, z.shape[1]), z.dtype)
+    elif not out.flags.c_contiguous or np.may_share_memory(out, z):
+        g = np.empty(z.shape, z.dtype)
+    labels = np.ascontiguousarray(plan.labels, np.int64)
+    few(np.ascontiguousarray(z), labels, plan.a, plan.b, out is not None, g, losses)
+    if out is not None and g is not out:
         out[...] = g
     return losses
 

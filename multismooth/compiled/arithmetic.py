@@ -15,8 +15,16 @@ FAST = {"reassoc", "contract", "nsz"}  # sums in as many lanes as the machine ha
 
 
 def compiled(flags):
-    """Compile on the first call, and keep the result on disk; the interpreter's lock is let go."""
-    return numba.njit(nogil=True, cache=True, fastmath=flags, error_model="numpy")
+    """Compile on the first call, and keep the result on disk where there is a place; the interpreter's lock is let go."""
+    options = {"nogil": True, "fastmath": flags, "error_model": "numpy"}
+
+    def decorate(function):
+        try:
+            return numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # neither the package nor the user's cache can be written to
+            return numba.njit(**options)(function)
+
+    return decorate
 
 
 def bits_as(to):

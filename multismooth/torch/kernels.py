@@ -83,7 +83,8 @@ def numba(logits, plan, axis, wanted=True, summed=False, out=None):
     if logits.dtype in NUMPY and cpu.compiled_few(logits, plan, axis):
         return numba_few(logits, plan, wanted, summed, out)
     gradient = target(logits, axis, out) if wanted else None
-    theirs = type(plan)(*(seen(x) if isinstance(x, torch.Tensor) else x for x in plan))
+    wide = (x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() and x.itemsize == 2 else x for x in plan)
+    theirs = type(plan)(*(x.numpy(force=True) if isinstance(x, torch.Tensor) else x for x in wide))
     memory = None if gradient is None else seen(gradient)
     loss = cpu.evaluate("numba", seen(logits), theirs, axis, memory, min(torch.get_num_threads(), cores()))
     loss = torch.from_numpy(np.asarray(loss))
