@@ -88,9 +88,9 @@ def memory(name, shape, dtype):
 
 
 def peak(name, shape, dtype):
-    """What `memory` runs. A small problem first, so that code and threads are not counted."""
-    small = Problem((min(shape[0], 8), *shape[1:2], *(8 for _ in shape[2:])), dtype)
-    made(name, small)
+    """What `memory` runs. A part of the problem first, for the same kernels: their code and threads are not counted."""
+    part = min(shape[0], max(1, 2**21 // int(np.prod(shape[1:]))))
+    made(name, Problem((part, *shape[1:]), dtype))
     problem = Problem(shape, dtype)
     run = EVERYONE[name][0](problem)
     with open("/proc/self/clear_refs", "w") as file:  # forgets the peak so far

@@ -203,7 +203,7 @@ class Binding:
             raise complain(name, "a number or a 0-d array", f"shape {tuple(value.shape)}, {value.dtype}", "")
         if (seen := self._values(value, validate)) is not None:
             checks.not_negative(name, seen)
-        return value
+        return self._backend.xp.astype(value, self._backend.xp.float_of(z))
 
     def _normalizer(self, value, reduction, z, validate):
         if value is None:

@@ -73,7 +73,8 @@ class NumpyBackend(Backend):
         return array
 
     def first_row(self, z, axis, validate):
-        return np.moveaxis(z, axis, -1).reshape(-1, z.shape[axis])[0] if z.size and z.strides[axis] else None
+        first = tuple(slice(None) if k == axis else 0 for k in range(z.ndim))
+        return z[first] if z.size and z.strides[axis] else None
 
     def glance(self, z, targets, axis):
         if z.size == 0 or not isinstance(targets, np.ndarray):

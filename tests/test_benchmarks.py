@@ -27,7 +27,16 @@ def load(monkeypatch):
 def test_everyone_computes_the_same_and_is_reported(load, tmp_path, capsys):
     need("matplotlib")
     files = [tmp_path / name for name in ("a.json", "a.md", "a.png")]
-    options = ["--no-compile", "--no-memory", "--rounds", "1", "--shapes", "8x5,3x4x2x2", "--dtypes", "float32,bfloat16"]
+    options = [
+        "--no-compile",
+        "--no-memory",
+        "--rounds",
+        "1",
+        "--shapes",
+        "8x5,3x4x2x2",
+        "--dtypes",
+        "float32,bfloat16",
+    ]
     load("cpu").main([*options, "--out", str(files[0]), "--markdown", str(files[1]), "--plot", str(files[2])])
     rows = json.loads(files[0].read_text())["rows"]
     found = {row["name"] for row in rows if row["dtype"] == "float32"}

@@ -66,7 +66,7 @@ def kernel(z, plan, out, xp):
     shares = v, plan.v is not None, 1.0 if plan.v is None else float(np.sum(v, dtype=np.float64))
     masks = mask, plan.mask is not None, out is not None
     g = np.empty((1,) * z.ndim, z.dtype) if out is None else out
-    found, odd = np.empty((*shape[:-1], 3, shape[-1])), np.zeros(shape, bool)
+    found, odd = np.empty((*shape[:-1], 3, shape[-1]), dtype), np.zeros(shape, bool)
     if z.ndim == 2:
         apart = out is not None and (z.dtype == BFLOAT16 or np.may_share_memory(out, z))
         rows(z, labels, a, b, zeta, alive, *shares, *masks, g, apart, np.empty(classes, dtype), found, odd)
@@ -74,7 +74,7 @@ def kernel(z, plan, out, xp):
         width = min(max(SCRATCH // classes, 16), 1024, z.shape[2])
         x, lines = np.empty(classes * width, dtype), np.empty((4, width), dtype)
         images(z, labels, a, b, zeta, alive, *shares, *masks, g, width, x, lines, found, odd)
-    statistics = tuple(np.moveaxis(found, -2, 0).astype(dtype))
+    statistics = tuple(np.moveaxis(found, -2, 0))
     if odd.any():
         by_spec(z, plan, odd, statistics, out, xp)
     return statistics
