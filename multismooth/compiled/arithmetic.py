@@ -15,7 +15,7 @@ FAST = {"reassoc", "contract", "nsz"}  # sums in as many lanes as the machine ha
 
 
 def compiled(flags):
-    """Compile on the first call and keep the result on disk, where there is a place; the interpreter's lock is let go."""
+    """Compile on the first call, to be kept on disk where there is a place; without the interpreter's lock."""
     options = {"nogil": True, "fastmath": flags, "error_model": "numpy"}
 
     def decorate(function):
