@@ -200,6 +200,8 @@ REST = ("whole", "spec")  # for empty batches, and for what needs more than a fi
 NUMPY_SPEC = replace(NUMPY, name="numpy-spec", kernels=("spec",), settings=500, heads=60)
 NUMPY_CHUNKED = replace(NUMPY, name="numpy-chunked", kernels=("chunked", "spec"))
 NUMPY_NUMBA = replace(NUMPY, name="numpy-numba", kernels=("numba", "chunked", "spec"))
+NUMPY_FUSED = replace(NUMPY, name="numpy-fused", kernels=("fused", "spec"), settings=500, heads=60)
+TORCH_FUSED = replace(TORCH, name="torch-fused", kernels=("fused", "spec"), settings=500, heads=60)
 TORCH_WHOLE = replace(TORCH, name="torch-whole", kernels=REST, settings=500, heads=60)
 TORCH_CHUNKED = replace(TORCH, name="torch-chunked", kernels=("chunked", *REST))
 TORCH_NUMBA = replace(TORCH, name="torch-numba", kernels=("numba", "chunked", *REST))
@@ -208,7 +210,10 @@ JIT = JitJaxAdapter("jax-jit", "jax", "multismooth.jax", settings=40, heads=4, a
 TORCH_CUDA = TorchAdapter("torch-cuda", "torch", "multismooth.torch", device="cuda", out=True)
 JAX_CUDA = JaxAdapter("jax-cuda", "jax", "multismooth.jax", device="cuda", settings=200, heads=4, autodiff_every=4)
 
-FORCED = (NUMPY_SPEC, NUMPY_CHUNKED, NUMPY_NUMBA, TORCH_WHOLE, TORCH_CHUNKED, TORCH_NUMBA)
+FORCED = (
+    *(NUMPY_SPEC, NUMPY_FUSED, NUMPY_CHUNKED, NUMPY_NUMBA),
+    *(TORCH_FUSED, TORCH_WHOLE, TORCH_CHUNKED, TORCH_NUMBA),
+)
 ADAPTERS = (NUMPY, TORCH, JAX, *FORCED, COMPILED, JIT, TORCH_CUDA, JAX_CUDA)
 
 

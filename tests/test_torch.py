@@ -45,6 +45,7 @@ SETTINGS = [
     {"label_smoothing": torch.linspace(0, 0.4, 6).double()},
     {"z_loss": 0.3, "reduction": "sum"},
     {"reduction": "none"},
+    {"reduction": "none", "ignore_index": None},
     {"normalizer": 11, "z_loss": 0.1},
 ]
 

@@ -84,7 +84,7 @@ class _Elements(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits, plan, axis):
-        ctx.kernel = kernels.chosen(logits, plan, axis)
+        ctx.kernel = kernels.chosen(logits, spec.scaled(plan, logits.new_ones(())), axis)  # as in backward
         ctx.save_for_backward(logits)
         ctx.plan, ctx.axis = plan, axis
         return ctx.kernel(logits, plan, axis, wanted=False)[0]
