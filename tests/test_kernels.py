@@ -284,6 +284,20 @@ def test_size_chooses_and_the_caller_overrules(monkeypatch):
             torch.testing.assert_close(gradient, gradients[0])
 
 
+@pytest.mark.parametrize("name", ["fused", "whole", "chunked", "numba"])
+def test_backward_of_per_element_losses_takes_any_upstream_gradient(name):
+    """A kernel for numbers alone (columns) must not be kept for a backward whose coefficients are arrays."""
+    torch = need("torch")
+    if name == "numba":
+        need("numba")
+    z, y = torch.randn(6, 5, dtype=torch.float64, requires_grad=True), torch.tensor([0, 1, 2, 3, 4, 0])
+    upstream = torch.rand(6, dtype=torch.float64)
+    with multismooth.implementation(name):
+        ours = torch.autograd.grad(multismooth.torch.loss(z, y, reduction="none"), z, upstream)[0]
+    theirs = torch.nn.functional.cross_entropy(z, y, label_smoothing=0.1, reduction="none")
+    torch.testing.assert_close(ours, torch.autograd.grad(theirs, z, upstream)[0], rtol=1e-12, atol=1e-14)
+
+
 def test_a_named_implementation_is_never_substituted():
     z, y = problem((6, 5), 1)
     rows = np.full((6, 5), 0.2)
