@@ -79,7 +79,7 @@ def able(logits, plan, axis):
 
 def evaluate(name, logits, plan, axis, out, workers):
     """Per-element losses by "chunked" or "numba", the gradient written to `out` unless that is None."""
-    if name == "numba" and compiled_few(logits, plan, axis):
+    if name == "numba" and logits.dtype in (np.float32, np.float64) and compiled_few(logits, plan, axis):
         return numba().few_rows(logits, plan, out)
     entries = ENTRIES
     if logits.size < TOGETHER:

@@ -32,10 +32,10 @@ def implementation(*names: str):
 
     >>> import numpy as np
     >>> import multismooth
-    >>> with multismooth.implementation() as ran:
+    >>> with multismooth.implementation("spec"):
     ...     loss = multismooth.loss(np.zeros((2, 3)), np.array([0, 1]))
-    >>> ran
-    ['columns']
+    >>> round(float(loss), 6)
+    1.098612
     """
     for name in names:
         if name not in (*NAMES, "fused"):
