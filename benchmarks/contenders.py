@@ -2,6 +2,7 @@
 
 import importlib.util
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 
@@ -46,14 +47,22 @@ def eager(problem, loss=None, **options):
 
 
 def named(names, run):
-    """`run` with these implementations of ours only, or with what the library chooses ("fast": Numba is installed)."""
+    """`run`, to be called within the implementations of ours that are named (none: what the library chooses)."""
+    run.names = names
+    return run
+
+
+def within(run):
+    """What `named` says, as a context: entered before the clock starts."""
     import multismooth
 
-    def call():
-        with multismooth.implementation(*names):
-            return run()
+    names = getattr(run, "names", ())
+    return multismooth.implementation(*names) if names else nullcontext()
 
-    return call if names else run
+
+def once(run):
+    with within(run):
+        return run()
 
 
 def torch_ours(problem, *names):
@@ -191,7 +200,7 @@ def made(name, problem):
     """The contender's function, called once: compiled, warm. None with a warning if it cannot run here."""
     try:
         run = EVERYONE[name][0](problem)
-        run()
+        once(run)
     except Exception as error:  # a compiler that is not there, say: the others are still worth timing
         warnings.warn(f"{name} left out: {type(error).__name__}: {str(error).splitlines()[0]}", stacklevel=2)
         return None

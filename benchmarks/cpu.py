@@ -3,12 +3,15 @@
     python benchmarks/cpu.py [--shapes 256x10,4096x1000] [--dtypes float32] [--rounds 9] [--out cpu.json]
                              [--markdown cpu.md] [--plot cpu.png] [--sweep] [--no-memory] [--only torch,numpy,jax]
 
-One process; in each round every contender runs once, in a new random order (whoever follows a loss that gives three
-buffers back to the system pays for it: 1.4 times in the same place of every round); medians over the rounds. Every
-timing includes freeing the gradient. Memory is the peak of a process of its own, above what its inputs take.
+One process for a problem; in each round every contender runs once, in a new random order (whoever follows a loss that
+gives three buffers back to the system pays for it: 1.4 times in the same place of every round); medians over the
+rounds. Every timing includes freeing the gradient. A process of its own, because what earlier problems left in malloc
+decides between 5 and 22 ms for torch eager at (4096, 1000). Memory is the peak of a process of its own, above what its
+inputs take.
 """
 
 import argparse
+import json
 import os
 import platform
 import random
@@ -21,7 +24,7 @@ from importlib import metadata
 
 import numpy as np
 import torch
-from contenders import BASE, EVERYONE, FLOOR, Problem, contenders, installed, made
+from contenders import BASE, EVERYONE, FLOOR, Problem, contenders, installed, made, once, within
 from rich.progress import Progress
 
 SHAPES = {
@@ -33,11 +36,12 @@ LARGE = 16 * 2**20  # bytes of logits from which on memory is measured: below, p
 
 
 def timed(run, calls):
-    start = time.perf_counter()
-    for _ in range(calls):
-        result = run()
-        del result
-    return (time.perf_counter() - start) / calls
+    with within(run):
+        start = time.perf_counter()
+        for _ in range(calls):
+            result = run()
+            del result
+        return (time.perf_counter() - start) / calls
 
 
 def medians(runs, rounds, entries, on_round=lambda: None):
@@ -96,7 +100,7 @@ def peak(name, shape, dtype):
     with open("/proc/self/clear_refs", "w") as file:  # forgets the peak so far
         file.write("5")
     before = _status("VmRSS")
-    run()
+    once(run)
     after = _status("VmHWM")
     print((after - before) * 1024 / problem.bytes)
 
@@ -124,7 +128,7 @@ def forward_alone(problem, name, rounds):
     return found[name] / found[BASE]
 
 
-def measured(shape, dtype, options, progress):
+def measured(shape, dtype, options, on_round=lambda: None):
     """One row per contender of a problem."""
     problem = Problem(shape, dtype)
     entries = problem.logits.numel()
@@ -132,15 +136,38 @@ def measured(shape, dtype, options, progress):
     runs = {name: made(name, problem) for name in names}
     runs = {name: run for name, run in runs.items() if run is not None}
     reference = exact(problem)
-    wrong = {name: errors(run(), reference) for name, run in runs.items()}
-    task = progress.add_task(f"{'×'.join(map(str, shape))} {dtype}", total=options.rounds)
-    found = medians(runs, options.rounds, entries, lambda: progress.advance(task))
+    wrong = {name: errors(once(run), reference) for name, run in runs.items()}
+    del reference
+    found = medians(runs, options.rounds, entries, on_round)
     for name, seconds in found.items():
         row = {"shape": list(shape), "dtype": dtype, "name": name, "seconds": seconds}
         row |= {"ratio": seconds / found[BASE], "floors": seconds / found[FLOOR], "error": wrong[name]}
         if options.memory and problem.bytes >= LARGE and name != FLOOR:
             row["memory"] = memory(name, shape, dtype)
         yield row
+
+
+def apart(shape, dtype, options, progress):
+    """`measured` in a process of its own, which says "round" for each round and then the rows."""
+    task = progress.add_task(f"{shape} {dtype}", total=options.rounds)
+    flags = ["--shapes", shape, "--dtypes", dtype, "--rounds", str(options.rounds), "--only", ",".join(options.only)]
+    flags += ["--no-compile"] * (not options.compile) + ["--no-memory"] * (not options.memory)
+    command = [sys.executable, __file__, "--apart", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line == "round\n":
+                progress.advance(task)
+            elif line.startswith("["):
+                rows = json.loads(line)
+    if process.returncode:
+        raise SystemExit(f"{shape} {dtype}: the process that times it failed")
+    return rows
+
+
+def tell(options):
+    """What `apart` runs."""
+    shape = tuple(map(int, options.shapes.split("x")))
+    print(json.dumps(list(measured(shape, options.dtypes, options, lambda: print("round", flush=True)))))
 
 
 def sweep(options, progress):
@@ -193,6 +220,7 @@ def parser():
     one.add_argument("--sweep", action="store_true", help="also N of 1…4096 by K of 2…32000, with and without gradient")
     one.add_argument("--linear", action="store_true", help="also the linear head, against its three products alone")
     one.add_argument("--options", action="store_true", help="also what ignored labels, weights and masks cost")
+    one.add_argument("--apart", action="store_true", help=argparse.SUPPRESS)
     one.add_argument("--out", help="write JSON here")
     one.add_argument("--markdown", help="write tables here")
     one.add_argument("--plot", help="write a picture here")
@@ -205,11 +233,13 @@ def main(arguments=None):
         return peak(arguments[1], tuple(map(int, arguments[2].split("x"))), arguments[3])
     options = parser().parse_args(arguments)
     options.only = options.only.split(",")
+    if options.apart:
+        return tell(options)
     result = {"machine": machine(), "rows": []}
     with Progress() as progress:
         for dtype in options.dtypes.split(","):
             for text in (options.shapes or SHAPES[dtype]).split(","):
-                result["rows"] += measured(tuple(map(int, text.split("x"))), dtype, options, progress)
+                result["rows"] += apart(text, dtype, options, progress)
         if options.sweep:
             result["sweep"] = list(sweep(options, progress))
     if options.linear or options.options:

@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from contenders import Problem, eager
+from contenders import Problem, eager, named
 from cpu import medians
 
 import multismooth
@@ -75,16 +75,8 @@ def option_costs(rounds):
             for case, (labels, options) in cases.items():
                 own = Problem.__new__(Problem)
                 own.leaf, own.labels = problem.leaf, labels
-                runs[case] = _within(name, eager(own, multismooth.torch.loss, **options))
+                runs[case] = named((name,), eager(own, multismooth.torch.loss, **options))
             found = medians(runs, rounds, shape[0] * shape[1])
             costs = {case: seconds / found["plain"] for case, seconds in found.items()}
             rows.append({"shape": list(shape), "implementation": name, "ratios": costs})
     return rows
-
-
-def _within(name, run):
-    def call():
-        with multismooth.implementation(name):
-            return run()
-
-    return call

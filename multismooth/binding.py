@@ -55,11 +55,11 @@ class Binding:
         )
         soft = kind != "integer"
         _combinations(convention, problem, soft, reduction)
-        clean = validate is not False and self._check_values(
-            problem, convention, axis, soft, ignore_index, seen, validate
-        )
+        valid = clean = False
+        if validate is not False:
+            valid, clean = self._check_values(problem, convention, axis, soft, ignore_index, seen, validate)
         ignore_index = None if ignore_index is None else int(ignore_index)
-        return problem, Settings(convention, axis, soft, ignore_index, reduction, clean)
+        return problem, Settings(convention, axis, soft, ignore_index, reduction, valid, clean)
 
     def template(self, targets, num_classes, axis, dtype):
         """(logits in shape and dtype only, targets): what `smooth_targets` binds in place of logits."""
@@ -215,8 +215,8 @@ class Binding:
     # --- values together ------------------------------------------------------------------------------------------
 
     def _check_values(self, problem, convention, axis, soft, ignore_index, seen, validate):
-        """Look at what can be looked at; True when the labels are known to be all classes, none ignored."""
-        z, num_classes, clean = problem.logits, problem.logits.shape[axis], False
+        """Look at what can be looked at; (valid, clean) of the labels: see `Settings`."""
+        z, num_classes, valid, clean = problem.logits, problem.logits.shape[axis], False, False
         arrays = (problem.class_mask, problem.sample_weight, problem.prior, problem.weight)
         mask, s, prior, weight = (self._values(array, validate) for array in arrays)
         something = None if s is None else np.broadcast_to(s != 0, checks.elements_shape(z.shape, axis))
@@ -226,7 +226,7 @@ class Binding:
             checks.some_class(mask, axis, labelled if something is None else labelled & something)
         if seen is not None and not soft:
             clean = target_checks.labels(seen, num_classes, ignore_index, mask, axis, convention.exclude, something)
-            clean = clean and problem.sample_weight is None
+            valid = problem.sample_weight is None and (mask is not None or problem.class_mask is None)
         elif seen is not None:
             target_checks.distributions("targets", seen, axis, something)
             target_checks.soft_mass(seen, axis, mask, something)
@@ -244,7 +244,7 @@ class Binding:
         row = self._backend.first_row(z, axis, validate)
         if row is not None:
             target_checks.probabilities(row, lambda: (self._values(z, True), axis))
-        return clean
+        return valid, valid and clean
 
 
 def _combinations(convention, problem, soft, reduction):

@@ -6,7 +6,7 @@ the text of `spec`, and so is everything with soft targets.
 """
 
 from multismooth import spec
-from multismooth.frame import Frame, mapped, shared
+from multismooth.frame import mapped, shared
 from multismooth.threads import share
 
 
@@ -49,23 +49,22 @@ class Odd:
         def rows(row):
             return xp.reshape(row, (1, -1)) if shared(row) else xp.moveaxis(row, 1, -1)[which]
 
-        theirs = mapped(plan, lambda x: x[which], rows)
-        self.found, self.gradient = by_spec(xp.moveaxis(z, 1, -1)[which], theirs, wanted, xp)
+        self.plan = mapped(plan, lambda x: x[which], rows)
+        self.found, self.gradient = by_spec(xp.moveaxis(z, 1, -1)[which], self.plan, wanted, xp)
         self.which, self.xp = which, xp
 
     def put(self, statistics, out):
         """Write what was found over the kernel's own statistics and gradient."""
-        for mine, right in zip(statistics, self.found, strict=True):
+        for mine, right in zip(statistics, self.found, strict=False):
             mine[self.which] = right
         if out is not None:
             self.xp.moveaxis(out, 1, -1)[self.which] = self.xp.astype(self.gradient, out.dtype)
 
 
-def evaluate(kernel, logits, plan, axis, xp, out=None, entries=2**20, workers=1):
+def evaluate(kernel, frame, logits, plan, xp, out=None, entries=2**20, workers=1):
     """Per-element losses; the gradient of their sum goes to `out`, which has the layout of the logits or is they."""
-    frame = Frame(logits, axis, xp)
-    z, plan = frame.entries(logits), frame.plan(plan, logits)
-    target = None if out is None else frame.entries(out)
+    z, plan = frame.entries(logits, xp), frame.plan(plan, logits, xp)
+    target = None if out is None else frame.entries(out, xp)
 
     def run(place):
         own, part, g = z[place], cut(plan, place), None if target is None else target[place]
@@ -77,6 +76,7 @@ def evaluate(kernel, logits, plan, axis, xp, out=None, entries=2**20, workers=1)
         return found
 
     parts = share(run, list(places(z.shape, entries)), workers)
-    lse, nll, smooth = (xp.concat([xp.reshape(x, (-1,)) for x in column]) for column in zip(*parts, strict=True))
-    flat = mapped(plan, lambda x: xp.reshape(x, (-1,)), lambda row: row)
-    return frame.back(spec.elements(lse, nll, smooth, flat, xp))
+    if len(parts) > 1 or z.ndim == 3:
+        parts = [[xp.concat([xp.reshape(x, (-1,)) for x in column]) for column in zip(*parts, strict=True)]]
+        plan = mapped(plan, lambda x: xp.reshape(x, (-1,)), lambda row: row)
+    return frame.back(spec.elements(*parts[0], plan, xp), xp)

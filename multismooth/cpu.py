@@ -7,21 +7,21 @@ vector register are fast only when the rows lie side by side.
 Measured per million logits, one thread (µs): exp 480, max 60, subtract or multiply 100, sum 180, einsum 75.
 """
 
-import math
 from functools import lru_cache, partial
 
 import numpy as np
 
 from multismooth import chunks, spec
+from multismooth.buffers import gradient_memory
 from multismooth.chunks import Odd
-from multismooth.implementations import asked
+from multismooth.frame import frame_of
 from multismooth.namespace import XP
+from multismooth.threads import cores
 
 FEW_CLASSES = 16
 FEW_ENTRIES = 2**16
 ENTRIES = 2**19  # of a chunk: read and written some six times, in cache; half as much is slower, twice no faster
 TOGETHER = 2**18  # logits from which on waking up other threads pays
-WORTH_COMPILED = 2**19  # and from which on the compiled kernels do
 BLOCK = 1024  # einsum adds in sixteen running sums: beyond this many summands each, again
 
 quietly = np.errstate(invalid="ignore", divide="ignore")
@@ -57,10 +57,11 @@ def compiles(logits, plan, axis):
     return numba() is not None and numba().able(plan, logits.shape[axis])
 
 
-def compiled_few(logits, plan, axis):
-    """Whether it is a call for `numba().few`: most small ones are."""
-    size = math.prod(logits.shape)
-    return logits.ndim == 2 and axis == 1 and size <= WORTH_COMPILED and uniform(plan) and compiles(logits, plan, axis)
+def small(logits, plan, axis):
+    """Whether `numba().few` computes a call of these NumPy arrays, and is the fastest that does."""
+    if logits.ndim != 2 or axis != 1 or logits.size > TOGETHER or plan.labels.dtype != np.int64 or not uniform(plan):
+        return False
+    return logits.flags.c_contiguous and plan.labels.flags.c_contiguous and logits.dtype in (np.float32, np.float64)
 
 
 def able(logits, plan, axis):
@@ -71,23 +72,33 @@ def able(logits, plan, axis):
     if logits.dtype in (np.float32, np.float64):
         if few(logits, plan, axis):
             names.insert(0, "columns")
-        fast = logits.size > WORTH_COMPILED or compiled_few(logits, plan, axis)
-        if (fast or asked("numba")) and compiles(logits, plan, axis):
-            names.insert(0 if fast else len(names), "numba")
+        if compiles(logits, plan, axis):
+            names.insert(0, "numba")
     return names
 
 
-def evaluate(name, logits, plan, axis, out, workers):
-    """Per-element losses by "chunked" or "numba", the gradient written to `out` unless that is None."""
-    if name == "numba" and logits.dtype in (np.float32, np.float64) and compiled_few(logits, plan, axis):
-        return numba().few_rows(logits, plan, out)
-    entries = ENTRIES
-    if logits.size < TOGETHER:
-        workers = 1
+def evaluate(name, logits, plan, axis, wanted, out, threads=cores):
+    """(per-element losses, gradient of their sum or None) by "chunked" or "numba".
+
+    The gradient is `out` where that has the layout of the logits and shares no memory with them, or is they, entry by
+    entry; else it is memory of ours.
+    """
+    if name == "numba" and out is None and small(logits, plan, axis):
+        return numba().few(logits, plan, wanted)
+    frame, gradient = frame_of(logits, axis), None
+    if wanted:
+        fits = out is not None and frame.fits(out)
+        fits = fits and (same(out, logits) or not np.may_share_memory(out, logits))
+        gradient = out if fits else frame.whole(gradient_memory(logits.size, logits.dtype), XP)
+    workers = 1 if logits.size < TOGETHER else min(threads(), cores())
     if name == "numba":
-        entries = min(2 * ENTRIES, -(-logits.size // workers))
-    chunk = partial(kernel if name == "chunked" else numba().kernel, xp=XP)
-    return chunks.evaluate(chunk, logits, plan, axis, XP, out, entries, workers)
+        return numba().evaluate(frame, logits, plan, gradient, workers), gradient
+    return chunks.evaluate(partial(kernel, xp=XP), frame, logits, plan, XP, gradient, ENTRIES, workers), gradient
+
+
+def same(a, b):
+    """Whether two arrays are the same memory, entry by entry."""
+    return a.ctypes.data == b.ctypes.data and a.strides == b.strides
 
 
 # --- kernels ----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ few classes, last          (1, K, N)   by strides alone: rows side by side, for 
 """
 
 import math
+from functools import lru_cache
 
 VECTOR = 16  # fewer classes than float32s in a vector register: PyTorch's softmax is 20 times faster across the rows
 ROWS = ("u", "v", "mask")
@@ -31,67 +32,82 @@ def strides(array):
     return array.stride() if hasattr(array, "stride") else [step // array.itemsize for step in array.strides]
 
 
-def in_order(array, order):
+def dense(shape, steps, order):
     """Whether the axes in this order walk through memory without a gap."""
-    steps, expected = strides(array), 1
+    expected = 1
     for k in reversed(order):
-        if array.shape[k] != 1:
+        if shape[k] != 1:
             if steps[k] != expected:
                 return False
-            expected *= array.shape[k]
+            expected *= shape[k]
     return True
+
+
+def inverse(order):
+    return tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
 class Frame:
     """How arrays of the logits' shape, and of the elements', are seen; views wherever the layout lets them be."""
 
-    def __init__(self, logits, axis, xp):
-        steps = strides(logits)
-        order = sorted(range(logits.ndim), key=lambda k: -steps[k])
-        if not in_order(logits, order):
-            order = list(range(logits.ndim))
-        place, sizes = order.index(axis), [logits.shape[k] for k in order]
+    def __init__(self, shape, steps, axis):
+        order = sorted(range(len(shape)), key=lambda k: -steps[k])
+        if not dense(shape, steps, order):
+            order = list(range(len(shape)))
+        place, sizes = order.index(axis), [shape[k] for k in order]
         before, self.classes, after = math.prod(sizes[:place]), sizes[place], math.prod(sizes[place + 1 :])
-        self.xp, self.order, self.elements = xp, order, [k - (k > axis) for k in order if k != axis]
-        self.all, self.sizes = sizes, sizes[:place] + sizes[place + 1 :]
-        self.across = after == 1 and self.classes < VECTOR
+        self.order, self.elements = tuple(order), tuple(k - (k > axis) for k in order if k != axis)
+        self.straight = order == sorted(order)
+        self.all, self.sizes = tuple(sizes), tuple(sizes[:place] + sizes[place + 1 :])
+        self.lines = (before,) if after == 1 else (before, after)
         self.shape = (before, self.classes) if after == 1 else (before, self.classes, after)
+        self.across = after == 1 and self.classes < VECTOR
 
-    def entries(self, array):
+    def entries(self, array, xp):
         """An array of the logits' shape."""
-        seen = self.xp.reshape(self.xp.permute_dims(array, tuple(self.order)), self.shape)
-        return self.xp.expand_dims(seen.T, axis=0) if self.across else seen
+        seen = array if self.straight else xp.permute_dims(array, self.order)
+        seen = seen if seen.shape == self.shape else xp.reshape(seen, self.shape)
+        return seen.T[None] if self.across else seen
 
     def fits(self, array):
         """Whether an array of the logits' shape has their layout, so that `entries` of it is a view."""
-        return in_order(array, self.order)
+        return dense(array.shape, strides(array), self.order)
 
-    def whole(self, block):
+    def whole(self, block, xp):
         """A block of memory as an array of the logits' shape and layout."""
-        place = tuple(self.order.index(k) for k in range(len(self.order)))
-        return self.xp.permute_dims(self.xp.reshape(block, tuple(self.all)), place)
+        block = xp.reshape(block, self.all)
+        return block if self.straight else xp.permute_dims(block, inverse(self.order))
 
-    def back(self, results):
+    def back(self, results, xp):
         """Per-element results in the caller's order of axes."""
-        place = tuple(self.elements.index(k) for k in range(len(self.elements)))
-        return self.xp.permute_dims(self.xp.reshape(results, tuple(self.sizes)), place)
+        results = xp.reshape(results, self.sizes)
+        return results if self.straight else xp.permute_dims(results, inverse(self.elements))
 
-    def plan(self, plan, logits):
+    def plan(self, plan, logits, xp):
         """The plan in this frame; 0-d arrays become the numbers that they are."""
-        xp, shape = self.xp, [0] * len(self.elements)
-        for k, size in zip(self.elements, self.sizes, strict=True):
-            shape[k] = size
+        shape = tuple(self.sizes[k] for k in inverse(self.elements))
 
         def element(value):
             if value.ndim == 0 and shape and isinstance(number := value.item(), float):
                 return number
-            seen = xp.permute_dims(xp.broadcast_to(value, tuple(shape)), tuple(self.elements))
-            seen = xp.reshape(seen, (self.shape[0], *self.shape[2:]))
-            return xp.expand_dims(seen, axis=0) if self.across else seen
+            seen = value if value.shape == shape else xp.broadcast_to(value, shape)
+            seen = seen if self.straight else xp.permute_dims(seen, self.elements)
+            seen = seen if seen.shape == self.lines else xp.reshape(seen, self.lines)
+            return seen[None] if self.across else seen
 
         def row(value):
             if math.prod(value.shape) == self.classes:
                 return xp.reshape(value, (1, -1) if len(self.shape) == 2 and not self.across else (1, -1, 1))
-            return self.entries(xp.broadcast_to(value, logits.shape))
+            return self.entries(xp.broadcast_to(value, logits.shape), xp)
 
         return mapped(plan, element, row)
+
+
+@lru_cache(1024)
+def _frame(shape, steps, axis):
+    return Frame(shape, steps, axis)
+
+
+def frame_of(logits, axis):
+    """The Frame of these logits; kept, because a small problem is computed in the time that making one takes."""
+    return _frame(logits.shape, tuple(strides(logits)), axis)

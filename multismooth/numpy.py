@@ -9,15 +9,12 @@ import numpy as np
 
 from multismooth import cpu, linear, spec
 from multismooth.backend import Backend
-from multismooth.buffers import gradient_memory
 from multismooth.cpu import quietly
 from multismooth.errors import complain
-from multismooth.frame import Frame
 from multismooth.functions import Functions
 from multismooth.implementations import choose
 from multismooth.namespace import XP
 from multismooth.reduction import reduced_plan
-from multismooth.threads import cores
 
 FEW = slice(0, 4)
 
@@ -32,18 +29,8 @@ def evaluate(z, plan, axis, wanted=True, out=None):
     if name == "columns":
         loss, gradient = cpu.columns(z, plan.labels, plan.a, plan.b, wanted, summed=False)
         return loss, placed(gradient, z, out) if wanted else None
-    target = None
-    if wanted:
-        frame = Frame(z, axis, XP)
-        here = out is not None and frame.fits(out) and (same(out, z) or not np.may_share_memory(out, z))
-        target = out if here else frame.whole(gradient_memory(z.size, z.dtype))
-    loss = cpu.evaluate(name, z, plan, axis, target, cores())
-    return loss, placed(target, z, out) if wanted else None
-
-
-def same(a, b):
-    """Whether two arrays are the same memory, entry by entry."""
-    return a.ctypes.data == b.ctypes.data and a.strides == b.strides
+    loss, gradient = cpu.evaluate(name, z, plan, axis, wanted, out)
+    return loss, placed(gradient, z, out) if wanted else None
 
 
 def placed(gradient, z, out):

@@ -25,7 +25,8 @@ class Settings(NamedTuple):
     soft: bool = False
     ignore_index: int | None = -100
     reduction: str = "mean"
-    clean: bool = False  # the labels were looked at: all name existing classes, none is ignored
+    valid: bool = False  # the labels were looked at: each names an existing class or is ignored
+    clean: bool = False  # valid, and none is ignored
 
 
 class Usual(Settings):

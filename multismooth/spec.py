@@ -50,9 +50,8 @@ class Plan(NamedTuple):
 
 def along(vector, z, axis, xp):
     """A (K,) vector shaped to broadcast along the class axis of z."""
-    shape = [1] * z.ndim
-    shape[axis] = -1
-    return xp.reshape(vector, tuple(shape))
+    before = axis % z.ndim
+    return xp.reshape(vector, (1,) * before + (-1,) + (1,) * (z.ndim - 1 - before))
 
 
 def rank(value):
@@ -83,16 +82,15 @@ def read_targets(problem, settings, xp):
         return None, None, t if s is None else xp.where(wide(s != 0, settings.axis, xp), t, xp.zeros_like(t))
     if settings.clean:
         return targets, None, None
-    inside = (targets >= 0) & (targets < z.shape[settings.axis])
-    ignored = None if settings.ignore_index is None else targets == settings.ignore_index
-    return xp.where(inside, targets, xp.zeros_like(targets)), None if ignored is None else ~ignored, None
+    counted = None if settings.ignore_index is None else targets != settings.ignore_index
+    inside = counted if settings.valid else (targets >= 0) & (targets < z.shape[settings.axis])
+    return xp.where(inside, targets, xp.zeros_like(targets)), counted, None
 
 
 def reference(problem, settings, labels, t, xp):
     """(r, the mask of existing classes, how many classes take smoothed mass); r is None for 1/K on every class."""
     z, axis, prior, mask = problem.logits, settings.axis, problem.prior, problem.class_mask
-    if mask is not None and mask.ndim == 1:
-        mask = along(mask, z, axis, xp)
+    mask = along(mask, z, axis, xp) if rank(mask) == 1 else mask
     allowed = mask
     if settings.convention.exclude:
         included = [k not in settings.convention.exclude for k in range(z.shape[axis])]
@@ -123,7 +121,7 @@ def smoothed_mass(convention, label_smoothing, classes, xp):
 
 def label_or_nan(value, problem, settings, labels, counted, mask, xp):
     """`value` where the label names an existing class, else NaN: where nothing can raise, nothing wraps or clamps."""
-    if settings.clean:
+    if settings.valid:
         return value
     z, axis = problem.logits, settings.axis
     possible = (problem.targets >= 0) & (problem.targets < z.shape[axis])
@@ -211,6 +209,8 @@ def keep(value, where, z, xp):
     """`value` at the elements that count, exactly 0 elsewhere."""
     if value is None or where is None:
         return value
+    if isinstance(value, float):
+        return times(xp.astype(where, xp.float_of(z)), value)
     return xp.where(where, xp.constant(value, z), xp.constant(0.0, z))
 
 
@@ -278,20 +278,21 @@ def weighted_gap(row, gap, axis, xp):
 
 def elements(lse, nll, smooth, plan, xp):
     """loss = a·nll + b·smooth + const + zeta·lse² per element, with b·inf = 0 at b = 0 (a −inf logit, ε = 0)."""
-    b = xp.constant(plan.b, nll)
-    loss = plan.a * nll + b * xp.where((b == 0) & xp.isinf(smooth), xp.zeros_like(smooth), smooth)
-    if plan.const is not None:
-        loss = loss + plan.const
-    if plan.zeta is not None:
-        loss = loss + plan.zeta * lse**2
+    loss = plan.a * nll
+    if not isinstance(plan.b, float):
+        b = xp.constant(plan.b, nll)
+        loss = loss + b * xp.where((b == 0) & xp.isinf(smooth), xp.zeros_like(smooth), smooth)
+    elif plan.b != 0.0:
+        loss = loss + plan.b * smooth
+    loss = loss if plan.const is None else loss + plan.const
+    loss = loss if plan.zeta is None else loss + plan.zeta * lse**2
     return keep(loss, plan.alive, loss, xp)
 
 
 def gradient(logits, lse, plan, axis, xp):
     """∂(Σ loss)/∂z = (a·Σu + b·Σv + 2·zeta·lse)·p − a·u − b·v, in the dtype that is computed in."""
     height = plan.a * plan.u_sum + plan.b * plan.v_sum
-    if plan.zeta is not None:
-        height = height + 2 * plan.zeta * lse
+    height = height if plan.zeta is None else height + 2 * plan.zeta * lse
     p = xp.exp(quiet(logits, plan, axis, xp) - wide(lse, axis, xp))
     v = 1 / p.shape[axis] if plan.v is None else plan.v
     g = wide(height, axis, xp) * p - wide(plan.b, axis, xp) * v

@@ -106,7 +106,7 @@ def labels(y, num_classes, ignore_index, mask=None, axis=-1, excluded=(), someth
         if (counted & ~allowed).any():
             number, index = first(counted & ~allowed)
             raise _absent(what, f"{int(y[index])} at {index}, {number} in all", LabelError)
-    return inside and not ignored and mask is None and something is None
+    return inside and not ignored
 
 
 def _absent(what, got, error=TargetError):

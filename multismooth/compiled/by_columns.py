@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from multismooth.compiled.arithmetic import compiled, exp, real, stored
+from multismooth.compiled.arithmetic import compiled, exp, larger, of, real, stored
 
 TILE = 64  # classes whose terms are added in float32; the tiles are added in float64
 
@@ -13,63 +13,49 @@ TILE = 64  # classes whose terms are added in float32; the tiles are added in fl
 
 
 @compiled(set())
-def load(z, start, alive, mask, masked, x):
-    """x (K, WIDTH) from a part of z (K, P): absent classes at −inf, dead elements at 0."""
+def load(z, start, mask, masked, x, m):
+    """x (K, WIDTH) from a part of z (K, P), absent classes at −inf; the largest logits, but for NaN, into m."""
+    m[:] = -np.inf
     for k in range(x.shape[0]):
         row, source = x[k], z[k][start : start + x.shape[1]]
-        for w in range(row.shape[0]):
-            row[w] = real(source[w])
         if masked and not mask[k]:
             row[:] = -np.inf
-    for w in range(x.shape[1]):
-        if not alive[w]:
-            x[:, w] = 0
-
-
-@compiled(set())
-def highest_of(x, m):
-    m[:] = x[0]
-    for k in range(1, x.shape[0]):
-        row = x[k]
-        for w in range(m.shape[0]):
-            m[w] = row[w] if row[w] > m[w] else m[w]
+        else:
+            for w in range(row.shape[0]):
+                row[w] = real(source[w])
+                m[w] = larger(row[w], m[w])
 
 
 @compiled({"contract"})
-def add_differences(x, m, v, weighted, mask, masked, partial, sums):
-    """Σ v·(z − m) over the existing classes: NaN or −inf as they come."""
-    sums[:] = 0
+def exponentials(x, m, v, partial, total, partial_away, away):
+    """exp(z − m) over x; Σ exp(z − m) into total, Σ v·(z − m) into away."""
+    total[:] = 0
+    away[:] = 0
     for first in range(0, x.shape[0], TILE):
         partial[:] = 0
+        partial_away[:] = 0
         for k in range(first, min(first + TILE, x.shape[0])):
-            factor, row = v[k] if weighted else stored(partial, 1), x[k]
-            if factor != 0 and (not masked or mask[k]):
+            row, factor = x[k], v[k]
+            if factor != 0:
                 for w in range(m.shape[0]):
-                    partial[w] += factor * (row[w] - m[w])
+                    d = row[w] - m[w]
+                    partial_away[w] += factor * d
+                    row[w] = exp(d)
+                    partial[w] += row[w]
+            else:
+                for w in range(m.shape[0]):
+                    row[w] = exp(row[w] - m[w])
+                    partial[w] += row[w]
         for w in range(m.shape[0]):
-            sums[w] += partial[w]
+            total[w] += partial[w]
+            away[w] += partial_away[w]
 
 
 @compiled({"contract"})
-def exponentials_of(x, m, partial, sums):
-    """exp(z − m) over x, their sums into sums."""
-    sums[:] = 0
-    for first in range(0, x.shape[0], TILE):
-        partial[:] = 0
-        for k in range(first, min(first + TILE, x.shape[0])):
-            row = x[k]
-            for w in range(m.shape[0]):
-                row[w] = exp(row[w] - m[w])
-                partial[w] += row[w]
-        for w in range(m.shape[0]):
-            sums[w] += partial[w]
-
-
-@compiled({"contract"})
-def gradient_of(x, scale, share, v, weighted):
+def gradient(x, scale, share, v):
     """x·scale − share·v, over x."""
     for k in range(x.shape[0]):
-        factor, row = v[k] if weighted else stored(scale, 1), x[k]
+        factor, row = v[k], x[k]
         for w in range(scale.shape[0]):
             row[w] = row[w] * scale[w] - share[w] * factor
 
@@ -89,74 +75,71 @@ def store(x, odd, some, out, start):
 
 
 @compiled(set())
-def finish(a, b, zeta, alive, weighted, v_sum, classes, sums, lse, nll, smooth, scale, share):
-    """The statistics from what `block` put there, and what the gradient multiplies and subtracts."""
-    for w in range(a.shape[0]):
-        log_total = math.log(sums[w])
-        lse[w] += log_total
-        nll[w] += log_total
-        smooth[w] = v_sum * log_total - smooth[w]
-        height = (a[w] + b[w] * v_sum + 2 * zeta[w] * lse[w]) / sums[w]
-        scale[w], share[w] = height, b[w] if weighted else b[w] / classes
-        if not alive[w]:
-            scale[w] = share[w] = 0
-            lse[w] = nll[w] = smooth[w] = 0
+def bury(x, m, alive, start):
+    """Dead elements at 0, whatever stood there."""
+    for w in range(m.shape[0]):
+        if not of(alive, start + w):
+            x[:, w] = m[w] = 0
 
 
 @compiled(set())
-def columns(z, labels, a, b, zeta, alive, v, weighted, v_sum, mask, masked, wanted, out, width, x, lines, found, odd):
-    """For (K, P) logits: (lse, nll, smooth) into found (3, P) and the gradient into out; or True into odd, alone.
+def finish(m, own, total, away, a, b, zeta, alive, v_sum, unit, start, scale, share, losses, odd):
+    """The losses from the sums, and what the gradient multiplies and subtracts. True if one of the elements is odd."""
+    strange = False
+    for w in range(m.shape[0]):
+        here = float(total[w])
+        if not 0 < here < np.inf:  # NaN: one of the logits is, or is +inf, or all are −inf
+            odd[start + w] = strange = True
+            continue
+        own_a, own_b, own_zeta = of(a, start + w), of(b, start + w), of(zeta, start + w)
+        log_total = math.log(here)
+        lse = m[w] + log_total
+        loss = own_a * (log_total + (float(m[w]) - own[w])) + own_zeta * lse * lse
+        if own_b != 0:  # a −inf logit costs nothing without smoothing
+            loss += own_b * (v_sum * log_total - unit * away[w])
+        losses[start + w] = loss
+        scale[w], share[w] = (own_a + own_b * v_sum + 2 * own_zeta * lse) / here, own_b * unit
+        if not of(alive, start + w):
+            scale[w] = share[w] = losses[start + w] = 0
+    return strange
 
-    `width` elements at a time; x (K·width) and lines (4, width) are scratch.
-    """
-    classes, sums = z.shape[0], np.empty(width)
+
+@compiled(set())
+def columns(z, labels, a, b, zeta, alive, v, v_sum, unit, mask, masked, out, wanted, width, x, lines, losses, odd):
+    """For (K, P) logits: the losses and, if wanted, the gradient into out; or True into odd, alone."""
+    classes, strange = z.shape[0], False
     for start in range(0, z.shape[1], width):
-        stop, some = min(start + width, z.shape[1]), False
-        here = stop - start
-        block, total = x[: classes * here].reshape(classes, here), sums[:here]
-        m, partial, scale, share = lines[0][:here], lines[1][:here], lines[2][:here], lines[3][:here]
-        lse, nll, smooth = found[0][start:stop], found[1][start:stop], found[2][start:stop]
-        y, living, strange = labels[start:stop], alive[start:stop], odd[start:stop]
-        load(z, start, living, mask, masked, block)
-        highest_of(block, m)
-        add_differences(block, m, v, False, mask, masked, partial, total)
+        here = min(width, z.shape[1] - start)
+        block, y = x[: classes * here].reshape(classes, here), labels[start : start + here]
+        m, own, total, away = lines[0][:here], lines[1][:here], lines[2][:here], lines[3][:here]
+        partial, partial_away, scale, share = lines[4][:here], lines[5][:here], lines[6][:here], lines[7][:here]
+        load(z, start, mask, masked, block, m)
+        bury(block, m, alive, start)
         for w in range(here):
-            if not total[w] <= 0:  # NaN: one of the logits is, or is +inf, or all are −inf
-                strange[w] = some = True
-            lse[w], nll[w], smooth[w] = m[w], m[w] - float(block[y[w], w]), total[w] / classes
-        if weighted:
-            add_differences(block, m, v, True, mask, masked, partial, total)
-            smooth[:] = total
-        exponentials_of(block, m, partial, total)
-        own = a[start:stop]
-        finish(
-            own,
-            b[start:stop],
-            zeta[start:stop],
-            living,
-            weighted,
-            v_sum,
-            classes,
-            total,
-            lse,
-            nll,
-            smooth,
-            scale,
-            share,
-        )
+            own[w] = block[y[w], w]
+        exponentials(block, m, v, partial, total, partial_away, away)
+        some = finish(m, own, total, away, a, b, zeta, alive, v_sum, unit, start, scale, share, losses, odd)
+        strange |= some
         if wanted:
-            gradient_of(block, scale, share, v, weighted)
+            gradient(block, scale, share, v)
             for w in range(here):
-                if living[w]:
-                    block[y[w], w] -= own[w]
-            store(block, strange, some, out, start)
+                if of(alive, start + w):
+                    block[y[w], w] -= of(a, start + w)
+            store(block, odd[start : start + here], some, out, start)
+    return strange
 
 
 @compiled(set())
-def images(z, labels, a, b, zeta, alive, v, weighted, v_sum, mask, masked, wanted, out, width, x, lines, found, odd):
-    """`columns` for each of (B, K, P) logits; found (B, 3, P)."""
+def images(z, labels, a, b, zeta, alive, v, v_sum, unit, mask, masked, out, wanted, width, x, lines, losses, odd):
+    """`columns` for each of (B, K, P) logits.
+
+    a, b, zeta: arrays (B, P) or numbers; alive: array or None. v·unit is a class's share of the smoothed mass.
+    `width` elements at a time; x (K·width) and lines (8, width) are scratch.
+    """
+    strange = False
     for i in range(z.shape[0]):
-        columns(
-            z[i], labels[i], a[i], b[i], zeta[i], alive[i], v, weighted, v_sum, mask, masked, wanted,
-            out[i] if wanted else out[0], width, x, lines, found[i], odd[i],
+        strange |= columns(
+            z[i], labels[i], of(a, i), of(b, i), of(zeta, i), of(alive, i), v, v_sum, unit, mask, masked,
+            out[i if wanted else 0], wanted, width, x, lines, losses[i], odd[i],
         )  # fmt: skip
+    return strange

@@ -1,4 +1,9 @@
-"""Rows: classes side by side. One row after the other goes through the second cache level."""
+"""Rows: classes side by side. One row after the other goes through the second cache level, read twice, written twice.
+
+A row is worked on in blocks: sums are float32 within a block and float64 between them, and a block in which every class
+exists and has the same share v of the smoothed mass (all blocks, but for class weights, priors and the block where
+a vocabulary's padding begins) is spared a row of shares.
+"""
 
 import math
 
@@ -6,9 +11,10 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from multismooth.compiled.arithmetic import FAST, compiled, exp, larger, real, stored
+from multismooth.compiled.arithmetic import FAST, compiled, exp, larger, of, real, stored
 
-BLOCK = 1024  # classes whose terms are added in float32; the blocks are added in float64
+BLOCK = 4096
+EVEN, UNEVEN, GAPS = range(3)  # kinds of blocks: one share for all classes; shares differ; some take none or are absent
 
 
 # Each takes a block of a row as arrays of its own: an index counted from 0 is known not to be negative, which Python
@@ -16,11 +22,11 @@ BLOCK = 1024  # classes whose terms are added in float32; the blocks are added i
 
 
 @compiled(set())
-def highest(x, mask, masked, m):
-    """The largest existing logit. NaN counts for nothing; `differences` is what finds it."""
-    if masked:
+def highest(x, kind, absent, m):
+    """The largest existing logit. NaN counts for nothing; the sum of the exponentials is what finds it."""
+    if kind == GAPS:
         for k in range(x.shape[0]):
-            m = larger(real(x[k]) if mask[k] else m, m)
+            m = larger(real(x[k]) + absent[k], m)
     else:
         for k in range(x.shape[0]):
             m = larger(real(x[k]), m)
@@ -28,62 +34,50 @@ def highest(x, mask, masked, m):
 
 
 @compiled(FAST)
-def differences(x, reference, mask, masked):
-    """Σ (z − reference) over the existing classes: NaN or +inf where one of them is."""
-    total = reference * 0
-    if masked:
+def exponentials(x, m, kind, v, absent, e):
+    """(Σ exp(z − m), Σ v·(z − m)), or Σ (z − m) where the block is even; the exponentials are left in e.
+
+    A class without a share adds nothing to the second sum, not even if its logit is −inf.
+    """
+    total, away = m * 0, m * 0
+    if kind == EVEN:
         for k in range(x.shape[0]):
-            total += real(x[k]) - reference if mask[k] else reference * 0
-    else:
-        for k in range(x.shape[0]):
-            total += real(x[k]) - reference
-    return total
-
-
-@compiled(FAST)
-def weighted_differences(x, reference, v):
-    """Σ v·(z − reference) with 0·inf = 0."""
-    total = reference * 0
-    for k in range(x.shape[0]):
-        total += v[k] * (real(x[k]) - reference) if v[k] != 0 else reference * 0
-    return total
-
-
-@compiled(FAST)
-def exponentials(x, m, mask, masked, kept, e):
-    """Σ exp(z − m), the summands kept in e."""
-    total = m * 0
-    if masked:
-        for k in range(x.shape[0]):
-            e[k] = exp(real(x[k]) - m) if mask[k] else m * 0
+            d = real(x[k]) - m
+            away += d
+            e[k] = exp(d)
             total += e[k]
-    elif kept:
+    elif kind == UNEVEN:
         for k in range(x.shape[0]):
-            e[k] = exp(real(x[k]) - m)
+            d = real(x[k]) - m
+            away += v[k] * d
+            e[k] = exp(d)
             total += e[k]
     else:
         for k in range(x.shape[0]):
-            total += exp(real(x[k]) - m)
-    return total
+            d = real(x[k]) + absent[k] - m
+            away += v[k] * d if v[k] != 0 else m * 0
+            e[k] = exp(d)
+            total += e[k]
+    return total, away
 
 
 @compiled(FAST)
-def gradient_row(e, scale, b, v, weighted):
+def gradient(e, scale, b, share, kind, v):
     """e·scale − b·v, over e."""
-    if weighted:
+    if kind == EVEN:
+        for k in range(e.shape[0]):
+            e[k] = e[k] * scale - share
+    else:
         for k in range(e.shape[0]):
             e[k] = e[k] * scale - b * v[k]
-    else:
-        for k in range(e.shape[0]):
-            e[k] = e[k] * scale - b
 
 
-def gradients_row(out, i, scratch, apart):
+def workplace(out, i, scratch, apart):
     raise NotImplementedError
 
 
-@overload(gradients_row)
-def _gradients_row(out, i, scratch, apart):
+@overload(workplace)
+def _workplace(out, i, scratch, apart):
     """Where row i is worked on: the gradient's own memory, or the scratch where that is narrower or the logits'."""
     if out.dtype is types.uint16:
         return lambda out, i, scratch, apart: scratch
@@ -91,74 +85,54 @@ def _gradients_row(out, i, scratch, apart):
 
 
 @compiled(set())
-def finish_row(out, e):
+def finish(out, e):
     for k in range(e.shape[0]):
         out[k] = stored(out, e[k])
 
 
 @compiled(set())
-def rows(z, labels, a, b, zeta, alive, v, weighted, v_sum, mask, masked, wanted, out, apart, scratch, found, odd):
-    """For (n, K) logits: (lse, nll, smooth) into found (3, n) and the gradient into out; or True into odd, alone.
+def rows(z, labels, a, b, zeta, alive, v, v_sum, kinds, levels, absent, out, wanted, apart, scratch, losses, odd):
+    """For (n, K) logits: the losses and, if wanted, the gradient into out; or True into odd, alone.
 
-    `apart`: rows are worked on in the scratch (K). In place the loops could not know that they may run in vectors.
+    a, b, zeta: arrays (n) or numbers; alive: array or None. kinds and levels: of each block, and the share where it is
+    even. `apart`: rows are worked on in the scratch (K), because in place the loops could not run in vectors.
     """
-    classes = z.shape[1]
+    classes, strange = z.shape[1], False
     for i in range(z.shape[0]):
-        if not alive[i]:
-            found[:, i] = 0
+        if not of(alive, i):
+            losses[i] = 0
             if wanted:
                 out[i] = 0
             continue
-        x, e = z[i], gradients_row(out, i, scratch, apart) if wanted else scratch
-        reference = real(x[0])
-        if not np.isfinite(reference):
-            reference = stored(scratch, 0)
-        m, s, t = stored(scratch, -np.inf), 0.0, 0.0
-        for start in range(0, classes, BLOCK):
-            stop = min(start + BLOCK, classes)
-            m = highest(x[start:stop], mask[start:stop], masked, m)
-            s += differences(x[start:stop], reference, mask[start:stop], masked)
-            if weighted:
-                t += weighted_differences(x[start:stop], reference, v[start:stop])
-        if not (s < np.inf and m > -np.inf):
-            odd[i] = True
+        x, e = z[i], workplace(out, i, scratch, apart) if wanted else scratch
+        m, total, away = stored(scratch, -np.inf), 0.0, 0.0
+        for block in range(kinds.shape[0]):
+            start, stop = block * BLOCK, min((block + 1) * BLOCK, classes)
+            m = highest(x[start:stop], kinds[block], absent[start:stop], m)
+        for block in range(kinds.shape[0]):
+            start, stop, kind = block * BLOCK, min((block + 1) * BLOCK, classes), kinds[block]
+            left = e[start:stop] if wanted else e[: stop - start]
+            part, apiece = exponentials(x[start:stop], m, kind, v[start:stop], absent[start:stop], left)
+            total += part
+            if kind != EVEN:
+                away += apiece
+            elif levels[block] != 0:
+                away += levels[block] * apiece
+        if not 0 < total < np.inf:  # NaN: one of the logits is, or is +inf, or all are −inf
+            odd[i] = strange = True
             continue
-        own, total = float(real(x[labels[i]])), 0.0
-        for start in range(0, classes, BLOCK):
-            stop = min(start + BLOCK, classes)
-            total += exponentials(x[start:stop], m, mask[start:stop], masked, wanted, e[start:stop])
+        own_a, own_b, own_zeta, label = of(a, i), of(b, i), of(zeta, i), labels[i]
         log_total = math.log(total)
         lse = m + log_total
-        found[0, i], found[1, i] = lse, log_total + (m - own)
-        found[2, i] = v_sum * (log_total + (float(m) - reference)) - (t if weighted else s / classes)
+        losses[i] = own_a * (log_total + (float(m) - real(x[label]))) + own_zeta * lse * lse
+        if own_b != 0:  # a −inf logit costs nothing without smoothing
+            losses[i] += own_b * (v_sum * log_total - away)
         if wanted:
-            height = (a[i] + b[i] * v_sum + 2 * zeta[i] * lse) / total
-            gradient_row(e, stored(e, height), stored(e, b[i] if weighted else b[i] / classes), v, weighted)
-            e[labels[i]] -= a[i]
+            scale, weight = stored(e, (own_a + own_b * v_sum + 2 * own_zeta * lse) / total), stored(e, own_b)
+            for block in range(kinds.shape[0]):
+                start, stop, share = block * BLOCK, min((block + 1) * BLOCK, classes), own_b * levels[block]
+                gradient(e[start:stop], scale, weight, stored(e, share), kinds[block], v[start:stop])
+            e[label] -= own_a
             if apart:
-                finish_row(out[i], e)
-
-
-@compiled(set())
-def few(z, labels, a, b, wanted, out, losses):
-    """(N, K) logits of a small problem whose a and b are numbers and whose v is uniform: as little as can be called.
-
-    a·nll + b·smooth into losses (N), the gradient into out (N, K) if wanted, else out (1, K) is scratch.
-    """
-    classes, nothing = z.shape[1], np.zeros(1, np.bool_)
-    for i in range(z.shape[0]):
-        x, e = z[i], out[i if wanted else 0]
-        m, s, total = stored(out, -np.inf), 0.0, 0.0
-        for start in range(0, classes, BLOCK):
-            m = highest(x[start : min(start + BLOCK, classes)], nothing, False, m)
-        for start in range(0, classes, BLOCK):
-            stop = min(start + BLOCK, classes)
-            s += differences(x[start:stop], m, nothing, False)
-            total += exponentials(x[start:stop], m, nothing, False, wanted, e[start:stop])
-        log_total = math.log(total)
-        losses[i] = a * (log_total - (x[labels[i]] - m))
-        if b != 0:  # a −inf logit costs nothing without smoothing
-            losses[i] += b * (log_total - s / classes)
-        if wanted:
-            gradient_row(e, stored(e, (a + b) / total), stored(e, b / classes), e, False)
-            e[labels[i]] -= a
+                finish(out[i], e)
+    return strange

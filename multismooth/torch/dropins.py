@@ -136,7 +136,7 @@ def _bind(logits, target, weight, ignore_index, reduction, label_smoothing):
     seen = None if soft else _backend.values(target, None)
     clean = seen is not None and target_checks.labels(seen, logits.shape[axis], ignore_index)
     problem = Problem(logits, target, label_smoothing, weight=weight)
-    return problem, Settings(conventions["torch"], axis, soft, ignore_index, reduction, clean)
+    return problem, Settings(conventions["torch"], axis, soft, ignore_index, reduction, seen is not None, clean)
 
 
 def _as_torch(loss, problem, settings, dtype):

@@ -10,9 +10,8 @@ import torch
 
 from multismooth import chunks, cpu, spec
 from multismooth.buffers import gradient_memory
-from multismooth.frame import VECTOR, Frame
-from multismooth.implementations import asked, choose
-from multismooth.threads import cores
+from multismooth.frame import VECTOR, frame_of
+from multismooth.implementations import choose
 from multismooth.torch import chunked as chunk
 from multismooth.torch.namespace import XP, float_of
 
@@ -37,37 +36,41 @@ def able(logits, plan, axis, wanted):
     names = ["whole", "chunked"] if size <= (SMALL if wanted else SMALL_FORWARD) else ["chunked", "whole"]
     if wanted and logits.dtype in NUMPY and cpu.few(logits, plan, axis):
         names.insert(0, "columns")
-    if logits.dtype in COMPILED:
-        few = size <= (cpu.WORTH_COMPILED if wanted else TINY) and logits.dtype in NUMPY
-        fast = cpu.compiled_few(logits, plan, axis) if few else size > (cpu.WORTH_COMPILED if wanted else SMALL_FORWARD)
-        if (fast or asked("numba")) and cpu.compiles(logits, plan, axis):
-            names.insert(0 if fast else len(names), "numba")
+    if logits.dtype in COMPILED and cpu.compiles(logits, plan, axis):
+        many, few = (SMALL, SMALL) if wanted else (SMALL_FORWARD, TINY)
+        fast = size > many or (size <= few and logits.dtype in NUMPY)
+        names.insert(0 if fast else len(names), "numba")
     return names
-
-
-def target(logits, axis, out):
-    """Where a kernel writes the gradient: the caller's tensor where that has the layout of the logits, or one of ours.
-
-    Nor may it share memory with them, unless it is they, entry by entry.
-    """
-    frame = Frame(logits, axis, XP)
-    if out is not None and frame.fits(out):
-        same = out.data_ptr() == logits.data_ptr() and out.stride() == logits.stride()
-        if same or not np.may_share_memory(seen(out), seen(logits)):
-            return out
-    memory = torch.from_numpy(gradient_memory(logits.numel() * logits.itemsize, np.uint8))
-    return frame.whole(memory.view(logits.dtype))
 
 
 # --- a chunk at a time ----------------------------------------------------------------------------------------------
 
 
 def chunked(logits, plan, axis, wanted=True, summed=False, out=None):
-    gradient = target(logits, axis, out) if wanted else None
-    loss = chunks.evaluate(chunk.kernel, logits, plan, axis, XP, gradient, chunk.ENTRIES)
+    logits = logits.detach()
+    frame, gradient = frame_of(logits, axis), None
+    if wanted:
+        gradient = out if fits(frame, logits, out) else frame.whole(memory(logits), XP)
+    loss = chunks.evaluate(chunk.kernel, frame, logits, plan, XP, gradient, chunk.ENTRIES)
     if out is not None and gradient is not out:
         gradient = out.copy_(gradient)
     return loss.sum() if summed else loss, gradient
+
+
+def fits(frame, logits, out):
+    """Whether a kernel can write to the caller's tensor: the layout of the logits, and no memory shared with them.
+
+    Unless it is they, entry by entry.
+    """
+    if out is None or not frame.fits(out):
+        return False
+    same = out.data_ptr() == logits.data_ptr() and out.stride() == logits.stride()
+    return same or not np.may_share_memory(seen(out), seen(logits))
+
+
+def memory(logits):
+    """For a gradient, of the logits' dtype."""
+    return torch.from_numpy(gradient_memory(logits.numel() * logits.itemsize, np.uint8)).view(logits.dtype)
 
 
 # --- through the memory that NumPy sees ------------------------------------------------------------------------------
@@ -80,27 +83,25 @@ def seen(tensor):
 
 
 def numba(logits, plan, axis, wanted=True, summed=False, out=None):
-    if logits.dtype in NUMPY and cpu.compiled_few(logits, plan, axis):
-        return numba_few(logits, plan, wanted, summed, out)
-    gradient = target(logits, axis, out) if wanted else None
+    given = None if out is None else seen(out)
+    loss, gradient = cpu.evaluate("numba", seen(logits), theirs(plan), axis, wanted, given, torch.get_num_threads)
+    if summed:
+        loss = torch.scalar_tensor(np.add.reduce(loss, None).item(), dtype=float_of(logits))
+    else:
+        loss = torch.from_numpy(loss)
+    if not wanted or gradient is given:
+        return loss, out
+    gradient = torch.from_numpy(gradient)
+    gradient = gradient if gradient.dtype is logits.dtype else gradient.view(logits.dtype)
+    return loss, gradient if out is None else out.copy_(gradient)
+
+
+def theirs(plan):
+    """The plan in NumPy; half precision has none there."""
+    if cpu.uniform(plan):
+        return plan._replace(labels=plan.labels.numpy())
     wide = (x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() and x.itemsize == 2 else x for x in plan)
-    theirs = type(plan)(*(x.numpy(force=True) if isinstance(x, torch.Tensor) else x for x in wide))
-    memory = None if gradient is None else seen(gradient)
-    loss = cpu.evaluate("numba", seen(logits), theirs, axis, memory, min(torch.get_num_threads(), cores()))
-    loss = torch.from_numpy(np.asarray(loss))
-    if out is not None and gradient is not out:
-        gradient = out.copy_(gradient)
-    return loss.sum() if summed else loss, gradient
-
-
-def numba_few(logits, plan, wanted, summed, out):
-    """What is left to do for a small problem: the loss as a tensor, the gradient in a fresh one or the caller's."""
-    z = logits.detach().numpy()
-    gradient = np.empty(z.shape, z.dtype) if wanted else None
-    losses = cpu.numba().few_rows(z, plan._replace(labels=plan.labels.numpy()), gradient)
-    loss = torch.scalar_tensor(float(np.add.reduce(losses)), dtype=logits.dtype) if summed else torch.from_numpy(losses)
-    gradient = torch.from_numpy(gradient) if wanted else None
-    return loss, gradient if out is None or not wanted else out.copy_(gradient)
+    return type(plan)(*(x.numpy(force=True) if isinstance(x, torch.Tensor) else x for x in wide))
 
 
 # --- few classes and few rows, in NumPy -----------------------------------------------------------------------------
