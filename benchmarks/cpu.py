@@ -32,6 +32,8 @@ SHAPES = {
     "bfloat16": "1024x1000,2048x32000,256x128256",
     "float64": "1024x1000,512x32000",
 }
+WARM = "1024x1000,4096x1000,65536x10,512x32000,2048x32000"
+WARM_HEAP = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=4294967296"
 LARGE = 16 * 2**20  # bytes of logits from which on memory is measured: below, pages of the allocator are
 
 
@@ -135,10 +137,9 @@ def measured(shape, dtype, options, on_round=lambda: None):
     names = [n for n in contenders(dtype, options.only) if options.compile or n != "torch.compile"]
     runs = {name: made(name, problem) for name in names}
     runs = {name: run for name, run in runs.items() if run is not None}
-    reference = exact(problem)
-    wrong = {name: errors(once(run), reference) for name, run in runs.items()}
-    del reference
     found = medians(runs, options.rounds, entries, on_round)
+    reference = exact(problem)  # after the clock: its buffers teach malloc to keep more
+    wrong = {name: errors(once(run), reference) for name, run in runs.items()}
     for name, seconds in found.items():
         row = {"shape": list(shape), "dtype": dtype, "name": name, "seconds": seconds}
         row |= {"ratio": seconds / found[BASE], "floors": seconds / found[FLOOR], "error": wrong[name]}
@@ -147,13 +148,14 @@ def measured(shape, dtype, options, on_round=lambda: None):
         yield row
 
 
-def apart(shape, dtype, options, progress):
+def apart(shape, dtype, options, progress, tunables=None):
     """`measured` in a process of its own, which says "round" for each round and then the rows."""
     task = progress.add_task(f"{shape} {dtype}", total=options.rounds)
     flags = ["--shapes", shape, "--dtypes", dtype, "--rounds", str(options.rounds), "--only", ",".join(options.only)]
     flags += ["--no-compile"] * (not options.compile) + ["--no-memory"] * (not options.memory)
     command = [sys.executable, __file__, "--apart", *flags]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    environment = os.environ | ({"GLIBC_TUNABLES": tunables} if tunables else {})
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         for line in process.stdout:
             if line == "round\n":
                 progress.advance(task)
@@ -218,6 +220,9 @@ def parser():
     one.add_argument("--no-compile", dest="compile", action="store_false", help="leave torch.compile out")
     one.add_argument("--no-memory", dest="memory", action="store_false", help="leave the peak memory out")
     one.add_argument("--sweep", action="store_true", help="also N of 1…4096 by K of 2…32000, with and without gradient")
+    one.add_argument(
+        "--warm", action="store_true", help="also with a malloc that gives nothing back: eager at its best"
+    )
     one.add_argument("--linear", action="store_true", help="also the linear head, against its three products alone")
     one.add_argument("--options", action="store_true", help="also what ignored labels, weights and masks cost")
     one.add_argument("--apart", action="store_true", help=argparse.SUPPRESS)
@@ -240,6 +245,9 @@ def main(arguments=None):
         for dtype in options.dtypes.split(","):
             for text in (options.shapes or SHAPES[dtype]).split(","):
                 result["rows"] += apart(text, dtype, options, progress)
+        for text in WARM.split(",") if options.warm else ():
+            rows = apart(text, "float32", options, progress, WARM_HEAP)
+            result["rows"] += [row | {"dtype": "float32, warm heap"} for row in rows]
         if options.sweep:
             result["sweep"] = list(sweep(options, progress))
     if options.linear or options.options:

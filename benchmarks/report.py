@@ -111,7 +111,7 @@ def picture(result, path):
     grey = iter(plt.get_cmap("Greys")([0.75, 0.62, 0.5, 0.4, 0.3, 0.2]))
     colours = {name: next(ours if name.startswith("multismooth") else grey) for name in names}
     ratio = {(row["name"], tuple(row["shape"])): row["ratio"] for row in rows}
-    figure, axes = plt.subplots(figsize=(11, 4.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(13, 4.6), layout="constrained")
     width = 0.85 / len(names)
     for index, name in enumerate(names):
         places = [k + width * (index - len(names) / 2) for k in range(len(shapes))]
@@ -127,7 +127,7 @@ def picture(result, path):
     axes.set_xticks(range(len(shapes)), ["×".join(map(str, shape)) for shape in shapes])
     axes.set_ylabel("time / torch eager")
     axes.set_title("Loss and gradient on a CPU, float32: lower is faster")
-    axes.legend(fontsize="small", ncols=2)
+    figure.legend(fontsize="small", loc="outside right upper", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
     plt.close(figure)

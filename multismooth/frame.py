@@ -84,11 +84,11 @@ class Frame:
         return results if self.straight else xp.permute_dims(results, inverse(self.elements))
 
     def plan(self, plan, logits, xp):
-        """The plan in this frame; 0-d arrays become the numbers that they are."""
+        """The plan in this frame; arrays of one number become it."""
         shape = tuple(self.sizes[k] for k in inverse(self.elements))
 
         def element(value):
-            if value.ndim == 0 and shape and isinstance(number := value.item(), float):
+            if math.prod(value.shape) == 1 and shape and isinstance(number := value.item(), float):
                 return number
             seen = value if value.shape == shape else xp.broadcast_to(value, shape)
             seen = seen if self.straight else xp.permute_dims(seen, self.elements)

@@ -19,17 +19,20 @@ from multismooth.reduction import reduced_plan
 FEW = slice(0, 4)
 
 
-def evaluate(z, plan, axis, wanted=True, out=None):
-    """(per-element losses, gradient of their sum or None) by the kernel that the caller named or the size calls for."""
+def evaluate(z, plan, settings, wanted=True, out=None):
+    """(the loss, summed or not; gradient of its sum or None) by the kernel that the caller named or the size wants."""
+    axis, summed = settings.axis, settings.reduction != "none"
     name = choose(*cpu.able(z, plan, axis))
     if name == "spec":
         lse, nll, smooth = spec.statistics(z, plan, axis, XP)
         loss = spec.elements(lse, nll, smooth, plan, XP)
-        return loss, placed(spec.gradient(z, lse, plan, axis, XP), z, out) if wanted else None
-    if name == "columns":
-        loss, gradient = cpu.columns(z, plan.labels, plan.a, plan.b, wanted, summed=False)
-        return loss, placed(gradient, z, out) if wanted else None
-    loss, gradient = cpu.evaluate(name, z, plan, axis, wanted, out)
+        gradient = spec.gradient(z, lse, plan, axis, XP) if wanted else None
+    elif name == "columns":
+        loss, gradient = cpu.columns(z, plan.labels, plan.a, plan.b, wanted, summed)
+    else:
+        loss, gradient = cpu.evaluate(name, z, plan, axis, wanted, out)
+    if summed and name != "columns":
+        loss = np.add.reduce(loss, None)
     return loss, placed(gradient, z, out) if wanted else None
 
 
@@ -73,8 +76,7 @@ class NumpyBackend(Backend):
 
     @quietly
     def loss(self, problem, settings):
-        loss, _ = evaluate(problem.logits, reduced_plan(problem, settings, XP), settings.axis, wanted=False)
-        return loss if settings.reduction == "none" else np.sum(loss)
+        return evaluate(problem.logits, reduced_plan(problem, settings, XP), settings, wanted=False)[0]
 
     @quietly
     def terms(self, problem, settings):
@@ -86,13 +88,12 @@ class NumpyBackend(Backend):
 
     @quietly
     def loss_and_grad(self, problem, settings, out=None):
-        z, axis = problem.logits, settings.axis
+        z = problem.logits
         if out is not None and (not isinstance(out, np.ndarray) or out.shape != z.shape or out.dtype != z.dtype):
             expected = f"an array of shape {z.shape} and dtype {z.dtype}"
             got = f"{type(out).__name__} {getattr(out, 'shape', '')} {getattr(out, 'dtype', '')}"
             raise complain("out", expected, got, "")
-        loss, gradient = evaluate(z, reduced_plan(problem, settings, XP), axis, out=out)
-        return loss if settings.reduction == "none" else np.sum(loss), gradient
+        return evaluate(z, reduced_plan(problem, settings, XP), settings, out=out)
 
     @quietly
     def linear_loss(self, hidden, classifier, bias, chunk_rows, problem, settings):

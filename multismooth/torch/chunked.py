@@ -19,9 +19,7 @@ from multismooth.chunks import Odd
 from multismooth.frame import shared
 from multismooth.torch.namespace import XP, float_of
 
-ENTRIES = (
-    2**20
-)  # of a chunk: 8 MiB with the scratch, a share of the last cache level; half or twice as much is no faster
+ENTRIES = 2**20  # of a chunk: 8 MiB with the scratch, a share of the last cache level; no other size is faster
 LONG = 4096  # from here on softmax's own sum (sixteen running ones) is worth repeating: 2e-5 off at 128,256 classes
 DROWNED = 4.0  # |Σ v·z| beyond so many times the smoothing term: float32 has spent its digits on the offset
 SCRATCH = Kept()
@@ -42,7 +40,8 @@ def staged(z, plan, p):
 
 def weighted_sum(z, v, p):
     """Σ v·z, with p for a scratch. An infinite logit counts as a huge one: 0·inf is 0, and anything else drowns."""
-    total = torch.mul(z, v, out=p).sum(1)
+    rows = z.ndim == 2 and shared(v) and z.dtype is v.dtype
+    total = torch.mv(z, v[0]) if rows else torch.mul(z, v, out=p).sum(1)
     return total if bool(total.isfinite().all()) else torch.mul(z.nan_to_num(), v, out=p).sum(1)
 
 
@@ -54,11 +53,15 @@ def gradient(p, total, lse, plan, index, out):
     if total is not None:
         height = height / total
     g = out if out.dtype is p.dtype and out.is_contiguous() else p
-    if isinstance(height, float) and isinstance(plan.b, float) and plan.v is None:
-        torch.add(p.new_tensor(-plan.b / p.shape[1]), p, alpha=height, out=g)
+    b, v = spec.wide(plan.b, 1, XP), 1 / p.shape[1] if plan.v is None else plan.v
+    if isinstance(b, float) or isinstance(v, float):  # what is subtracted is a number, a row or a column: one pass
+        away = -b * v if isinstance(b, torch.Tensor) or isinstance(v, torch.Tensor) else p.new_tensor(-b * v)
+        if isinstance(height, float):
+            torch.add(away, p, alpha=height, out=g)
+        else:
+            torch.addcmul(away, p, spec.wide(height, 1, XP), out=g)
     else:
-        torch.mul(p, spec.wide(height, 1, XP), out=g)
-        g.sub_(spec.wide(plan.b, 1, XP) * (1 / p.shape[1] if plan.v is None else plan.v))
+        torch.mul(p, spec.wide(height, 1, XP), out=g).addcmul_(b, v, value=-1)
     own = plan.a.neg() if isinstance(plan.a, torch.Tensor) else p.new_tensor(-plan.a).expand(plan.labels.shape)
     g.scatter_add_(1, index, own.unsqueeze(1))
     if g is not out:
