@@ -152,7 +152,7 @@ def apart(shape, dtype, options, progress, tunables=None):
     """`measured` in a process of its own, which says "round" for each round and then the rows."""
     task = progress.add_task(f"{shape} {dtype}", total=options.rounds)
     flags = ["--shapes", shape, "--dtypes", dtype, "--rounds", str(options.rounds), "--only", ",".join(options.only)]
-    flags += ["--no-compile"] * (not options.compile) + ["--no-memory"] * (not options.memory)
+    flags += ["--no-compile"] * (not options.compile) + ["--no-memory"] * (not options.memory or tunables is not None)
     command = [sys.executable, __file__, "--apart", *flags]
     environment = os.environ | ({"GLIBC_TUNABLES": tunables} if tunables else {})
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:

@@ -54,14 +54,13 @@ def gradient(p, total, lse, plan, index, out):
         height = height / total
     g = out if out.dtype is p.dtype and out.is_contiguous() else p
     b, v = spec.wide(plan.b, 1, XP), 1 / p.shape[1] if plan.v is None else plan.v
-    if isinstance(b, float) or isinstance(v, float):  # what is subtracted is a number, a row or a column: one pass
-        away = -b * v if isinstance(b, torch.Tensor) or isinstance(v, torch.Tensor) else p.new_tensor(-b * v)
-        if isinstance(height, float):
-            torch.add(away, p, alpha=height, out=g)
-        else:
-            torch.addcmul(away, p, spec.wide(height, 1, XP), out=g)
-    else:
+    if isinstance(b, torch.Tensor) and isinstance(v, torch.Tensor):
         torch.mul(p, spec.wide(height, 1, XP), out=g).addcmul_(b, v, value=-1)
+    elif isinstance(height, float):  # what is subtracted is a number, a row or a column: one pass
+        torch.add(-b * v if spec.rank(b) or spec.rank(v) else p.new_tensor(-b * v), p, alpha=height, out=g)
+    else:  # the same, but a number is 1.5 times slower than a row of it
+        away = -b * v if spec.rank(b) or spec.rank(v) else p.new_full((1, p.shape[1], *p.shape[2:]), -b * v)
+        torch.addcmul(away, p, spec.wide(height, 1, XP), out=g)
     own = plan.a.neg() if isinstance(plan.a, torch.Tensor) else p.new_tensor(-plan.a).expand(plan.labels.shape)
     g.scatter_add_(1, index, own.unsqueeze(1))
     if g is not out:
