@@ -50,8 +50,7 @@ class Plan(NamedTuple):
 
 def along(vector, z, axis, xp):
     """A (K,) vector shaped to broadcast along the class axis of z."""
-    before = axis % z.ndim
-    return xp.reshape(vector, (1,) * before + (-1,) + (1,) * (z.ndim - 1 - before))
+    return xp.reshape(vector, tuple(-1 if k == axis % z.ndim else 1 for k in range(z.ndim)))
 
 
 def rank(value):
@@ -83,7 +82,8 @@ def read_targets(problem, settings, xp):
     if settings.clean:
         return targets, None, None
     counted = None if settings.ignore_index is None else targets != settings.ignore_index
-    inside = counted if settings.valid else (targets >= 0) & (targets < z.shape[settings.axis])
+    sure = settings.valid and not 0 <= settings.ignore_index < z.shape[settings.axis]  # "nll_only" needs its weight
+    inside = counted if sure else (targets >= 0) & (targets < z.shape[settings.axis])
     return xp.where(inside, targets, xp.zeros_like(targets)), counted, None
 
 
