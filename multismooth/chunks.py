@@ -55,8 +55,11 @@ class Odd:
 
     def put(self, statistics, out):
         """Write what was found over the kernel's own statistics and gradient."""
-        for mine, right in zip(statistics, self.found, strict=False):
+        for mine, right in zip(statistics, self.found, strict=True):
             mine[self.which] = right
+        self.put_gradient(out)
+
+    def put_gradient(self, out):
         if out is not None:
             self.xp.moveaxis(out, 1, -1)[self.which] = self.xp.astype(self.gradient, out.dtype)
 

@@ -80,25 +80,28 @@ def able(logits, plan, axis):
 def evaluate(name, logits, plan, axis, wanted, out, threads=cores):
     """(per-element losses, gradient of their sum or None) by "chunked" or "numba".
 
-    The gradient is `out` where that has the layout of the logits and shares no memory with them, or is they, entry by
-    entry; else it is memory of ours.
+    The gradient is `out` where that `fits`, else it is memory of ours.
     """
     if name == "numba" and out is None and small(logits, plan, axis):
         return numba().few(logits, plan, wanted)
     frame, gradient = frame_of(logits, axis), None
     if wanted:
-        fits = out is not None and frame.fits(out)
-        fits = fits and (same(out, logits) or not np.may_share_memory(out, logits))
-        gradient = out if fits else frame.whole(gradient_memory(logits.size, logits.dtype), XP)
+        gradient = out if fits(frame, logits, out) else frame.whole(gradient_memory(logits.size, logits.dtype), XP)
     workers = 1 if logits.size < TOGETHER else min(threads(), cores())
     if name == "numba":
         return numba().evaluate(frame, logits, plan, gradient, workers), gradient
     return chunks.evaluate(partial(kernel, xp=XP), frame, logits, plan, XP, gradient, ENTRIES, workers), gradient
 
 
-def same(a, b):
-    """Whether two arrays are the same memory, entry by entry."""
-    return a.ctypes.data == b.ctypes.data and a.strides == b.strides
+def fits(frame, logits, out):
+    """Whether a kernel can write the gradient to the caller's array: the layout of the logits, and no memory of theirs.
+
+    Unless it is they, entry by entry.
+    """
+    if out is None or not frame.fits(out):
+        return False
+    same = out.ctypes.data == logits.ctypes.data and out.strides == logits.strides
+    return same or not np.may_share_memory(out, logits)
 
 
 # --- kernels ----------------------------------------------------------------------------------------------------------

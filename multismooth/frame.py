@@ -58,6 +58,7 @@ class Frame:
         before, self.classes, after = math.prod(sizes[:place]), sizes[place], math.prod(sizes[place + 1 :])
         self.order, self.elements = tuple(order), tuple(k - (k > axis) for k in order if k != axis)
         self.straight = order == sorted(order)
+        self.given = tuple(shape[k] for k in range(len(shape)) if k != axis)
         self.all, self.sizes = tuple(sizes), tuple(sizes[:place] + sizes[place + 1 :])
         self.lines = (before,) if after == 1 else (before, after)
         self.shape = (before, self.classes) if after == 1 else (before, self.classes, after)
@@ -85,7 +86,7 @@ class Frame:
 
     def plan(self, plan, logits, xp):
         """The plan in this frame; arrays of one number become it."""
-        shape = tuple(self.sizes[k] for k in inverse(self.elements))
+        shape = self.given
 
         def element(value):
             if math.prod(value.shape) == 1 and shape and isinstance(number := value.item(), float):

@@ -82,7 +82,7 @@ def read_targets(problem, settings, xp):
     if settings.clean:
         return targets, None, None
     counted = None if settings.ignore_index is None else targets != settings.ignore_index
-    sure = settings.valid and not 0 <= settings.ignore_index < z.shape[settings.axis]  # "nll_only" needs its weight
+    sure = settings.valid and not 0 <= settings.ignore_index < z.shape[settings.axis]  # else it keeps its class weight
     inside = counted if sure else (targets >= 0) & (targets < z.shape[settings.axis])
     return xp.where(inside, targets, xp.zeros_like(targets)), counted, None
 

@@ -214,6 +214,35 @@ def test_nan_and_infinity_are_passed_on(kernel):
     assert np.isfinite(np.delete(gradient, [5, 9], axis=0)).all()
 
 
+@pytest.mark.parametrize("classes", [7, 40])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_in_few_rows_nan_and_infinity_are_passed_on(framework, classes):
+    """Small problems have their own way into the compiled kernels: no fixture here that shuts it."""
+    need(framework)
+    need("numba")
+    z, y = problem((6, classes), 1)
+    z[1, 2], z[2, 3], z[4], z[5, (y[5] + 1) % classes] = np.nan, np.inf, -np.inf, -np.inf
+    settings = {"reduction": "none"}
+    loss, gradient = loss_and_grad((framework, "numba"), z, y, **settings)
+    expected, expected_gradient = by_spec(z, y, **settings)
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-12, atol=1e-14)
+    assert np.isnan(loss[[1, 2, 4]]).all()
+    assert loss[5] == np.inf
+    assert np.isfinite(loss[[0, 3]]).all()
+
+
+def test_a_vocabulary_may_be_padded_by_any_length(kernel):
+    z, y = problem((3, 9000), 1)
+    z[:, 4000:] += 50
+    settings = {"class_mask": np.arange(9000) < 4000}
+    loss, gradient = loss_and_grad(kernel, z, y % 4000, **settings)
+    expected, expected_gradient = by_spec(z, y % 4000, **settings)
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=1e-14)
+    assert not gradient[:, 4000:].any()
+
+
 def test_float32_sums_stay_exact_over_many_classes(kernel):
     z, y = problem((8, 130_000), 1, np.float32)
     loss, gradient = loss_and_grad(kernel, z, y)

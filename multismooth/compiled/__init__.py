@@ -109,7 +109,7 @@ def part(z, plan, common, out, losses):
 def few(z, plan, wanted):
     """(per-element losses, gradient or None) of (N, K) rows in order, a and b numbers, v even: the fewest steps.
 
-    What `evaluate` arranges takes 20 µs, as long as 3,000 logits.
+    What `evaluate` arranges takes 20 µs, as long as 3,000 logits; `part` alone would be 3 µs more than this.
     """
     (count, classes), dtype = z.shape, z.dtype
     losses, odd = np.empty(count, dtype), np.zeros(count, bool)
@@ -138,7 +138,7 @@ def by_spec(z, plan, odd, losses, out):
         its = Odd(widened(z) if narrow else z, plan, odd, out is not None, XP)
         losses[odd] = spec.elements(*its.found, its.plan._replace(const=None), XP)
     its.gradient = narrowed(its.gradient) if narrow and out is not None else its.gradient
-    its.put((), out)
+    its.put_gradient(out)
 
 
 def widened(bits):

@@ -19,7 +19,7 @@ from multismooth.chunks import Odd
 from multismooth.frame import shared
 from multismooth.torch.namespace import XP, float_of
 
-ENTRIES = 2**20  # of a chunk: 8 MiB with the scratch, a share of the last cache level; no other size is faster
+ENTRIES = 2**20  # of a chunk: 8 MiB with the scratch, a share of the last cache level; half or twice is no faster
 LONG = 4096  # from here on softmax's own sum (sixteen running ones) is worth repeating: 2e-5 off at 128,256 classes
 DROWNED = 4.0  # |Σ v·z| beyond so many times the smoothing term: float32 has spent its digits on the offset
 SCRATCH = Kept()
@@ -56,11 +56,13 @@ def gradient(p, total, lse, plan, index, out):
     b, v = spec.wide(plan.b, 1, XP), 1 / p.shape[1] if plan.v is None else plan.v
     if isinstance(b, torch.Tensor) and isinstance(v, torch.Tensor):
         torch.mul(p, spec.wide(height, 1, XP), out=g).addcmul_(b, v, value=-1)
-    elif isinstance(height, float):  # what is subtracted is a number, a row or a column: one pass
-        torch.add(-b * v if spec.rank(b) or spec.rank(v) else p.new_tensor(-b * v), p, alpha=height, out=g)
-    else:  # the same, but a number is 1.5 times slower than a row of it
-        away = -b * v if spec.rank(b) or spec.rank(v) else p.new_full((1, p.shape[1], *p.shape[2:]), -b * v)
-        torch.addcmul(away, p, spec.wide(height, 1, XP), out=g)
+    else:  # what is subtracted is a row or a column: one pass. A number is 1.5 times slower than a row of it
+        away = -b * v
+        away = away if isinstance(away, torch.Tensor) else p.new_full((1, p.shape[1], *(1,) * (p.ndim - 2)), away)
+        if isinstance(height, float):
+            torch.add(away, p, alpha=height, out=g)
+        else:
+            torch.addcmul(away, p, spec.wide(height, 1, XP), out=g)
     own = plan.a.neg() if isinstance(plan.a, torch.Tensor) else p.new_tensor(-plan.a).expand(plan.labels.shape)
     g.scatter_add_(1, index, own.unsqueeze(1))
     if g is not out:

@@ -11,7 +11,7 @@ import torch
 from multismooth import chunks, cpu, spec
 from multismooth.buffers import gradient_memory
 from multismooth.frame import VECTOR, frame_of
-from multismooth.implementations import choose
+from multismooth.implementations import asked, choose
 from multismooth.torch import chunked as chunk
 from multismooth.torch.namespace import XP, float_of
 
@@ -36,10 +36,11 @@ def able(logits, plan, axis, wanted):
     names = ["whole", "chunked"] if size <= (SMALL if wanted else SMALL_FORWARD) else ["chunked", "whole"]
     if wanted and logits.dtype in NUMPY and cpu.few(logits, plan, axis):
         names.insert(0, "columns")
-    if logits.dtype in COMPILED and cpu.compiles(logits, plan, axis):
+    if logits.dtype in COMPILED:
         many, few = (SMALL, SMALL) if wanted else (SMALL_FORWARD, TINY)
         fast = size > many or (size <= few and logits.dtype in NUMPY)
-        names.insert(0 if fast else len(names), "numba")
+        if (fast or asked("numba")) and cpu.compiles(logits, plan, axis):  # Numba takes a second to import
+            names.insert(0 if fast else len(names), "numba")
     return names
 
 
@@ -50,22 +51,12 @@ def chunked(logits, plan, axis, wanted=True, summed=False, out=None):
     logits = logits.detach()
     frame, gradient = frame_of(logits, axis), None
     if wanted:
-        gradient = out if fits(frame, logits, out) else frame.whole(memory(logits), XP)
+        fits = out is not None and cpu.fits(frame, seen(logits), seen(out))
+        gradient = out if fits else frame.whole(memory(logits), XP)
     loss = chunks.evaluate(chunk.kernel, frame, logits, plan, XP, gradient, chunk.ENTRIES)
     if out is not None and gradient is not out:
         gradient = out.copy_(gradient)
     return loss.sum() if summed else loss, gradient
-
-
-def fits(frame, logits, out):
-    """Whether a kernel can write to the caller's tensor: the layout of the logits, and no memory shared with them.
-
-    Unless it is they, entry by entry.
-    """
-    if out is None or not frame.fits(out):
-        return False
-    same = out.data_ptr() == logits.data_ptr() and out.stride() == logits.stride()
-    return same or not np.may_share_memory(seen(out), seen(logits))
 
 
 def memory(logits):
