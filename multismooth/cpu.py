@@ -42,7 +42,7 @@ def numba():
 
 def uniform(plan):
     """Whether a and b are numbers, the same for every element, and v is 1/K: two sums are the whole loss."""
-    numbers = type(plan.a) is float and type(plan.b) is float
+    numbers = type(plan.a) is float and type(plan.b) is float and plan.alive is None
     return numbers and plan.u is None and plan.v is None and plan.const is None and plan.zeta is None
 
 

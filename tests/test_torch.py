@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import problems
 import pytest
 from conftest import need
 
@@ -12,6 +13,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated
 import multismooth  # noqa: E402
 import multismooth.torch as ms  # noqa: E402
 from multismooth import backend  # noqa: E402
+from multismooth.reduction import reduced_plan  # noqa: E402
+from multismooth.spec import Plan  # noqa: E402
+from multismooth.torch import plans  # noqa: E402
 from multismooth.torch.namespace import XP  # noqa: E402
 
 LABELS = torch.tensor([0, 1, -100, 3, 4, 0])
@@ -31,6 +35,27 @@ def plain(z, labels, **options):
 
 def node(loss):
     return type(loss.grad_fn).__name__
+
+
+def test_a_plan_made_in_numpy_is_the_plan_of_the_tensors():
+    names = "label_smoothing convention weight prior class_mask sample_weight ignore_index z_loss reduction normalizer"
+    defaults = {"label_smoothing": 0.1, "convention": "torch", "ignore_index": -100, "z_loss": 0.0, "reduction": "mean"}
+    fields = set()
+    for seed in range(300):
+        case = problems.problem(seed, reckless=False, targets="hard")
+        tensors = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in case.settings.items()}
+        z, y = torch.tensor(case.logits, requires_grad=True), torch.tensor(case.targets)
+        values = [(defaults | tensors).get(name) for name in names.split()]
+        bound = ms._functions._bind(z, y, *values, tensors.get("axis"), None)
+        for name, ours, theirs in zip(Plan._fields, plans.planned(*bound), reduced_plan(*bound, XP), strict=True):
+            assert (ours is None) == (theirs is None)
+            if ours is not None:
+                torch.testing.assert_close(
+                    torch.as_tensor(ours), torch.as_tensor(theirs), check_dtype=False, equal_nan=True
+                )
+                assert not isinstance(ours, torch.Tensor) or ours.dtype is theirs.dtype
+                fields.add(name)
+    assert fields == set(Plan._fields) - {"u"}
 
 
 SETTINGS = [

@@ -14,9 +14,13 @@ from numba.extending import intrinsic, overload
 FAST = {"reassoc", "contract", "nsz"}  # sums in as many lanes as the machine has; NaN and inf keep their meaning
 
 
-def compiled(flags):
-    """Compile on the first call, to be kept on disk where there is a place; without the interpreter's lock."""
-    options = {"nogil": True, "fastmath": flags, "error_model": "numpy"}
+def compiled(flags, counted=False):
+    """Compile on the first call, to be kept on disk where there is a place; without the interpreter's lock.
+
+    And without counts of references, which only a function that is handed arrays by another one needs: 134 ns instead
+    of 163 for a row of 100 classes.
+    """
+    options = {"nogil": True, "fastmath": flags, "error_model": "numpy", "_nrt": counted}
 
     def decorate(function):
         try:

@@ -129,7 +129,7 @@ def columns(z, labels, a, b, zeta, alive, v, v_sum, unit, mask, masked, out, wan
     return strange
 
 
-@compiled(set())
+@compiled(set(), counted=True)
 def images(z, labels, a, b, zeta, alive, v, v_sum, unit, mask, masked, out, wanted, width, x, lines, losses, odd):
     """`columns` for each of (B, K, P) logits.
 

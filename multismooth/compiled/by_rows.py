@@ -72,16 +72,36 @@ def gradient(e, scale, b, share, kind, v):
             e[k] = e[k] * scale - b * v[k]
 
 
-def workplace(out, i, scratch, apart):
-    raise NotImplementedError
-
-
-@overload(workplace)
-def _workplace(out, i, scratch, apart):
-    """Where row i is worked on: the gradient's own memory, or the scratch where that is narrower or the logits'."""
-    if out.dtype is types.uint16:
-        return lambda out, i, scratch, apart: scratch
-    return lambda out, i, scratch, apart: scratch if apart else out[i]
+@compiled(set())
+def row(x, e, wanted, label, a, b, zeta, v, v_sum, kinds, levels, absent):
+    """(loss of a row, whether that is right: an odd row is not), and its gradient into e if that is wanted."""
+    classes, m, total, away = x.shape[0], stored(e, -np.inf), 0.0, 0.0
+    for block in range(kinds.shape[0]):
+        start, stop = block * BLOCK, min((block + 1) * BLOCK, classes)
+        m = highest(x[start:stop], kinds[block], absent[start:stop], m)
+    for block in range(kinds.shape[0]):
+        start, stop, kind = block * BLOCK, min((block + 1) * BLOCK, classes), kinds[block]
+        left = e[start:stop] if wanted else e[: stop - start]
+        part, apiece = exponentials(x[start:stop], m, kind, v[start:stop], absent[start:stop], left)
+        total += part
+        if kind != EVEN:
+            away += apiece
+        elif levels[block] != 0:
+            away += levels[block] * apiece
+    if not 0 < total < np.inf:  # NaN: one of the logits is, or is +inf, or all are −inf
+        return 0.0, False
+    log_total = math.log(total)
+    lse = m + log_total
+    loss = a * (log_total + (float(m) - real(x[label]))) + zeta * lse * lse
+    if b != 0:  # a −inf logit costs nothing without smoothing
+        loss += b * (v_sum * log_total - away)
+    if wanted:
+        scale, weight = stored(e, (a + b * v_sum + 2 * zeta * lse) / total), stored(e, b)
+        for block in range(kinds.shape[0]):
+            start, stop, share = block * BLOCK, min((block + 1) * BLOCK, classes), b * levels[block]
+            gradient(e[start:stop], scale, weight, stored(e, share), kinds[block], v[start:stop])
+        e[label] -= a
+    return loss, True
 
 
 @compiled(set())
@@ -91,48 +111,46 @@ def finish(out, e):
 
 
 @compiled(set())
+def in_scratch(x, out, scratch, wanted, *rest):
+    found = row(x, scratch, wanted, *rest)
+    if wanted and found[1]:
+        finish(out, scratch)
+    return found
+
+
+def placed(x, out, scratch, apart, wanted, *rest):
+    raise NotImplementedError
+
+
+@overload(placed)
+def _placed(x, out, scratch, apart, wanted, *rest):
+    """`row` where it can work: in the gradient, or in the scratch where the gradient is narrower or the logits."""
+    if out.dtype is types.uint16:
+        return lambda x, out, scratch, apart, wanted, *rest: in_scratch(x, out, scratch, wanted, *rest)
+
+    def either(x, out, scratch, apart, wanted, *rest):
+        return row(x, out, wanted, *rest) if wanted and not apart else in_scratch(x, out, scratch, wanted, *rest)
+
+    return either
+
+
+@compiled(set())
 def rows(z, labels, a, b, zeta, alive, v, v_sum, kinds, levels, absent, out, wanted, apart, scratch, losses, odd):
     """For (n, K) logits: the losses and, if wanted, the gradient into out; or True into odd, alone.
 
     a, b, zeta: arrays (n) or numbers; alive: array or None. kinds and levels: of each block, and the share where it is
     even. `apart`: rows are worked on in the scratch (K), because in place the loops could not run in vectors.
     """
-    classes, strange = z.shape[1], False
+    strange = False
     for i in range(z.shape[0]):
+        g = out[i if wanted else 0]
         if not of(alive, i):
             losses[i] = 0
             if wanted:
-                out[i] = 0
+                g[:] = 0
             continue
-        x, e = z[i], workplace(out, i, scratch, apart) if wanted else scratch
-        m, total, away = stored(scratch, -np.inf), 0.0, 0.0
-        for block in range(kinds.shape[0]):
-            start, stop = block * BLOCK, min((block + 1) * BLOCK, classes)
-            m = highest(x[start:stop], kinds[block], absent[start:stop], m)
-        for block in range(kinds.shape[0]):
-            start, stop, kind = block * BLOCK, min((block + 1) * BLOCK, classes), kinds[block]
-            left = e[start:stop] if wanted else e[: stop - start]
-            part, apiece = exponentials(x[start:stop], m, kind, v[start:stop], absent[start:stop], left)
-            total += part
-            if kind != EVEN:
-                away += apiece
-            elif levels[block] != 0:
-                away += levels[block] * apiece
-        if not 0 < total < np.inf:  # NaN: one of the logits is, or is +inf, or all are −inf
+        own = labels[i], of(a, i), of(b, i), of(zeta, i)
+        losses[i], right = placed(z[i], g, scratch, apart, wanted, *own, v, v_sum, kinds, levels, absent)
+        if not right:
             odd[i] = strange = True
-            continue
-        own_a, own_b, own_zeta, label = of(a, i), of(b, i), of(zeta, i), labels[i]
-        log_total = math.log(total)
-        lse = m + log_total
-        losses[i] = own_a * (log_total + (float(m) - real(x[label]))) + own_zeta * lse * lse
-        if own_b != 0:  # a −inf logit costs nothing without smoothing
-            losses[i] += own_b * (v_sum * log_total - away)
-        if wanted:
-            scale, weight = stored(e, (own_a + own_b * v_sum + 2 * own_zeta * lse) / total), stored(e, own_b)
-            for block in range(kinds.shape[0]):
-                start, stop, share = block * BLOCK, min((block + 1) * BLOCK, classes), own_b * levels[block]
-                gradient(e[start:stop], scale, weight, stored(e, share), kinds[block], v[start:stop])
-            e[label] -= own_a
-            if apart:
-                finish(out[i], e)
     return strange

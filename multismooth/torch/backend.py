@@ -7,9 +7,9 @@ from multismooth.errors import complain
 from multismooth.functions import Functions
 from multismooth.implementations import choose
 from multismooth.problem import Usual
-from multismooth.reduction import reduced_plan
 from multismooth.torch import fused, kernels, linear
 from multismooth.torch.namespace import XP
+from multismooth.torch.plans import planned
 
 FEW = slice(0, 4)
 
@@ -79,7 +79,7 @@ class TorchBackend(Backend):
             self._by_spec()
             return self._loss_and_grad_by_autograd(problem, settings, out)
         with torch.no_grad():
-            plan = reduced_plan(problem, settings, XP)
+            plan = planned(problem, settings)
             kernel = kernels.chosen(z, plan, settings.axis)
             return kernel(z.detach(), plan, settings.axis, summed=settings.reduction != "none", out=out)
 

@@ -8,9 +8,9 @@ mode, torch.func, torch.compile, targets or weights that require gradients) take
 import torch
 
 from multismooth import spec
-from multismooth.reduction import reduced_plan
 from multismooth.torch import kernels
 from multismooth.torch.namespace import XP
+from multismooth.torch.plans import planned
 
 
 def transforming():
@@ -100,7 +100,7 @@ class _Elements(torch.autograd.Function):
 
 def loss(problem, settings):
     """The loss of a call, as one autograd node where somebody wants its gradient."""
-    plan, logits, axis = reduced_plan(problem, settings, XP), problem.logits, settings.axis
+    plan, logits, axis = planned(problem, settings), problem.logits, settings.axis
     summed = settings.reduction != "none"
     if logits.requires_grad and torch.is_grad_enabled():
         return (_Summed if summed else _Elements).apply(logits, plan, axis)

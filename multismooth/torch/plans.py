@@ -1,0 +1,42 @@
+"""The plan of a call of PyTorch tensors, made in NumPy where a problem is small and its memory is NumPy's too.
+
+Weights, masks or ignored labels make a plan twenty operations on a few arrays of the elements' size, of which one costs
+three to six µs in PyTorch and one in NumPy: at (64, 100) a loss and its gradient with ignored labels take 306 µs
+instead of 373, with sample weights 358 instead of 498.
+"""
+
+import numpy as np
+import torch
+
+from multismooth.namespace import XP as NUMPY
+from multismooth.problem import Usual
+from multismooth.reduction import reduced_plan
+from multismooth.torch.namespace import XP
+
+SMALL = 2**22  # logits; beyond, nobody notices
+SHARED = (torch.float32, torch.float64, torch.int64, torch.bool)
+
+
+def planned(problem, settings):
+    """`reduced_plan` in tensors and plain numbers."""
+    if type(settings) is Usual or settings.soft or problem.logits.numel() > SMALL or not all(map(shared, problem)):
+        return reduced_plan(problem, settings, XP)
+    plan = reduced_plan(type(problem)(*map(seen, problem)), settings, NUMPY)
+    return type(plan)(*map(given, plan))
+
+
+def shared(value):
+    return not isinstance(value, torch.Tensor) or (value.is_cpu and value.dtype in SHARED)
+
+
+def seen(value):
+    return value.detach().numpy() if isinstance(value, torch.Tensor) else value
+
+
+def given(value):
+    if not isinstance(value, (np.ndarray, np.generic)):
+        return value
+    if value.ndim == 0 and value.dtype.kind == "f":
+        return float(value)
+    value = np.asarray(value)
+    return torch.from_numpy(value if value.flags.writeable else value.copy())
