@@ -1,8 +1,9 @@
-"""What became slower or faster between two results of `cpu.py`: status 1 if something became slower.
+"""What became slower or faster between two results of `cpu.py`, or two of `gpu.py`: status 1 if something did.
 
     python benchmarks/regress.py old.json new.json [--tolerance 0.15]
 
-Compares ratios to torch eager, which carry over between runs; seconds do not.
+Compares ratios to torch eager (on a GPU: to the copy of the logits, for the linear head to its products), which carry
+over between runs; seconds do not.
 """
 
 import argparse

@@ -4,18 +4,6 @@ import json
 from pathlib import Path
 
 
-def save(result, options):
-    if options.out:
-        Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
-    text = markdown(result)
-    if options.markdown:
-        Path(options.markdown).write_text(text)
-    else:
-        print(text)
-    if options.plot:
-        picture(result, options.plot)
-
-
 def table(title, columns, rows):
     head = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     body = ["| " + " | ".join([name, *cells]) + " |" for name, cells in rows]
@@ -32,9 +20,9 @@ def by_shape(result, dtype, cell):
     return columns, [(name, [found.get((name, shape), "–") for shape in shapes]) for name in names]
 
 
-def number(value):
-    """Two significant digits, without an exponent."""
-    return "–" if value is None else f"{float(f'{value:.2g}'):g}"
+def number(value, digits=2):
+    """So many significant digits, without an exponent."""
+    return "–" if value is None else f"{float(f'{value:.{digits}g}'):g}"
 
 
 def wrong(row):
@@ -131,3 +119,15 @@ def picture(result, path):
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def save(result, options, markdown=markdown, picture=picture):
+    if options.out:
+        Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
+    text = markdown(result)
+    if options.markdown:
+        Path(options.markdown).write_text(text)
+    else:
+        print(text)
+    if options.plot:
+        picture(result, options.plot)

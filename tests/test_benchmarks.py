@@ -1,12 +1,14 @@
 """The benchmarks run and report what they should; how fast anything is, is not tested."""
 
 import importlib
+import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import need
+from tolerance import tolerance
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -74,3 +76,198 @@ def test_readme_has_the_committed_figures(load):
     result = json.loads((BENCHMARKS / "results" / "cpu.json").read_text())
     readme = (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
     assert load("report").for_readme(result).strip() in readme
+
+
+# --- on a GPU: the harness itself, on a CPU ---------------------------------------------------------------------------
+
+
+def test_no_benchmark_is_taken_for_a_package():
+    """A script's directory is searched first: a cuda.py there is what PyTorch gets for `cuda.bindings`."""
+    for path in BENCHMARKS.glob("*.py"):
+        assert path.stem != "cuda"
+        assert importlib.util.find_spec(path.stem) is None, path
+
+
+def test_the_gpu_harness_runs_and_says_that_a_cpu_proves_nothing(load, tmp_path):
+    need("matplotlib")
+    files = [tmp_path / name for name in ("a.json", "a.md", "a.png")]
+    options = ["--device", "cpu", "--quick", "--no-compile", "--rounds", "1", "--parts", "logits,small,head"]
+    load("gpu").main([*options, "--out", str(files[0]), "--markdown", str(files[1]), "--plot", str(files[2])])
+    result = json.loads(files[0].read_text())
+    found = {(row["dtype"], row["name"]): row for row in result["rows"]}
+    for group in ("bfloat16", "float32, small"):
+        for name in ("torch eager", "multismooth.torch", "multismooth.torch, out=", "multismooth.torch, upstream"):
+            row = found[group, name]
+            assert row["seconds"] > 0
+            loss, gradient = row["error"]
+            if name.startswith("multismooth"):
+                assert loss < tolerance("float32"), row
+                assert gradient < tolerance(group.partition(",")[0]), row
+                assert row["ran"], row
+    assert found["float32, small", "multismooth.torch"]["wall"] > 0
+    assert (
+        found["bfloat16", "copy (floor)"]["ratio"] == found["bfloat16, linear head", "the three products"]["ratio"] == 1
+    )
+    assert found["bfloat16, linear head", "multismooth.torch.linear_loss"]["error"] is not None
+    unwanted = {row["name"] for row in result["left out"] if row["reason"] == "not wanted"}
+    assert unwanted == {"torch.compile", "torch.compile, upstream"}
+    assert files[1].read_text().startswith("**MEASURED ON A CPU")
+    assert files[2].stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "contenders"),
+    [("Logits", (70, 50), "GIVEN"), ("Logits", (6, 4, 2, 3), "GIVEN"), ("Head", (70, 16, 33), "HEADS")],
+    ids=str,
+)
+def test_the_error_column_is_exact(load, kind, shape, contenders):
+    """In float64 whoever runs agrees to rounding, and nobody agrees with another smoothing."""
+    problem = getattr(load("gpu_problems"), kind)(shape, "float64", "cpu")
+    checked = []
+    for contender in getattr(load("gpu_contenders"), contenders):
+        if contender.smoothing is None or "compile" in contender.name:
+            continue
+        try:
+            run = contender.make(problem)
+        except ImportError:
+            continue
+        problem.fill(1)
+        result, reference = run(), problem.exact(contender)
+        assert max(problem.error(result, reference, contender)) < tolerance("float64"), contender.name
+        other = problem.exact(contender._replace(smoothing=0.2))
+        assert max(problem.error(result, other, contender)) > 1e-2, contender.name  # labels at random: of the gradient
+        checked.append(contender.name)
+    assert len(checked) >= 4, checked
+
+
+class _Device:
+    """A device without a clock, which may be dead."""
+
+    dead = False
+
+    def settle(self, result=None):
+        if self.dead:
+            raise RuntimeError("an illegal memory access was encountered")
+
+    def free(self):
+        pass
+
+
+def race(load, device, run):
+    """A race of our loss against `run`, which goes first."""
+    names = load("gpu_contenders")
+    ours = next(contender for contender in names.GIVEN if contender.name == "multismooth.torch")
+    problem = load("gpu_problems").Logits((9, 7), "float64", "cpu")
+    other = names.Contender("other", lambda problem: lambda: run(problem))
+    return load("gpu_race").Race(problem, [other, ours], device)
+
+
+def test_who_fails_is_left_out_with_the_reason_and_the_others_go_on(load):
+    calls = []
+
+    def fails_late(problem):
+        calls.append(problem)
+        if len(calls) > 4:
+            raise ValueError("no more\nand a long story")
+
+    between = race(load, _Device(), fails_late)
+    found = between.medians(3, lambda run: float(run() is None))
+    assert list(found) == ["multismooth.torch"]
+    assert between.reasons == {"other": "ValueError: no more"}
+    with pytest.raises(load("gpu_race").DeadDevice, match="--without 'other'"):
+        race(load, dead := _Device(), lambda problem: None).attempt("other", _kill, dead)
+
+
+def _kill(device):
+    device.dead = True
+    raise RuntimeError("CUDA error")
+
+
+def test_who_writes_over_the_logits_spoils_nobody(load):
+    device = _Device()
+    device.extra = lambda run: (run(), None)
+    between = race(load, device, lambda problem: (problem.logits.new_zeros(()), problem.logits.zero_()))
+    references = {}
+    assert min(between.checked("other", references)[0]) > 0.5
+    assert max(between.checked("multismooth.torch", references)[0]) < tolerance("float64")
+
+
+def made_up(**seconds):
+    """A result of gpu.py that nobody measured."""
+    names = ["copy (floor)", "add (6-byte floor)", "torch eager", *seconds]
+    times = dict(zip(names, [1e-3, 1.5e-3, 5e-3, *seconds.values()], strict=True))
+    rows = [
+        {"shape": [8, 5], "dtype": "bfloat16", "name": name, "seconds": t, "ratio": t / 1e-3, "error": [1e-7, 2e-3]}
+        | {"memory": 1.0, "remark": "no smoothing" if name == "quack" else "", "ran": []}
+        for name, t in times.items()
+    ]
+    machine = {"processor": "a card", "driver_version": "1", "versions": {"torch": "2"}}
+    return {"machine": machine, "rows": rows, "left out": []}
+
+
+def test_the_gpu_report_says_floors_what_is_left_out_and_why(load, tmp_path):
+    report = load("gpu_report")
+    result = made_up(**{"quack": 1.75e-3, report.AT_ONCE: 1.2e-3, "multismooth.jax, jit": 1.8e-3})
+    left_out = {"shape": [8, 5], "dtype": "bfloat16", "name": "Liger", "reason": "ValueError: a | b"}
+    result["left out"] = [left_out, left_out | {"shape": [9, 5]}]
+    text = report.markdown(result)
+    assert text.startswith("processor a card, driver_version 1. torch 2.")
+    tables = {part.split("**")[1]: part for part in ("\n" + text).split("\n**")[1:] for part in ["**" + part]}
+    assert "| quack | 1.75 |" in tables["Time / copy (floor), bfloat16"]
+    assert "| quack | 1.17 |" in tables["Time / add (6-byte floor), bfloat16"]
+    assert "| quack | 0.35 |" in tables["Time / torch eager, bfloat16"]
+    assert "| quack | no smoothing | – |" in text
+    assert "| Liger | 8×5 bfloat16; 9×5 bfloat16 | ValueError: a \\| b |" in tables["Not measured"]
+    assert "loss_and_grad: 1.5. A kernel for JAX (above 1.3) is wanted." in text
+    slow = made_up(**{report.AT_ONCE: 1.8e-3, "multismooth.jax, jit": 1.8e-3})
+    assert "A kernel for JAX (above 1.3) is not wanted." in report.markdown(slow)
+    slow["machine"]["warning"] = "MEASURED ON A CPU"
+    assert "kernel for JAX" not in report.markdown(slow)
+
+
+def test_two_results_of_a_gpu_compare(load, tmp_path, capsys):
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text(json.dumps(made_up(ours=1.2e-3)))
+    new.write_text(json.dumps(made_up(ours=1.5e-3)))
+    assert load("regress").main([str(old), str(new)]) == 1
+    assert "slower: 8×5, bfloat16, ours: 1.2 -> 1.5 (+25%)" in capsys.readouterr().out
+
+
+def test_a_dead_device_keeps_what_was_measured(load, tmp_path, monkeypatch):
+    gpu, out = load("gpu"), tmp_path / "a.json"
+    seen = []
+
+    def measured(problem, *rest):
+        if seen:
+            raise gpu.DeadDevice("other left the device unusable")
+        seen.append(problem)
+        return made_up()["rows"], []
+
+    monkeypatch.setattr(gpu, "measured", measured)
+    with pytest.raises(SystemExit, match="left the device unusable"):
+        gpu.main(["--device", "cpu", "--no-compile", "--parts", "logits", "--out", str(out)])
+    assert len(json.loads(out.read_text())["rows"]) == 3
+
+
+def test_jax_is_timed_in_a_process_of_its_own(load, tmp_path):
+    need("jax")
+    out = tmp_path / "a.json"
+    options = ["--device", "cpu", "--no-compile", "--rounds", "1", "--parts", "logits,jax", "--shapes", "6x9"]
+    load("gpu").main([*options, "--dtypes", "float32", "--out", str(out)])
+    result = json.loads(out.read_text())
+    (row,) = [row for row in result["rows"] if row["name"] == "multismooth.jax, jit"]
+    assert row["ratio"] > 0
+    assert max(row["error"]) < tolerance("float32")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--device", "cpu", "--parts", "logits,heads"], "heads is none of logits, small, head, jax"),
+        (["--device", "cpu", "--shapes", "4x3"], "name the one part"),
+    ],
+)
+def test_the_gpu_benchmark_refuses_what_means_nothing(load, capsys, arguments, said):
+    with pytest.raises(SystemExit):
+        load("gpu").main(arguments)
+    assert said in capsys.readouterr().err

@@ -1,0 +1,116 @@
+"""The problems of `gpu.py`: tensors in memory that is filled anew for every call, and what float64 says of them."""
+
+import torch
+from cpu import errors
+
+ROWS = 64  # whose gradients are held against float64; the loss is that of all rows
+ENTRIES = 2**24  # of a chunk in float64: 128 MiB
+
+
+def spread(size, count=ROWS):
+    """`count` indices from the first to the last."""
+    return torch.linspace(0, size - 1, min(count, size)).long()
+
+
+def softmax_and_loss(z, y, smoothing):
+    """(p − q, losses) of float64 rows, q the smoothed target."""
+    losses = z.logsumexp(1) - (1 - smoothing) * z.gather(1, y[:, None])[:, 0] - smoothing * z.mean(1)
+    g = z.softmax(1).sub_(smoothing / z.shape[1])
+    return g.scatter_add_(1, y[:, None], torch.full_like(y[:, None], smoothing - 1, dtype=g.dtype)), losses
+
+
+def error(found, reference):
+    """(relative error of the loss, largest error of each gradient over its largest entry)."""
+    loss, *gradients = found
+    exact, *rest = reference
+    pairs = [errors((loss, g.cpu()), (exact, r.cpu().numpy())) for g, r in zip(gradients, rest, strict=True)]
+    return pairs[0][0], *(gap for _, gap in pairs)
+
+
+class Logits:
+    """Logits 3·randn with classes on axis 1, and labels: `fill` makes new ones in the same memory."""
+
+    def __init__(self, shape, dtype, device, small=False):
+        self.shape, self.small, self.group = shape, small, f"{dtype}, small" if small else dtype
+        self.generator = torch.Generator(device)
+        self.logits = torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+        self.labels = torch.empty((shape[0], *shape[2:]), dtype=torch.long, device=device)
+        self.out = torch.zeros_like(self.logits)
+        self.leaf = self.logits.detach().requires_grad_()  # the same memory
+        self.leaves = (self.leaf,)
+        self.weights = torch.empty(self.labels.shape, device=device)
+
+    @property
+    def bytes(self):
+        """The unit of extra memory."""
+        return self.logits.numel() * self.logits.itemsize
+
+    def fill(self, seed):
+        self.generator.manual_seed(seed)
+        self.logits.normal_(0, 3, generator=self.generator)
+        self.labels.random_(0, self.shape[1], generator=self.generator)
+        self.weights.uniform_(0.5, 1.5, generator=self.generator).div_(self.labels.numel())
+
+    def rows(self, array):
+        return array.movedim(1, -1).flatten(0, -2)  # (N, K)
+
+    def shares(self, upstream):
+        """What the gradient multiplies each element's loss by, (N,)."""
+        known = {"mean": 1 / self.labels.numel(), "sum": 1.0}
+        return torch.full_like(self.labels, known[upstream], dtype=torch.float64) if upstream in known else self.weights
+
+    def exact(self, contender):
+        z, y = self.rows(self.logits), self.labels.flatten()
+        c, some, loss = self.shares(contender.upstream).flatten().double(), spread(len(y)).to(y.device), 0.0
+        for part in torch.arange(len(y), device=y.device).split(max(1, ENTRIES // z.shape[1])):
+            loss += float(c[part] @ softmax_and_loss(z[part].double(), y[part], contender.smoothing)[1])
+        return loss, softmax_and_loss(z[some].double(), y[some], contender.smoothing)[0] * c[some, None]
+
+    def error(self, result, reference, contender):
+        loss, gradient = map(torch.from_dlpack, result)
+        if loss.ndim:
+            loss = (loss.double() * self.shares(contender.upstream)).sum()
+        return error((loss, self.rows(gradient)[spread(self.labels.numel()).to(gradient.device)]), reference)
+
+
+class Head:
+    """Features randn (N, D), classifier 0.02·randn (K, D), labels; g (N, K) is what the products alone multiply."""
+
+    small = False
+    bytes = 2**30  # the unit of extra memory
+
+    def __init__(self, shape, dtype, device):
+        rows, features, classes = self.shape = shape
+        self.group = f"{dtype}, linear head"
+        self.generator = torch.Generator(device)
+        like = {"dtype": getattr(torch, dtype), "device": device}
+        self.hidden = torch.empty(rows, features, **like).requires_grad_()
+        self.classifier = torch.empty(classes, features, **like).requires_grad_()
+        self.labels = torch.empty(rows, dtype=torch.long, device=device)
+        self.g = torch.randn(rows, classes, **like)
+        self.leaves = (self.hidden, self.classifier)
+
+    @torch.no_grad()
+    def fill(self, seed):
+        self.generator.manual_seed(seed)
+        self.hidden.normal_(0, 1, generator=self.generator)
+        self.classifier.normal_(0, 0.02, generator=self.generator)
+        self.labels.random_(0, self.shape[2], generator=self.generator)
+
+    @torch.no_grad()
+    def exact(self, contender):
+        rows, features, classes = self.shape
+        x, w, y = self.hidden.double(), self.classifier.double(), self.labels
+        some, few = spread(rows).to(y.device), spread(classes).to(y.device)
+        loss, d_classifier = 0.0, w.new_zeros(len(few), features)
+        for part in torch.arange(rows, device=y.device).split(max(1, ENTRIES // classes)):
+            g, losses = softmax_and_loss(x[part] @ w.T, y[part], contender.smoothing)
+            loss += float(losses.sum()) / rows
+            d_classifier += g[:, few].T @ x[part] / rows
+        d_hidden = softmax_and_loss(x[some] @ w.T, y[some], contender.smoothing)[0] @ w / rows
+        return loss, d_hidden, d_classifier
+
+    def error(self, result, reference, contender):
+        loss, d_hidden, d_classifier = result
+        some, few = (spread(size).to(loss.device) for size in self.shape[::2])
+        return error((loss, d_hidden[some], d_classifier[few]), reference)
