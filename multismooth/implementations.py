@@ -5,8 +5,9 @@
     whole     a few calls of the framework on whole arrays: small problems, and devices other than the CPU
     chunked   a chunk at a time in cache: large problems on a CPU
     numba     one compiled pass over a CPU's memory: large problems where Numba is installed (multismooth[fast])
+    triton    one compiled pass over a GPU's memory: hard labels, where Triton is there (PyTorch for CUDA brings it)
 
-"fused" stands for all of them but "spec" and "numba": what is there without anything installed.
+"fused" stands for all of them but "spec", "numba" and "triton": what is there without anything installed.
 """
 
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from contextvars import ContextVar
 
 from multismooth.errors import complain
 
-NAMES: tuple[str, ...] = ("spec", "columns", "whole", "chunked", "numba")
+NAMES: tuple[str, ...] = ("spec", "columns", "whole", "chunked", "numba", "triton")
 FUSED: tuple[str, ...] = ("columns", "whole", "chunked")
 
 _asked: ContextVar = ContextVar("implementation", default=None)

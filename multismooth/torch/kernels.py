@@ -13,6 +13,7 @@ from multismooth.buffers import gradient_memory
 from multismooth.frame import VECTOR, frame_of
 from multismooth.implementations import asked, choose
 from multismooth.torch import chunked as chunk
+from multismooth.torch import gpu
 from multismooth.torch.namespace import XP, float_of
 
 SMALL = 2**19  # logits; below, the calls that `chunked` adds cost more than the passes that it saves
@@ -32,7 +33,7 @@ def able(logits, plan, axis, wanted):
     """What can compute a call, the fastest first."""
     size = logits.numel()
     if not logits.is_cpu or size == 0:
-        return ("whole",)
+        return ("triton", "whole") if gpu.able(logits, plan, axis) else ("whole",)
     names = ["whole", "chunked"] if size <= (SMALL if wanted else SMALL_FORWARD) else ["chunked", "whole"]
     if wanted and logits.dtype in NUMPY and cpu.few(logits, plan, axis):
         names.insert(0, "columns")
@@ -41,6 +42,8 @@ def able(logits, plan, axis, wanted):
         fast = size > many or (size <= few and logits.dtype in NUMPY)
         if (fast or asked("numba")) and cpu.compiles(logits, plan, axis):  # Numba takes a second to import
             names.insert(0 if fast else len(names), "numba")
+    if asked("triton") and gpu.able(logits, plan, axis):  # its interpreter tests it, and takes milliseconds
+        names.append("triton")
     return names
 
 
@@ -180,4 +183,4 @@ def whole_uniform(logits, plan, axis, wanted):
     return loss, torch._log_softmax_backward_data(g, lp, axis, lp.dtype)
 
 
-KERNELS = {"columns": columns, "whole": whole, "chunked": chunked, "numba": numba}
+KERNELS = {"columns": columns, "whole": whole, "chunked": chunked, "numba": numba, "triton": gpu.triton}
