@@ -16,6 +16,7 @@ from multismooth.dispatch import (
     loss,
     loss_and_grad,
     smooth_targets,
+    smoothing_correction,
     terms,
 )
 from multismooth.errors import LabelError, MissingBackendError, SmoothingError, SmoothingWarning, TargetError
@@ -49,6 +50,7 @@ __all__ = [
     "numpy",
     "parity",
     "smooth_targets",
+    "smoothing_correction",
     "terms",
     "testing",
     "torch",

@@ -5,7 +5,7 @@ default `loss`, `terms`, … run the text of `spec`; override them only where a 
 backend to the table of `tests/adapters.py`, which is what proves it.
 """
 
-from multismooth import binary, spec
+from multismooth import binary, correction, spec
 from multismooth.problem import Terms
 from multismooth.reduction import denominators, reduced_plan
 
@@ -68,6 +68,9 @@ class Backend:
 
     def binary_loss(self, problem, reduction):
         return binary.loss(problem, reduction, self.xp)
+
+    def smoothing_correction(self, hidden, classifier, bias, problem, settings):
+        return correction.correction(hidden, classifier, bias, problem, settings, self.xp)
 
 
 def total(problem, settings, xp, elements=None):

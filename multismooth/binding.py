@@ -77,7 +77,7 @@ class Binding:
             dtype = targets.dtype
         return backend.template(shape, dtype, targets), targets
 
-    def linear(self, hidden, classifier, bias, chunk_rows, targets, *rest):
+    def linear(self, hidden, classifier, bias, chunk_rows, accumulate, targets, *rest):
         """(hidden, classifier, bias, chunk_rows, Problem, Settings); the Problem's logits are a shape only."""
         *rest, axis, validate = rest
         hidden = self._floating("hidden", hidden)
@@ -99,11 +99,13 @@ class Binding:
             isinstance(chunk_rows, bool) or not isinstance(chunk_rows, int) or chunk_rows < 1
         ):
             raise complain("chunk_rows", "an integer ≥ 1 or None", repr(chunk_rows), "")
+        if accumulate not in ("float32", "input"):
+            raise complain("accumulate", '"float32" or "input", the dtype of the classifier', repr(accumulate), "")
         shape = list(hidden.shape)
         shape[place] = classifier.shape[0]
         logits = self._backend.template(tuple(shape), hidden.dtype, hidden)
         problem, settings = self(logits, targets, *rest, axis, validate)
-        return hidden, classifier, bias, chunk_rows, problem, settings
+        return hidden, classifier, bias, chunk_rows, problem, settings._replace(accumulate=accumulate)
 
     def binary(self, logits, targets, label_smoothing, pos_weight, sample_weight, reduction, normalizer, validate):
         """The Problem of `binary_loss`; `weight` holds pos_weight."""

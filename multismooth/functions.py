@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from multismooth.heads import HeadFunctions
 from multismooth.problem import Terms
 
 
-class Functions:
+class Functions(HeadFunctions):
     """The functions of one backend. `multismooth.torch.loss` and its siblings are methods of an instance."""
 
     def __init__(self, backend):
@@ -166,82 +167,6 @@ class Functions:
         return self._backend.smooth_targets(*self._bind(
             template, targets, label_smoothing, convention, None, prior, class_mask, None,
             ignore_index, 0.0, None, None, axis, None,
-        ))  # fmt: skip
-
-    def linear_loss(
-        self,
-        hidden,
-        classifier,
-        targets,
-        *,
-        bias=None,
-        label_smoothing: Any = 0.1,
-        convention: Any = "torch",
-        weight=None,
-        prior=None,
-        class_mask=None,
-        sample_weight=None,
-        ignore_index: int | None = -100,
-        z_loss: Any = 0.0,
-        reduction: str = "mean",
-        normalizer=None,
-        axis: int | None = None,
-        validate: bool | None = None,
-        chunk_rows: int | None = None,
-    ):
-        """`loss(hidden @ classifier.T + bias, targets, …)` without ever holding the (N, K) logits.
-
-        Args:
-            hidden: (N…, D) features; `axis` names their feature axis (and so the class axis of the logits).
-            classifier: (K, D), as in a linear layer. bias: (K,).
-            chunk_rows: elements per chunk of logits; None keeps the workspace near 32 MiB.
-
-        The other arguments, results and errors are those of `loss`.
-
-        >>> import numpy as np
-        >>> import multismooth
-        >>> hidden, classifier = np.eye(2, 3), np.ones((4, 3))
-        >>> round(float(multismooth.linear_loss(hidden, classifier, np.array([0, 3]))), 6)
-        1.386294
-        """
-        return self._backend.linear_loss(*self._bind.linear(
-            hidden, classifier, bias, chunk_rows, targets, label_smoothing, convention, weight, prior, class_mask,
-            sample_weight, ignore_index, z_loss, reduction, normalizer, axis, validate,
-        ))  # fmt: skip
-
-    def linear_loss_and_grad(
-        self,
-        hidden,
-        classifier,
-        targets,
-        *,
-        bias=None,
-        label_smoothing: Any = 0.1,
-        convention: Any = "torch",
-        weight=None,
-        prior=None,
-        class_mask=None,
-        sample_weight=None,
-        ignore_index: int | None = -100,
-        z_loss: Any = 0.0,
-        reduction: str = "mean",
-        normalizer=None,
-        axis: int | None = None,
-        validate: bool | None = None,
-        chunk_rows: int | None = None,
-    ):
-        """(loss, (∂/∂hidden, ∂/∂classifier, ∂/∂bias or None)) of `linear_loss`; of its sum for "none".
-
-        >>> import numpy as np
-        >>> import multismooth
-        >>> loss, (d_hidden, d_classifier, d_bias) = multismooth.linear_loss_and_grad(
-        ...     np.eye(2, 3), np.ones((4, 3)), np.array([0, 3]))
-        >>> d_hidden.shape, d_classifier.shape, d_bias
-        ((2, 3), (4, 3), None)
-        """
-        return self._backend.linear_loss_and_grad(*self._bind.linear(
-            hidden, classifier, bias, chunk_rows, targets, label_smoothing, convention, weight, prior, class_mask,
-            sample_weight, ignore_index, z_loss, reduction, normalizer, axis, validate,
         ))  # fmt: skip
 
     def binary_loss(

@@ -13,12 +13,13 @@ WORKSPACE = 2**22  # logits per chunk, 16 MiB of float32: their gradient may be 
 BLOCK = 8192  # classes whose share of the classifier's gradient is added at a time, to need no second one
 
 
-def chunk_size(rows, num_classes, chunk_rows, workspace=WORKSPACE):
-    """Rows per chunk: what was asked for, or equal parts that keep to the workspace."""
+def chunk_size(rows, num_classes, chunk_rows, workspace=WORKSPACE, least=1, multiple=1):
+    """Rows per chunk: what was asked for, or equal parts that keep to the workspace (in logits), in round numbers."""
     if chunk_rows is not None:
         return chunk_rows
-    chunks = -(-rows * num_classes // workspace)
-    return max(1, -(-rows // max(chunks, 1)))
+    chunks = -(-rows // max(workspace // max(num_classes, 1), least))
+    size = -(-rows // max(chunks, 1))
+    return max(1, -(-size // multiple) * multiple) if chunks > 1 else max(1, size)
 
 
 def flatten(hidden, problem, settings, xp):
@@ -125,37 +126,66 @@ def plain_kernel(logits, plan, xp):
     return spec.elements(lse, nll, smooth, plan, xp), spec.gradient(logits, lse, plan, 1, xp)
 
 
-def add_product(total, g, hidden):
-    """total += gᵀ·hidden, a block of classes at a time."""
-    for start in range(0, total.shape[0], BLOCK):
-        total[start : start + BLOCK] += g[:, start : start + BLOCK].T @ hidden
+class Products:
+    """A head's matrix products in a framework's operators; PyTorch has its own, into memory that is there already.
+
+    The classifier's gradient is a sum over chunks. Of one chunk it is a product, which needs no buffer wider than
+    itself; of several it is summed in the dtype that is computed in, or in its own (`Settings.accumulate`).
+    """
+
+    scale = 1.0  # what multiplies the gradient of a chunk's logits, and is taken out by its products: see PyTorch's
+
+    def __init__(self, hidden, classifier, settings, rows, xp):
+        single = rows >= hidden.shape[0] or settings.accumulate == "input"
+        self.dtype = classifier.dtype if single else xp.float_of(hidden)
+        self.classifier, self.total, self._xp = classifier, None, xp
+
+    def logits(self, hidden, bias):
+        return logits_of(hidden, self.classifier, bias)
+
+    def put_hidden(self, g, out):
+        """out = g·W"""
+        out[...] = g @ self.classifier
+
+    def add_classifier(self, g, hidden):
+        """total += gᵀ·hidden, after the first chunk a block of classes at a time."""
+        if self.total is None and g.dtype == self.dtype:
+            self.total = g.T @ hidden
+            return
+        if self.total is None:
+            self.total = self._xp.zeros_like(self.classifier, dtype=self.dtype)
+        for start in range(0, self.total.shape[0], BLOCK):
+            self.total[start : start + BLOCK] += self.product(g[:, start : start + BLOCK].T, hidden)
+
+    def product(self, left, right):
+        return left @ right
 
 
 def forward_and_gradient(
     hidden, classifier, bias, chunk_rows, problem, settings, xp,
-    kernel=plain_kernel, add_product=add_product, needed=(True, True, True), logits_of=logits_of,
+    kernel=plain_kernel, products=Products, needed=(True, True, True),
 ):  # fmt: skip
-    """(loss, (∂hidden, ∂classifier, ∂bias), None where not needed); sums are kept in the dtype that is computed in."""
+    """(loss, (∂hidden, ∂classifier, ∂bias), None where not needed)."""
     features, flat, row_settings, shape = flatten(hidden, problem, settings, xp)
-    dtype = xp.float_of(hidden)
-    d_hidden = xp.zeros_like(features) if needed[0] else None
-    d_classifier = xp.zeros_like(classifier, dtype=dtype) if needed[1] else None
-    d_bias = xp.zeros_like(bias, dtype=dtype) if needed[2] and bias is not None else None
+    size = chunk_size(features.shape[0], classifier.shape[0], chunk_rows)
+    head = products(features, classifier, settings, size, xp)
+    d_hidden = xp.empty_like(features) if needed[0] else None
+    d_bias = xp.zeros_like(bias, dtype=xp.float_of(hidden)) if needed[2] and bias is not None else None
     losses = []
-    for rows, plan in chunks(flat, row_settings, shape, chunk_rows, xp):
+    for rows, plan in chunks(flat, row_settings, shape, size, xp):
         own = quiet_rows(features[rows], plan, xp)
-        loss, g = kernel(logits_of(own, classifier, bias), plan, xp)
+        loss, g = kernel(head.logits(own, bias), spec.scaled(plan, head.scale), xp)
         losses.append(loss)
         if d_bias is not None:
-            d_bias += xp.sum(g, axis=0)
+            d_bias += xp.sum(g, axis=0, dtype=d_bias.dtype)
         g = xp.astype(g, features.dtype, copy=False)
         if d_hidden is not None:
-            d_hidden[rows] = g @ classifier
-        if d_classifier is not None:
-            add_product(d_classifier, g, own)
+            head.put_hidden(g, d_hidden[rows])
+        if needed[1]:
+            head.add_classifier(g, own)
         del g  # or the next chunk's logits would be a second workspace
     if d_hidden is not None:
         d_hidden = xp.moveaxis(xp.reshape(d_hidden, (*shape, features.shape[1])), -1, settings.axis)
-    found = ((d_hidden, hidden), (d_classifier, classifier), (d_bias, bias))
+    found = ((d_hidden, hidden), (head.total, classifier), (spec.times(d_bias, 1 / head.scale), bias))
     gradients = tuple(None if total is None else xp.astype(total, of.dtype, copy=False) for total, of in found)
-    return gathered(losses, shape, settings, xp), gradients
+    return spec.times(gathered(losses, shape, settings, xp), 1 / head.scale), gradients

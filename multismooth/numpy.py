@@ -101,7 +101,16 @@ class NumpyBackend(Backend):
 
     @quietly
     def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, problem, settings):
-        return linear.forward_and_gradient(hidden, classifier, bias, chunk_rows, problem, settings, XP)
+        """float16 is multiplied in float32: in NumPy it has no BLAS, and ε/(K·N) is 0 in it."""
+        given = (hidden, classifier, bias)
+        wide = (x.astype(np.float32) if x is not None and x.dtype == np.float16 else x for x in given)
+        loss, gradients = linear.forward_and_gradient(*wide, chunk_rows, problem, settings, XP)
+        back = zip(gradients, given, strict=True)
+        return loss, tuple(g if g is None else g.astype(x.dtype, copy=False) for g, x in back)
+
+    @quietly
+    def smoothing_correction(self, hidden, classifier, bias, problem, settings):
+        return super().smoothing_correction(hidden, classifier, bias, problem, settings)
 
 
 _functions = Functions(NumpyBackend())
@@ -111,4 +120,5 @@ loss_and_grad = _functions.loss_and_grad
 smooth_targets = _functions.smooth_targets
 linear_loss = _functions.linear_loss
 linear_loss_and_grad = _functions.linear_loss_and_grad
+smoothing_correction = _functions.smoothing_correction
 binary_loss = _functions.binary_loss

@@ -27,6 +27,7 @@ class Settings(NamedTuple):
     reduction: str = "mean"
     valid: bool = False  # the labels were looked at: each names an existing class or is ignored
     clean: bool = False  # valid, and none is ignored
+    accumulate: str = "float32"  # what a head's gradient is summed in over chunks; "input": in its own dtype
 
 
 class Usual(Settings):

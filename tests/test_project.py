@@ -29,10 +29,10 @@ LAYERS = [
     ["registry"],
     ["problem"],
     ["spec", "reduction"],
-    ["binary", "implementations", "threads", "buffers", "frame", "namespace"],
+    ["binary", "correction", "implementations", "threads", "buffers", "frame", "namespace"],
     ["chunks"],
     ["compiled", "cpu"],
-    ["functions", "checks", "target_checks"],
+    ["heads", "functions", "checks", "target_checks"],
     ["binding", "backend"],
     ["remembering"],
     ["linear"],
@@ -180,6 +180,7 @@ DEFAULTS = {
     "ignore_index": -100,
     "z_loss": 0.0,
     "reduction": "mean",
+    "accumulate": "float32",
 }
 SIGNATURES = {
     "loss": (["logits", "targets"], NAMES),
@@ -189,8 +190,12 @@ SIGNATURES = {
         ["targets", "num_classes"],
         ["label_smoothing", "convention", "prior", "class_mask", "ignore_index", "dtype", "axis"],
     ),
-    "linear_loss": (["hidden", "classifier", "targets"], ["bias", *NAMES, "chunk_rows"]),
-    "linear_loss_and_grad": (["hidden", "classifier", "targets"], ["bias", *NAMES, "chunk_rows"]),
+    "linear_loss": (["hidden", "classifier", "targets"], ["bias", *NAMES, "chunk_rows", "accumulate"]),
+    "linear_loss_and_grad": (["hidden", "classifier", "targets"], ["bias", *NAMES, "chunk_rows", "accumulate"]),
+    "smoothing_correction": (
+        ["hidden", "classifier", "targets"],
+        ["bias", *[name for name in NAMES if name not in ("weight", "class_mask", "z_loss")]],
+    ),
     "binary_loss": (
         ["logits", "targets"],
         ["label_smoothing", "pos_weight", "sample_weight", "reduction", "normalizer", "validate"],

@@ -92,6 +92,9 @@ class JaxBackend(backend.Backend):
     def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, problem, settings):
         return linear.loss_and_grad(hidden, classifier, bias, chunk_rows, problem._replace(logits=None), settings)
 
+    def smoothing_correction(self, hidden, classifier, bias, problem, settings):
+        return _smoothing_correction(hidden, classifier, bias, problem._replace(logits=None), settings)
+
 
 @partial(jax.jit, static_argnums=1)
 def _loss(problem, settings):
@@ -117,6 +120,12 @@ def _loss_and_grad(problem, settings):
 def _smooth_targets(problem, settings, shape, dtype):
     problem = problem._replace(logits=jnp.zeros(shape, dtype))
     return backend.Backend.smooth_targets(JaxBackend(), problem, settings)
+
+
+@partial(jax.jit, static_argnums=4)
+def _smoothing_correction(hidden, classifier, bias, problem, settings):
+    problem = problem._replace(logits=linear.template(hidden, classifier, settings))
+    return backend.Backend.smoothing_correction(JaxBackend(), hidden, classifier, bias, problem, settings)
 
 
 @partial(jax.jit, static_argnums=1)

@@ -17,11 +17,16 @@ from multismooth.jax.namespace import XP
 from multismooth.reduction import factors
 
 
-def _rows(hidden, classifier, chunk_rows, problem, settings):
-    """(hidden rows, Problem over rows, its settings, elements' shape, factors of the mean, rows per chunk)."""
+def template(hidden, classifier, settings):
+    """The logits in shape and dtype; under jit their zeros are never made."""
     shape = list(hidden.shape)
     shape[settings.axis] = classifier.shape[0]
-    problem = problem._replace(logits=jnp.broadcast_to(jnp.zeros((), hidden.dtype), shape))
+    return jnp.broadcast_to(jnp.zeros((), hidden.dtype), shape)
+
+
+def _rows(hidden, classifier, chunk_rows, problem, settings):
+    """(hidden rows, Problem over rows, its settings, elements' shape, factors of the mean, rows per chunk)."""
+    problem = problem._replace(logits=template(hidden, classifier, settings))
     hidden, problem, settings, shape = linear.flatten(hidden, problem, settings, XP)
     mask, (rows, classes) = problem.class_mask, problem.logits.shape
     if mask is not None and mask.ndim > 1:
@@ -123,11 +128,11 @@ def _gradients(call, hidden, classifier, bias, problem):
         logits, plan, own = _chunk(chunk[0], classifier, bias, chunk[1], row_settings, mean)
         each, g = kernel.elements(1, logits, plan), kernel.gradient(logits, plan, 1)
         d_bias = None if bias is None else d_bias + jnp.sum(g, axis=0)
-        g = g.astype(own.dtype)
+        g = g if own.dtype == jnp.float16 else g.astype(own.dtype)  # in float16 ε/(K·N) is 0
         d_classifier = _add_product(d_classifier, g, own)
-        return (total + jnp.sum(each), d_classifier, d_bias), (g @ classifier, each)
+        return (total + jnp.sum(each), d_classifier, d_bias), ((g @ classifier).astype(own.dtype), each)
 
-    d_classifier = jnp.zeros(classifier.shape, dtype)
+    d_classifier = jnp.zeros(classifier.shape, classifier.dtype if settings.accumulate == "input" else dtype)
     start = (jnp.zeros((), dtype), d_classifier, None if bias is None else jnp.zeros(bias.shape, dtype))
     (total, d_classifier, d_bias), (d_hidden, each) = _scan(body, start, rows, problem, row_settings, shape, size)
     value = each.reshape(shape) if settings.reduction == "none" else total

@@ -28,6 +28,7 @@ __all__ = [
     "loss",
     "loss_and_grad",
     "smooth_targets",
+    "smoothing_correction",
     "terms",
 ]
 
@@ -37,4 +38,5 @@ loss_and_grad = _functions.loss_and_grad
 smooth_targets = _functions.smooth_targets
 linear_loss = _functions.linear_loss
 linear_loss_and_grad = _functions.linear_loss_and_grad
+smoothing_correction = _functions.smoothing_correction
 binary_loss = _functions.binary_loss

@@ -101,5 +101,8 @@ class TorchBackend(Backend):
     def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, problem, settings):
         return linear.loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings)
 
+    def smoothing_correction(self, hidden, classifier, bias, problem, settings):
+        return linear.smoothing_correction(hidden, classifier, bias, problem, settings)
+
 
 functions = Functions(TorchBackend())

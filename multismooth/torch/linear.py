@@ -5,53 +5,92 @@ multiplies by the upstream gradient. Reduction "none", double backward and whate
 take checkpointed chunks of the plain text: a fourth product, any derivative.
 """
 
+import math
 from functools import partial
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from multismooth import linear
+from multismooth import correction, linear
 from multismooth.torch import fused, kernels
 from multismooth.torch.namespace import XP
+
+WORKSPACE = 2**23  # logits per chunk, 32 MiB of float32: the kernel writes their gradient over them
+DEVICE_WORKSPACE = 2**30  # bytes of logits per chunk on a GPU, whose products want rows in the thousands
+DEVICE_ROWS = {"least": 1024, "multiple": 128}  # a chunk reads the classifier twice and its gradient's sum once
+PLAIN_BYTES = 16  # per logit of the plain text: a few float32 copies
+WIDE = torch.version.cuda is not None and tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 10)
+
+
+def _chunk_rows(hidden, classifier, chunk_rows, workspace=WORKSPACE, itemsize=None):
+    """Rows per chunk: by what fits a cache on a CPU, by memory on other devices."""
+    rows, classes = hidden.numel() // max(classifier.shape[1], 1), classifier.shape[0]
+    if hidden.is_cpu:
+        return linear.chunk_size(rows, classes, chunk_rows, workspace)
+    workspace = DEVICE_WORKSPACE // (itemsize or hidden.itemsize)
+    return linear.chunk_size(rows, classes, chunk_rows, workspace, **DEVICE_ROWS)
+
+
+def _scale(hidden, rows, problem, settings):
+    """A power of two against a mean's 1/N in float16, where ε/(K·N) is 0; the products undo it before they round."""
+    if hidden.dtype is not torch.float16 or settings.reduction != "mean":
+        return 1.0
+    size = problem.normalizer if isinstance(problem.normalizer, float) else rows
+    return 2.0 ** min(max(math.frexp(size)[1] - 1, 0), 15)  # a single counted row has it all, and 2¹⁶ is infinite
+
+
+class _Products(linear.Products):
+    """Products into memory that is kept: one chunk's logits, and the gradients themselves.
+
+    Mapping the logits anew costs a tenth of the products on a CPU.
+    """
+
+    def __init__(self, hidden, classifier, settings, rows, xp, scale):
+        super().__init__(hidden, classifier, settings, rows, xp)
+        shape = min(rows, hidden.shape[0]), classifier.shape[0]
+        self._memory, self.scale = torch.empty(shape, dtype=hidden.dtype, device=hidden.device), scale
+
+    def logits(self, hidden, bias):
+        logits = torch.mm(hidden, self.classifier.T, out=self._memory[: hidden.shape[0]])
+        return logits if bias is None else logits.add_(bias)
+
+    def put_hidden(self, g, out):
+        out.addmm_(g, self.classifier, beta=0, alpha=1 / self.scale)
+
+    def add_classifier(self, g, hidden):
+        wide = WIDE and g.is_cuda and g.itemsize == 2 and self.dtype is torch.float32
+        if not wide and g.dtype is not self.dtype:
+            super().add_classifier(g, hidden)
+            return
+        factors = {"beta": 0 if self.total is None else 1, "alpha": 1 / self.scale}
+        if self.total is None:
+            self.total = torch.empty_like(self.classifier, dtype=self.dtype)
+        if wide:  # float16 and bfloat16 operands, float32 sums: what cuBLAS does anyway, without the rounding
+            torch.addmm(self.total, g.T, hidden, out_dtype=self.dtype, out=self.total, **factors)
+        else:
+            self.total.addmm_(g.T, hidden, **factors)
+
+    def product(self, left, right):
+        return torch.addmm(left.new_zeros(()), left, right, beta=0, alpha=1 / self.scale)
 
 
 def _kernel(logits, plan, xp):
     return kernels.chosen(logits, plan, 1)(logits, plan, 1, out=logits)
 
 
-def _add_product(total, g, hidden):
-    if total.dtype is g.dtype:
-        total.addmm_(g.T, hidden)
-    else:
-        linear.add_product(total, g, hidden)
-
-
-WORKSPACE = 2**23  # logits per chunk, 32 MiB of float32: the kernel writes their gradient over them
-
-
 def _gradients(hidden, classifier, bias, call, needed=(True, True, True), kernel=_kernel):
     chunk_rows, problem, settings = call
     rows = hidden.numel() // max(classifier.shape[1], 1)
-    chunk_rows = linear.chunk_size(rows, classifier.shape[0], chunk_rows, WORKSPACE)
-    product = linear.logits_of if fused.transforming() else _Products(min(chunk_rows, rows), hidden, classifier)
-    call = chunk_rows, problem, settings
-    return linear.forward_and_gradient(hidden, classifier, bias, *call, XP, kernel, _add_product, needed, product)
-
-
-class _Products:
-    """The logits of one chunk after the other in the same memory: mapping it anew costs a tenth of the products."""
-
-    def __init__(self, rows, hidden, classifier):
-        self._memory = torch.empty(rows, classifier.shape[0], dtype=hidden.dtype, device=hidden.device)
-
-    def __call__(self, hidden, classifier, bias):
-        logits = torch.mm(hidden, classifier.T, out=self._memory[: hidden.shape[0]])
-        return logits if bias is None else logits.add_(bias)
+    call = _chunk_rows(hidden, classifier, chunk_rows), problem, settings
+    scale = _scale(hidden, rows, problem, settings)
+    products = linear.Products if fused.transforming() else partial(_Products, scale=scale)
+    return linear.forward_and_gradient(hidden, classifier, bias, *call, XP, kernel, products, needed)
 
 
 def _plain(hidden, classifier, bias, chunk_rows, problem, settings):
     keeps = torch._C._are_functorch_transforms_active() or not torch.is_grad_enabled()
     chunk_loss = linear.plain if keeps else partial(checkpoint, linear.plain, use_reentrant=False)
+    chunk_rows = _chunk_rows(hidden, classifier, chunk_rows, linear.WORKSPACE, PLAIN_BYTES)
     return linear.forward(hidden, classifier, bias, chunk_rows, problem, settings, XP, chunk_loss)
 
 
@@ -98,3 +137,14 @@ def loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings):
     with torch.no_grad():
         kernel = linear.plain_kernel if fused.transforming() else _kernel
         return _gradients(hidden, classifier, bias, (chunk_rows, problem, settings), kernel=kernel)
+
+
+def _rows_at(table, labels, xp):
+    """An embedding's gradient is summed in a fixed order on any device, which that of `take` is not on a GPU."""
+    if table.ndim == 1:
+        return torch.nn.functional.embedding(labels, table.unsqueeze(1)).squeeze(-1)
+    return torch.nn.functional.embedding(labels, table)
+
+
+def smoothing_correction(hidden, classifier, bias, problem, settings):
+    return correction.correction(hidden, classifier, bias, problem, settings, XP, _rows_at)

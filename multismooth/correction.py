@@ -1,0 +1,53 @@
+"""What label smoothing adds to a linear head's hard-label loss: a correction of rank one, without the head's logits.
+
+    loss(ε) − loss(0) = b·(z_y − Σ_k v_k z_k) + const,   z = W·x + c,   Σ_k v_k z_k = (Σ_k v_k W_k)·x + Σ_k v_k c_k
+
+because smoothing moves the mass b from the label to v and leaves the factor of lse(z) as it was. b, v and const are
+those of the `Plan`; all classes together are one more row, their mean.
+"""
+
+from multismooth import spec
+from multismooth.errors import complain
+from multismooth.reduction import reduced_plan
+
+
+def refuse(problem, settings):
+    """What needs the logits' lse, or a mean row for every element, is no correction of rank one."""
+    convention = settings.convention
+    remedy = "Use linear_loss, which makes the logits a chunk at a time."
+    if settings.soft:
+        raise complain("targets", "integer labels", "soft targets", remedy)
+    if problem.prior is not None and problem.prior.ndim == 2:
+        raise complain("prior", "shape (K,), one for all elements", f"shape {tuple(problem.prior.shape)}", remedy)
+    if convention.ignore_scope == "nll_only" or convention.smooth_denominator is not None:
+        expected = "a convention that ignores and divides both terms of the loss alike"
+        raise complain("convention", expected, convention.name or repr(convention), remedy)
+
+
+def mean_row(table, v, xp):
+    """Σ_k v_k table_k, 1/K for v = None, summed in the dtype that is computed in."""
+    dtype = xp.float_of(table)
+    if v is None:
+        return xp.sum(table, axis=0, dtype=dtype) / table.shape[0]
+    v = xp.reshape(v, (-1,))
+    if table.dtype == v.dtype:
+        return v @ table
+    return xp.sum(xp.reshape(v, (-1, *(1,) * (table.ndim - 1))) * table, axis=0)
+
+
+def correction(hidden, classifier, bias, problem, settings, xp, rows_at=spec.rows_at):
+    """The correction of a call, reduced as its loss is; `rows_at` looks up the labels' rows."""
+    refuse(problem, settings)
+    plan = reduced_plan(problem, settings, xp)
+    x = xp.astype(xp.moveaxis(hidden, settings.axis, -1), xp.float_of(hidden), copy=False)
+    if plan.alive is not None:
+        x = xp.where(xp.expand_dims(plan.alive, axis=-1), x, xp.zeros_like(x))
+
+    def against_the_mean(table):
+        return xp.astype(rows_at(table, plan.labels, xp), x.dtype, copy=False) - mean_row(table, plan.v, xp)
+
+    gap = xp.sum(x * against_the_mean(classifier), axis=-1)
+    gap = gap if bias is None else gap + against_the_mean(bias)
+    loss = (plan.b + 0 * plan.a) * gap  # a is NaN where the label names no class, and so must this be
+    loss = loss if plan.const is None else loss + plan.const
+    return loss if settings.reduction == "none" else xp.sum(loss)
