@@ -133,7 +133,11 @@ def gpu():
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().split(", ")
     except (OSError, subprocess.CalledProcessError):
         said = ["not visible"] * len(fields.split(","))
-    about = {"processor": card.name, "memory, GiB": card.total_memory / 2**30, "L2, MiB": card.L2_cache_size / 2**20}
+    about = {
+        "processor": card.name,
+        "memory GiB": round(card.total_memory / 2**30),
+        "L2 MiB": card.L2_cache_size / 2**20,
+    }
     about |= {"multiprocessors": card.multi_processor_count, "capability": f"{card.major}.{card.minor}"}
     return about | {"CUDA": torch.version.cuda} | dict(zip(fields.split(","), said, strict=True))
 

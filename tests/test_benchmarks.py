@@ -184,9 +184,19 @@ def _kill(device):
 
 
 def test_who_writes_over_the_logits_spoils_nobody(load):
+    seen = []
+
+    def writes(problem):
+        seen.append(float(problem.logits.abs().sum()))
+        return problem.logits.new_zeros(()), problem.logits.zero_()
+
     device = _Device()
     device.extra = lambda run: (run(), None)
-    between = race(load, device, lambda problem: (problem.logits.new_zeros(()), problem.logits.zero_()))
+    between = race(load, device, writes)
+    between.medians(1, lambda run: float(run() is None))
+    assert len(set(seen)) == len(seen) > 1, "not made anew for each round"
+    assert min(seen) > 0, "not made anew"
+    between.problem.fill(5)
     references = {}
     assert min(between.checked("other", references)[0]) > 0.5
     assert max(between.checked("multismooth.torch", references)[0]) < tolerance("float64")
