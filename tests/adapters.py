@@ -1,12 +1,13 @@
 """The implementations under test: for each, how arrays go in, how results come back, how its autodiff is asked."""
 
-from contextlib import nullcontext
+import os
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib import import_module
 
 import numpy as np
 import pytest
-from conftest import need
+from conftest import missing, need
 
 import multismooth
 
@@ -110,6 +111,26 @@ class TorchAdapter(Adapter):
         return self.back(value), self.back(grads)
 
 
+class InterpretedTorchAdapter(TorchAdapter):
+    def functions(self):
+        interpreted()
+        return super().functions()
+
+    @contextmanager
+    def forced(self):
+        with super().forced() as ran, np.errstate(all="ignore"):  # the interpreter computes in NumPy, which complains
+            yield ran
+
+
+def interpreted():
+    """Skips a test of Triton's kernels where they are not interpreted, on a CPU."""
+    need("triton")
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        missing(
+            "interpreter", "Triton compiles its kernels in this process: set TRITON_INTERPRET=1 for the interpreter"
+        )
+
+
 class CompiledTorchAdapter(TorchAdapter):
     def forced(self):
         return nullcontext()  # a compiler cannot look at it
@@ -205,6 +226,10 @@ TORCH_FUSED = replace(TORCH, name="torch-fused", kernels=("fused", "spec"), sett
 TORCH_WHOLE = replace(TORCH, name="torch-whole", kernels=REST, settings=500, heads=60)
 TORCH_CHUNKED = replace(TORCH, name="torch-chunked", kernels=("chunked", *REST))
 TORCH_NUMBA = replace(TORCH, name="torch-numba", kernels=("numba", "chunked", *REST))
+TORCH_TRITON = InterpretedTorchAdapter(
+    "torch-triton", "torch", "multismooth.torch", out=True, kernels=("triton", *REST), settings=250, heads=25,
+    narrow=("float16",),  # the interpreter truncates to bfloat16: see test_gpu
+)  # fmt: skip
 COMPILED = CompiledTorchAdapter("torch-compile", "torch", "multismooth.torch", settings=10, heads=3, slow=True)
 JIT = JitJaxAdapter("jax-jit", "jax", "multismooth.jax", settings=40, heads=4, autodiff_every=2, slow=True)
 TORCH_CUDA = TorchAdapter("torch-cuda", "torch", "multismooth.torch", device="cuda", out=True)
@@ -212,7 +237,7 @@ JAX_CUDA = JaxAdapter("jax-cuda", "jax", "multismooth.jax", device="cuda", setti
 
 FORCED = (
     *(NUMPY_SPEC, NUMPY_FUSED, NUMPY_CHUNKED, NUMPY_NUMBA),
-    *(TORCH_FUSED, TORCH_WHOLE, TORCH_CHUNKED, TORCH_NUMBA),
+    *(TORCH_FUSED, TORCH_WHOLE, TORCH_CHUNKED, TORCH_NUMBA, TORCH_TRITON),
 )
 ADAPTERS = (NUMPY, TORCH, JAX, *FORCED, COMPILED, JIT, TORCH_CUDA, JAX_CUDA)
 
