@@ -99,9 +99,13 @@ def quiet_rows(hidden, plan, xp):
     return hidden if plan.alive is None else xp.where(xp.reshape(plan.alive, (-1, 1)), hidden, xp.zeros_like(hidden))
 
 
-def plain(hidden, classifier, bias, plan, xp):
+def losses_of(logits, plan, xp):
     """Per-element losses of a chunk by the text of `spec`."""
-    return spec.elements(*spec.statistics(logits_of(hidden, classifier, bias), plan, 1, xp), plan, xp)
+    return spec.elements(*spec.statistics(logits, plan, 1, xp), plan, xp)
+
+
+def plain(hidden, classifier, bias, plan, xp):
+    return losses_of(logits_of(hidden, classifier, bias), plan, xp)
 
 
 def gathered(losses, shape, settings, xp):

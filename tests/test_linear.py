@@ -10,6 +10,7 @@ from tolerance import assert_close
 
 import multismooth
 from multismooth import linear
+from multismooth.problem import Settings
 
 ROWS, FEATURES, CLASSES = 7, 3, 5
 LABELS = np.array([1, 4, -100, 0, 2, 4, 4])
@@ -191,12 +192,17 @@ def test_chunks_keep_to_the_workspace_in_equal_round_parts():
         (0, 10, "float32", 1),
     ],
 )
-def test_on_a_gpu_chunks_have_rows_in_the_thousands(rows, classes, dtype, expected):
+def test_on_a_gpu_chunks_have_rows_in_the_thousands(rows, classes, dtype, expected, monkeypatch):
     torch = need("torch")
     module = need("multismooth.torch.linear")
-    hidden = torch.empty((rows, 16), dtype=getattr(torch, dtype), device="meta")
-    assert module._chunk_rows(hidden, torch.empty((classes, 16), device="meta"), None) == expected
-    assert module._chunk_rows(hidden, torch.empty((classes, 16), device="meta"), 5) == 5
+    monkeypatch.setattr(module.gpu, "compiled", lambda: True)
+    hidden, classifier = (torch.empty((n, 16), dtype=getattr(torch, dtype), device="meta") for n in (rows, classes))
+    settings = Settings(multismooth.conventions["torch"])
+    assert module._chunk_rows(hidden, classifier, None, settings) == expected
+    assert module._chunk_rows(hidden, classifier, 5, settings) == 5
+    plain = module._chunk_rows(hidden, classifier, None)  # whose copies in float32 need room too
+    assert plain <= expected
+    assert plain >= min(rows, 1024)
 
 
 # --- sums -----------------------------------------------------------------------------------------------------------
@@ -248,6 +254,18 @@ def test_in_float64_both_sums_are_the_same(name):
         assert_close(ours, theirs, "float64")
 
 
+@pytest.mark.parametrize("name", ["spec", "whole", "numba"])
+def test_without_a_gradient_the_kernel_that_is_named_runs(name):
+    torch = need("torch")
+    ms = need("multismooth.torch")
+    need("numba")
+    head = [torch.tensor(x) for x in (HIDDEN, CLASSIFIER, LABELS)]
+    with multismooth.implementation(name) as ran:
+        found = ms.linear_loss(*head, chunk_rows=4, reduction="none")
+    assert ran == [name, name]
+    assert_close(found, multismooth.linear_loss(HIDDEN, CLASSIFIER, LABELS, reduction="none"), "float64")
+
+
 def test_accumulate_is_one_of_two():
     with pytest.raises(ValueError, match=r'`accumulate`: expected "float32" or "input"'):
         multismooth.linear_loss(HIDDEN, CLASSIFIER, LABELS, accumulate="bfloat16")
@@ -283,6 +301,32 @@ def test_in_float16_nothing_becomes_infinite(normalizer):
     divisor = normalizer or 1.0
     assert_close(d_hidden[5], np.full(2, 6.0 / divisor), "float16", scale=1 / divisor)
     assert_close(d_classifier, np.array([[4.0, 4.0], [-4.0, -4.0]]) / divisor, "float16", scale=1 / divisor)
+
+
+# --- autocast -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("incoming", ["float32", "bfloat16"])
+def test_autocast_makes_the_head_what_it_makes_of_a_linear_layer(incoming):
+    torch = need("torch")
+    ms = need("multismooth.torch")
+    hidden = torch.tensor(np.nan_to_num(HIDDEN)).to(getattr(torch, incoming))
+    classifier, bias = (torch.tensor(x, dtype=torch.float32, requires_grad=True) for x in (CLASSIFIER, BIAS))
+    labels = torch.tensor(LABELS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = ms.linear_loss(hidden, classifier, labels, bias=bias)
+        with torch.no_grad():
+            assert torch.equal(ms.linear_loss(hidden, classifier, labels, bias=bias), loss)
+        value, gradients = ms.linear_loss_and_grad(hidden, classifier, labels, bias=bias)
+        added = ms.smoothing_correction(hidden, classifier, labels, bias=bias, prior=PRIOR)
+    head = [x.detach().bfloat16() for x in (hidden, classifier, bias)]
+    expected, found = ms.linear_loss_and_grad(head[0], head[1], labels, bias=head[2])
+    assert loss == value == expected
+    for ours, mine, theirs in zip(torch.autograd.grad(loss, (classifier, bias)), gradients[1:], found[1:], strict=True):
+        assert ours.dtype == mine.dtype == torch.float32
+        assert torch.equal(ours, theirs.float())
+        assert torch.equal(mine, theirs.float())
+    assert torch.equal(added, ms.smoothing_correction(hidden, classifier, labels, bias=bias, prior=PRIOR))
 
 
 # --- on a GPU -------------------------------------------------------------------------------------------------------

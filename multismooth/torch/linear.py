@@ -1,8 +1,8 @@
 """PyTorch linear head and loss: gradients computed in forward, chunk by chunk, with three matrix products at most.
 
 Forward knows each chunk's gradient as soon as its logits exist, so nothing of size (N, K) is kept and backward only
-multiplies by the upstream gradient. Reduction "none", double backward and whatever else `fused.eligible` refuses
-take checkpointed chunks of the plain text: a fourth product, any derivative.
+multiplies by the upstream gradient. The gradient of reduction "none", double backward and whatever else
+`fused.eligible` refuses take checkpointed chunks of the plain text: a fourth product, any derivative.
 """
 
 import math
@@ -12,7 +12,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from multismooth import correction, linear
-from multismooth.torch import fused, kernels
+from multismooth.implementations import choose
+from multismooth.torch import fused, gpu, kernels
 from multismooth.torch.namespace import XP
 
 WORKSPACE = 2**23  # logits per chunk, 32 MiB of float32: the kernel writes their gradient over them
@@ -22,12 +23,17 @@ PLAIN_BYTES = 16  # per logit of the plain text: a few float32 copies
 WIDE = torch.version.cuda is not None and tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 10)
 
 
-def _chunk_rows(hidden, classifier, chunk_rows, workspace=WORKSPACE, itemsize=None):
-    """Rows per chunk: by what fits a cache on a CPU, by memory on other devices."""
-    rows, classes = hidden.numel() // max(classifier.shape[1], 1), classifier.shape[0]
+def _rows(hidden, classifier):
+    return hidden.numel() // max(classifier.shape[1], 1)
+
+
+def _chunk_rows(hidden, classifier, chunk_rows, settings=None):
+    """Rows per chunk: by what fits a cache on a CPU, by memory on other devices. Without settings, for plain text."""
+    rows, classes = _rows(hidden, classifier), classifier.shape[0]
     if hidden.is_cpu:
-        return linear.chunk_size(rows, classes, chunk_rows, workspace)
-    workspace = DEVICE_WORKSPACE // (itemsize or hidden.itemsize)
+        return linear.chunk_size(rows, classes, chunk_rows, WORKSPACE if settings else linear.WORKSPACE)
+    in_place = settings and not settings.soft and gpu.compiled()
+    workspace = DEVICE_WORKSPACE // (hidden.itemsize if in_place else PLAIN_BYTES)
     return linear.chunk_size(rows, classes, chunk_rows, workspace, **DEVICE_ROWS)
 
 
@@ -39,20 +45,26 @@ def _scale(hidden, rows, problem, settings):
     return 2.0 ** min(max(math.frexp(size)[1] - 1, 0), 15)  # a single counted row has it all, and 2¹⁶ is infinite
 
 
-class _Products(linear.Products):
-    """Products into memory that is kept: one chunk's logits, and the gradients themselves.
+class _Logits:
+    """The logits of one chunk after the other in the same memory: mapping it anew costs a tenth of the products."""
 
-    Mapping the logits anew costs a tenth of the products on a CPU.
-    """
+    def __init__(self, rows, hidden, classifier):
+        self._memory = torch.empty(rows, classifier.shape[0], dtype=hidden.dtype, device=hidden.device)
+
+    def __call__(self, hidden, classifier, bias):
+        logits = torch.mm(hidden, classifier.T, out=self._memory[: hidden.shape[0]])
+        return logits if bias is None else logits.add_(bias)
+
+
+class _Products(linear.Products):
+    """Products into memory that is kept: one chunk's logits, and the gradients themselves."""
 
     def __init__(self, hidden, classifier, settings, rows, xp, scale):
         super().__init__(hidden, classifier, settings, rows, xp)
-        shape = min(rows, hidden.shape[0]), classifier.shape[0]
-        self._memory, self.scale = torch.empty(shape, dtype=hidden.dtype, device=hidden.device), scale
+        self._logits, self.scale = _Logits(min(rows, hidden.shape[0]), hidden, classifier), scale
 
     def logits(self, hidden, bias):
-        logits = torch.mm(hidden, self.classifier.T, out=self._memory[: hidden.shape[0]])
-        return logits if bias is None else logits.add_(bias)
+        return self._logits(hidden, self.classifier, bias)
 
     def put_hidden(self, g, out):
         out.addmm_(g, self.classifier, beta=0, alpha=1 / self.scale)
@@ -80,9 +92,8 @@ def _kernel(logits, plan, xp):
 
 def _gradients(hidden, classifier, bias, call, needed=(True, True, True), kernel=_kernel):
     chunk_rows, problem, settings = call
-    rows = hidden.numel() // max(classifier.shape[1], 1)
-    call = _chunk_rows(hidden, classifier, chunk_rows), problem, settings
-    scale = _scale(hidden, rows, problem, settings)
+    call = _chunk_rows(hidden, classifier, chunk_rows, settings), problem, settings
+    scale = _scale(hidden, _rows(hidden, classifier), problem, settings)
     products = linear.Products if fused.transforming() else partial(_Products, scale=scale)
     return linear.forward_and_gradient(hidden, classifier, bias, *call, XP, kernel, products, needed)
 
@@ -90,8 +101,23 @@ def _gradients(hidden, classifier, bias, call, needed=(True, True, True), kernel
 def _plain(hidden, classifier, bias, chunk_rows, problem, settings):
     keeps = torch._C._are_functorch_transforms_active() or not torch.is_grad_enabled()
     chunk_loss = linear.plain if keeps else partial(checkpoint, linear.plain, use_reentrant=False)
-    chunk_rows = _chunk_rows(hidden, classifier, chunk_rows, linear.WORKSPACE, PLAIN_BYTES)
+    chunk_rows = _chunk_rows(hidden, classifier, chunk_rows)
     return linear.forward(hidden, classifier, bias, chunk_rows, problem, settings, XP, chunk_loss)
+
+
+def _evaluated(hidden, classifier, bias, chunk_rows, problem, settings):
+    """The loss where nobody wants a gradient, by the kernels."""
+    size = _chunk_rows(hidden, classifier, chunk_rows, settings)
+    logits_of = _Logits(min(size, _rows(hidden, classifier)), hidden, classifier)
+
+    def chunk_loss(own, classifier, bias, plan, xp):
+        logits = logits_of(own, classifier, bias)
+        name = choose(*kernels.able(logits, plan, 1, wanted=False), "spec")
+        return (
+            linear.losses_of(logits, plan, xp) if name == "spec" else kernels.KERNELS[name](logits, plan, 1, False)[0]
+        )
+
+    return linear.forward(hidden, classifier, bias, size, problem, settings, XP, chunk_loss)
 
 
 class _LinearLoss(torch.autograd.Function):
@@ -125,18 +151,34 @@ def _differentiable(inputs, needed, call, upstream):
     return [next(found) if need else None for need in needed]
 
 
+def _cast(*tensors):
+    """What autocast makes of a linear layer's tensors: the products here are made in place, which it lets be."""
+    kind = tensors[0].device.type
+    if fused.transforming() or not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+    return [tensor if tensor is None or tensor.dtype is torch.float64 else tensor.to(dtype) for tensor in tensors]
+
+
 def loss(hidden, classifier, bias, chunk_rows, problem, settings):
+    hidden, classifier, bias = _cast(hidden, classifier, bias)
     tensors = [tensor for tensor in (hidden, classifier, bias) if tensor is not None]
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    if settings.reduction == "none" or not wanted or not fused.eligible(*tensors, others=problem[1:]):
+    eligible = fused.eligible(*tensors, others=problem[1:] if torch.is_grad_enabled() else ())
+    if eligible and not wanted:
+        return _evaluated(hidden, classifier, bias, chunk_rows, problem, settings)
+    if settings.reduction == "none" or not eligible:
         return _plain(hidden, classifier, bias, chunk_rows, problem, settings)
     return _LinearLoss.apply(hidden, classifier, bias, (chunk_rows, problem, settings))
 
 
 def loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings):
+    given = hidden, classifier, bias
     with torch.no_grad():
         kernel = linear.plain_kernel if fused.transforming() else _kernel
-        return _gradients(hidden, classifier, bias, (chunk_rows, problem, settings), kernel=kernel)
+        value, gradients = _gradients(*_cast(*given), (chunk_rows, problem, settings), kernel=kernel)
+    back = zip(gradients, given, strict=True)
+    return value, tuple(gradient if gradient is None else gradient.to(of.dtype) for gradient, of in back)
 
 
 def _rows_at(table, labels, xp):
@@ -147,4 +189,5 @@ def _rows_at(table, labels, xp):
 
 
 def smoothing_correction(hidden, classifier, bias, problem, settings):
-    return correction.correction(hidden, classifier, bias, problem, settings, XP, _rows_at)
+    with torch.autocast(hidden.device.type, enabled=False):  # Σ_k v_k W_k is no layer
+        return correction.correction(hidden, classifier, bias, problem, settings, XP, _rows_at)
