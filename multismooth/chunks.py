@@ -5,6 +5,8 @@ summed loss to `out`, which may be z, unless that is None. Elements that it cann
 the text of `spec`, and so is everything with soft targets.
 """
 
+import math
+
 from multismooth import spec
 from multismooth.frame import mapped, shared
 from multismooth.threads import share
@@ -22,6 +24,12 @@ def places(shape, entries):
         else:
             for left in range(0, inner, width):
                 yield slice(start, start + step), slice(None), slice(left, left + width)
+
+
+def portion(size, entries, workers):
+    """About so many entries, or fewer, so that every worker gets as many chunks as the others, all of a size."""
+    rounds = -(-size // (entries * workers))
+    return -(-size // (rounds * workers))
 
 
 def cut(plan, place):
@@ -78,6 +86,7 @@ def evaluate(kernel, frame, logits, plan, xp, out=None, entries=2**20, workers=1
             g[...] = xp.astype(gradient, g.dtype)
         return found
 
+    entries = portion(math.prod(z.shape), entries, workers)
     parts = share(run, list(places(z.shape, entries)), workers)
     if len(parts) > 1 or z.ndim == 3:
         parts = [[xp.concat([xp.reshape(x, (-1,)) for x in column]) for column in zip(*parts, strict=True)]]

@@ -50,7 +50,7 @@ def inverse(order):
 class Frame:
     """How arrays of the logits' shape, and of the elements', are seen; views wherever the layout lets them be."""
 
-    def __init__(self, shape, steps, axis):
+    def __init__(self, shape, steps, axis, narrow=VECTOR):
         order = sorted(range(len(shape)), key=lambda k: -steps[k])
         if not dense(shape, steps, order):
             order = list(range(len(shape)))
@@ -62,7 +62,7 @@ class Frame:
         self.all, self.sizes = tuple(sizes), tuple(sizes[:place] + sizes[place + 1 :])
         self.lines = (before,) if after == 1 else (before, after)
         self.shape = (before, self.classes) if after == 1 else (before, self.classes, after)
-        self.across = after == 1 and self.classes < VECTOR
+        self.across = after == 1 and self.classes < narrow
 
     def entries(self, array, xp):
         """An array of the logits' shape."""
@@ -104,11 +104,12 @@ class Frame:
         return mapped(plan, element, row)
 
 
-@lru_cache(1024)
-def _frame(shape, steps, axis):
-    return Frame(shape, steps, axis)
+_frame = lru_cache(1024)(Frame)
 
 
-def frame_of(logits, axis):
-    """The Frame of these logits; kept, because a small problem is computed in the time that making one takes."""
-    return _frame(logits.shape, tuple(strides(logits)), axis)
+def frame_of(logits, axis, narrow=VECTOR):
+    """The Frame of these logits; kept, because a small problem is computed in the time that making one takes.
+
+    Fewer classes than `narrow`, where they are last, are seen across.
+    """
+    return _frame(logits.shape, tuple(strides(logits)), axis, narrow)

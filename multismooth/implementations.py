@@ -41,13 +41,27 @@ def implementation(*names: str):
     for name in names:
         if name not in (*NAMES, "fused"):
             raise complain("names", f"some of {', '.join(NAMES)}, fused", repr(name), "")
-    groups = [FUSED if name == "fused" else (name,) for name in names]
+    groups = tuple(FUSED if name == "fused" else (name,) for name in names)
     ran: list[str] = []
-    token = _asked.set((groups or [NAMES], ran))
+    token = _asked.set((groups or (NAMES,), ran))
     try:
         yield ran
     finally:
         _asked.reset(token)
+
+
+def wish():
+    """What the caller named, for a memory of what was chosen; None: nothing."""
+    choice = _asked.get()
+    return None if choice is None else choice[0]
+
+
+def runs(name):
+    """The name, written down where the caller watches."""
+    choice = _asked.get()
+    if choice is not None:
+        choice[1].append(name)
+    return name
 
 
 def asked(name):
@@ -61,9 +75,7 @@ def choose(*able):
     choice = _asked.get()
     if choice is None:
         return able[0]
-    groups, ran = choice
-    for name in (name for group in groups for name in able if name in group):
-        ran.append(name)
-        return name
-    wanted = " or ".join(name for group in groups for name in group)
+    for name in (name for group in choice[0] for name in able if name in group):
+        return runs(name)
+    wanted = " or ".join(name for group in choice[0] for name in group)
     raise complain("implementation", f"one that computes this call here: {', '.join(able)}", wanted, "Name none.")

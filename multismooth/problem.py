@@ -33,10 +33,12 @@ class Settings(NamedTuple):
 class Usual(Settings):
     """Settings of calls whose only arrays are logits and labels, for one shape and one ε, all labels classes.
 
-    `plan` is what such calls have in common once it was computed; it lacks the labels.
+    `plan` is what such calls have in common once it was computed; it lacks the labels. `kernels` is what was chosen for
+    them, with a gradient and without.
     """
 
-    plan = None
+    def __init__(self, *_):
+        self.plan, self.kernels = None, {}
 
 
 class Terms(NamedTuple):

@@ -58,6 +58,6 @@ class RememberingBinding(Binding):
         ignored = settings.ignore_index
         if ignored is not None and ignored >= 0 and (labels == ignored).any():
             return False
-        if any(not 0.0 <= x <= 1.0 for x in few):
+        if min(few) < 0.0 or max(few) > 1.0:
             return True
         return len(few) == z.shape[settings.axis] and abs(sum(few) - 1) > 0.01

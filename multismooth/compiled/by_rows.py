@@ -39,7 +39,8 @@ def exponentials(x, m, kind, v, absent, e):
 
     A class without a share adds nothing to the second sum, not even if its logit is −inf.
     """
-    total, away = m * 0, m * 0
+    zero = stored(e, 0.0)  # of the dtype of e: m·0 is float64 to Numba, whose lanes are half as many
+    total, away = zero, zero
     if kind == EVEN:
         for k in range(x.shape[0]):
             d = real(x[k]) - m
@@ -55,7 +56,7 @@ def exponentials(x, m, kind, v, absent, e):
     else:
         for k in range(x.shape[0]):
             d = real(x[k]) + absent[k] - m
-            away += v[k] * d if v[k] != 0 else m * 0
+            away += v[k] * d if v[k] != 0 else zero
             e[k] = exp(d)
             total += e[k]
     return total, away

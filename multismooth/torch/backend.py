@@ -51,7 +51,7 @@ class TorchBackend(Backend):
         return None if values is None else values[first]
 
     def glance(self, z, targets, axis):
-        if not z.is_cpu or not targets.is_cpu or z.numel() == 0 or not fused.eligible(z, targets):
+        if not (z.is_cpu and targets.is_cpu and z.numel() and fused.eligible(z, targets)):
             return None, None
         z = z.detach() if z.dtype is torch.bfloat16 else z.detach().numpy()
         few = z[0, :4] if axis == 1 and z.ndim == 2 else z[tuple(FEW if k == axis else 0 for k in range(z.ndim))]
@@ -80,7 +80,7 @@ class TorchBackend(Backend):
             return self._loss_and_grad_by_autograd(problem, settings, out)
         with torch.no_grad():
             plan = planned(problem, settings)
-            kernel = kernels.chosen(z, plan, settings.axis)
+            kernel = kernels.chosen_once(settings, z, plan)
             return kernel(z.detach(), plan, settings.axis, summed=settings.reduction != "none", out=out)
 
     def _by_spec(self):

@@ -53,22 +53,21 @@ class _Summed(torch.autograd.Function):
     in place; a second one, over a retained graph, computes it anew, so that it never has two owners."""
 
     @staticmethod
-    def forward(ctx, logits, plan, axis):
-        ctx.kernel = kernels.chosen(logits, plan, axis)
-        loss, ctx.gradient = ctx.kernel(logits, plan, axis, summed=True)
+    def forward(ctx, logits, plan, axis, kernel):
+        loss, ctx.gradient = kernel(logits, plan, axis, summed=True)
         ctx.save_for_backward(logits)
-        ctx.plan, ctx.axis = plan, axis
+        ctx.call = plan, axis, kernel
         return loss
 
     @staticmethod
     def backward(ctx, upstream):
-        (logits,) = ctx.saved_tensors
+        (logits,), (plan, axis, kernel) = ctx.saved_tensors, ctx.call
         if torch.is_grad_enabled() or transforming() or batched(upstream):
-            return differentiable_gradient(logits, ctx.plan, ctx.axis, upstream), None, None
+            return differentiable_gradient(logits, plan, axis, upstream), None, None, None
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
-            gradient = ctx.kernel(logits, ctx.plan, ctx.axis, summed=True)[1]
-        return scale_(gradient, upstream), None, None
+            gradient = kernel(logits, plan, axis, summed=True)[1]
+        return scale_(gradient, upstream), None, None, None
 
 
 def scale_(gradient, upstream):
@@ -84,24 +83,26 @@ class _Elements(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits, plan, axis):
-        ctx.kernel = kernels.chosen(logits, spec.scaled(plan, logits.new_ones(())), axis)  # as in backward
+        kernel = kernels.chosen(logits, spec.scaled(plan, logits.new_ones(())), axis)  # as in backward
         ctx.save_for_backward(logits)
-        ctx.plan, ctx.axis = plan, axis
-        return ctx.kernel(logits, plan, axis, wanted=False)[0]
+        ctx.call = plan, axis, kernel
+        return kernel(logits, plan, axis, wanted=False)[0]
 
     @staticmethod
     def backward(ctx, upstream):
-        (logits,) = ctx.saved_tensors
-        plan, axis = ctx.plan, ctx.axis
+        (logits,), (plan, axis, kernel) = ctx.saved_tensors, ctx.call
         if torch.is_grad_enabled() or transforming() or batched(upstream):
             return differentiable_gradient(logits, plan, axis, upstream), None, None
-        return ctx.kernel(logits, spec.scaled(plan, upstream), axis)[1], None, None
+        return kernel(logits, spec.scaled(plan, upstream), axis)[1], None, None
 
 
 def loss(problem, settings):
     """The loss of a call, as one autograd node where somebody wants its gradient."""
     plan, logits, axis = planned(problem, settings), problem.logits, settings.axis
     summed = settings.reduction != "none"
-    if logits.requires_grad and torch.is_grad_enabled():
-        return (_Summed if summed else _Elements).apply(logits, plan, axis)
-    return kernels.chosen(logits, plan, axis, wanted=False)(logits, plan, axis, wanted=False, summed=summed)[0]
+    if not (logits.requires_grad and torch.is_grad_enabled()):
+        kernel = kernels.chosen_once(settings, logits, plan, wanted=False)
+        return kernel(logits, plan, axis, wanted=False, summed=summed)[0]
+    if summed:
+        return _Summed.apply(logits, plan, axis, kernels.chosen_once(settings, logits, plan))
+    return _Elements.apply(logits, plan, axis)

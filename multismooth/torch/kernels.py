@@ -11,14 +11,16 @@ import torch
 from multismooth import chunks, cpu, spec
 from multismooth.buffers import gradient_memory
 from multismooth.frame import VECTOR, frame_of
-from multismooth.implementations import asked, choose
+from multismooth.implementations import asked, choose, runs, wish
+from multismooth.problem import Usual
 from multismooth.torch import chunked as chunk
 from multismooth.torch import gpu
 from multismooth.torch.namespace import XP, float_of
 
 SMALL = 2**19  # logits; below, the calls that `chunked` adds cost more than the passes that it saves
 SMALL_FORWARD = 2**22  # the same without a gradient, where PyTorch's own log softmax is hard to beat
-TINY = 2**12  # below, without a gradient, the compiled kernel is: one call instead of six
+TINY = 2**13  # below, without a gradient, the compiled kernel is faster whatever the shape: one call instead of six
+FEW_CLASSES, MANY_CLASSES = 64, 512  # between them, without a gradient, PyTorch's log softmax is faster on two threads
 ACROSS = 2**10  # logits; the transposing copy that a short class axis wants pays from here on
 COMPILED = (torch.float32, torch.float64, torch.bfloat16)
 NUMPY = (torch.float32, torch.float64)
@@ -27,6 +29,17 @@ NUMPY = (torch.float32, torch.float64)
 def chosen(logits, plan, axis, wanted=True):
     """The kernel for a call, by the caller's wish or by size."""
     return KERNELS[choose(*able(logits, plan, axis, wanted))]
+
+
+def chosen_once(settings, logits, plan, wanted=True):
+    """The same, remembered for calls that are alike."""
+    if type(settings) is not Usual:
+        return chosen(logits, plan, settings.axis, wanted)
+    name = settings.kernels.get(key := (wanted, wish()))
+    if name is not None:
+        return KERNELS[runs(name)]
+    settings.kernels[key] = name = choose(*able(logits, plan, settings.axis, wanted))
+    return KERNELS[name]
 
 
 def able(logits, plan, axis, wanted):
@@ -38,13 +51,21 @@ def able(logits, plan, axis, wanted):
     if wanted and logits.dtype in NUMPY and cpu.few(logits, plan, axis):
         names.insert(0, "columns")
     if logits.dtype in COMPILED:
-        many, few = (SMALL, SMALL) if wanted else (SMALL_FORWARD, TINY)
-        fast = size > many or (size <= few and logits.dtype in NUMPY)
+        fast = compiles_faster(logits, axis, wanted)
         if (fast or asked("numba")) and cpu.compiles(logits, plan, axis):  # Numba takes a second to import
             names.insert(0 if fast else len(names), "numba")
     if asked("triton") and gpu.able(logits, plan, axis):  # its interpreter tests it, and takes milliseconds
         names.append("triton")
     return names
+
+
+def compiles_faster(logits, axis, wanted):
+    """Whether Numba's kernels are faster than PyTorch's: with a gradient always, without one unless rows are of a hundred
+    logits; and where little bfloat16 would be cast bit by bit, not either."""
+    size, classes = logits.numel(), logits.shape[axis]
+    if logits.dtype not in NUMPY:
+        return size > (SMALL if wanted else SMALL_FORWARD)
+    return wanted or size <= TINY or not FEW_CLASSES <= classes < MANY_CLASSES
 
 
 # --- a chunk at a time ----------------------------------------------------------------------------------------------
@@ -77,8 +98,11 @@ def seen(tensor):
 
 
 def numba(logits, plan, axis, wanted=True, summed=False, out=None):
-    given = None if out is None else seen(out)
-    loss, gradient = cpu.evaluate("numba", seen(logits), theirs(plan), axis, wanted, given, torch.get_num_threads)
+    z, labels, given = seen(logits), plan.labels.numpy(), None if out is None else seen(out)
+    if given is None and cpu.small(z, labels, plan, axis):
+        loss, gradient = cpu.numba().few(z, labels, plan, wanted)
+    else:
+        loss, gradient = cpu.evaluate("numba", z, theirs(plan), axis, wanted, given, torch.get_num_threads)
     if summed:
         loss = torch.scalar_tensor(np.add.reduce(loss, None).item(), dtype=float_of(logits))
     else:
@@ -92,8 +116,6 @@ def numba(logits, plan, axis, wanted=True, summed=False, out=None):
 
 def theirs(plan):
     """The plan in NumPy; half precision has none there."""
-    if cpu.uniform(plan):
-        return plan._replace(labels=plan.labels.numpy())
     wide = (x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() and x.itemsize == 2 else x for x in plan)
     return type(plan)(*(x.numpy(force=True) if isinstance(x, torch.Tensor) else x for x in wide))
 
