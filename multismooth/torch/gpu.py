@@ -14,7 +14,7 @@ import torch
 from multismooth.torch.namespace import float_of
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-PIECE = 16  # bytes of the widest access
+PIECE = 16  # bytes of the widest access; its logits share a running maximum, which is one exponential more for them
 WARP = 32
 REGISTERS = 64  # of a thread, that two blocks of 512 are at home on a multiprocessor: one reads while another computes
 
@@ -24,7 +24,6 @@ HELD = 2**14  # of one element, in a block of threads
 LONE = 2**15  # as many as a block can hold; then it is alone
 SCAN = 2**13  # of a part of an element that is too long to be held
 CLUSTER = 16  # blocks that share an element, at most
-GROUP = 8  # logits of a thread to one running maximum: 1/8 of an exponential more
 FEW = 2**8  # classes that are held where the elements lie side by side
 WIDE = 2**7  # elements of such a tile, if the classes are more
 AGAIN = 2**17  # classes of a row that is read twice by one kernel: a row for each multiprocessor still fits into L2
@@ -45,14 +44,22 @@ def interpreted():
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def able(logits, plan, axis):
-    """Whether the kernels are there and compute a call of these tensors."""
+def device(tensor):
+    """Whether the kernels run where a tensor is."""
+    there = torch.cuda.get_device_capability(tensor.device) >= (8, 0) if tensor.is_cuda else interpreted()
+    return there and compiled() is not None
+
+
+def fits(logits, plan, axis):
+    """Whether the kernels compute a call of such tensors: labels, and rows that are one for all elements."""
     if logits.dtype not in DTYPES or plan.u is not None or logits.numel() == 0:
         return False
-    if not all(row is None or shared(row, logits.shape[axis], axis) for row in (plan.v, plan.mask)):
-        return False
-    there = torch.cuda.get_device_capability(logits.device) >= (8, 0) if logits.is_cuda else interpreted()
-    return there and compiled() is not None
+    return all(row is None or shared(row, logits.shape[axis], axis) for row in (plan.v, plan.mask))
+
+
+def able(logits, plan, axis):
+    """Whether the kernels are there and compute a call of these tensors."""
+    return fits(logits, plan, axis) and device(logits)
 
 
 def shared(row, classes, axis):
@@ -142,9 +149,9 @@ def power(number):
     return 1 << (number - 1).bit_length()
 
 
-def sized(rows, cols, group, classes_apart=False):
+def sized(rows, cols, group):
     """A Tile with 32 logits for a thread."""
-    return Tile(rows, cols, cols if classes_apart and group else group, min(max(rows * cols // 2**10, 1), 32))
+    return Tile(rows, cols, group, min(max(rows * cols // 2**10, 1), 32))
 
 
 def held(at, itemsize, most):
@@ -159,12 +166,12 @@ def held(at, itemsize, most):
     return sized(1, fits, 0)._replace(cols=cols, ctas=cols // fits) if cols <= fits * most else sized(1, cols, 0)
 
 
-def parts(at, size):
+def parts(at, itemsize, size):
     """The Tile of `size` logits that takes its elements' classes in turn."""
     apart = at.read[2] != 1
     rows = min(power(at.side), WIDE if apart else max(size // power(at.classes), 1))
     cols = min(power(at.classes), size // rows)
-    return sized(rows, cols, min(GROUP, cols), apart)
+    return sized(rows, cols, cols if apart else min(PIECE // itemsize, cols))
 
 
 def pieced(tile, at, tensors):
@@ -184,9 +191,7 @@ def pieced(tile, at, tensors):
 
 
 def coefficient(value, shape, logits):
-    """(None, a number, or a tensor with one entry or one per element; None, 0 or 1: how far its entries lie apart)."""
-    if value is None:
-        return None, None
+    """(a number, or a tensor with one entry or one per element; None, 0 or 1: how far its entries lie apart)."""
     if isinstance(value, torch.Tensor) and value.is_cpu and value.numel() == 1:
         value = value.item()
     if isinstance(value, (int, float)):
@@ -203,8 +208,8 @@ class Call:
         logits = logits.detach()
         self.elements, self.dtype = without(logits.shape, axis), float_of(logits)
         self.logits, self.target, self.at = seen(logits, axis, wanted, out)
-        found = [coefficient(value, self.elements, logits) for value in (plan.a, plan.b, plan.v_sum, plan.zeta)]
-        values, self.steps = zip(*found, strict=True)
+        values = (plan.a, plan.b, plan.v_sum, 0.0 if plan.zeta is None else plan.zeta)
+        values, self.steps = zip(*(coefficient(value, self.elements, logits) for value in values), strict=True)
         alive = None if plan.alive is None else plan.alive.expand(self.elements).contiguous()
         rows = (None if row is None else row.reshape(-1) for row in (plan.v, plan.mask))
         self.plan = ((plan.labels.contiguous(), *values, alive), *rows)
@@ -218,7 +223,7 @@ class Call:
         """Launch over all elements; `apart`: so many programs share the classes of a tile."""
         at, compute = self.at, "float64" if self.dtype is torch.float64 else "float32"
         tile = pieced(tile, at, [tensor for tensor in (self.logits, self.target) if tensor is not None])
-        most = REGISTERS if self.lean and tile.group == 0 else None
+        most = REGISTERS if self.lean and tile.group == 0 and tile.cols >= HELD else None
         with torch.cuda.device_of(self.logits):
             kernel[(at.items * -(-at.side // tile.rows) * apart,)](
                 self.logits, self.target, losses, peaks, totals, *self.plan,
@@ -228,18 +233,34 @@ class Call:
             )  # fmt: skip
 
 
+def rescaled_(memory, factor):
+    """memory·factor in place, without waiting for the factor; where it is 1, nothing is read."""
+    whole = memory.untyped_storage().nbytes() == memory.nbytes  # and no gaps, in whatever order
+    if not (whole and factor.numel() == 1 and device(memory)) or memory.dtype is torch.float64:
+        return memory.mul_(factor)
+    programs = min(-(-memory.numel() // SIDE), 8 * processors(memory.device))
+    with torch.cuda.device_of(memory):
+        compiled().rescale[(programs,)](memory, factor, memory.numel(), SIDE)
+    return memory
+
+
+@lru_cache
+def processors(device):
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
 def losses(logits, plan, axis):
     """(per-element losses, peak and total of their logits: lse = peak + log total), from one read."""
     call = Call(logits, plan, axis, wanted=False)
     loss, peaks, totals = call.numbers(), call.numbers(), call.numbers()
-    call.run(compiled().forward, parts(call.at, SCAN), loss, peaks, totals)
+    call.run(compiled().forward, parts(call.at, logits.itemsize, SCAN), loss, peaks, totals)
     return loss if plan.const is None else loss + plan.const, peaks, totals
 
 
 def gradient(logits, plan, axis, peaks, totals, out=None):
     """The gradient of the summed loss, from one more read and what `losses` found: with any plan for these labels."""
     call = Call(logits, plan, axis, out=out)
-    tile = parts(call.at, SIDE)
+    tile = parts(call.at, logits.itemsize, SIDE)
     call.run(compiled().backward, tile, None, peaks, totals, apart=-(-call.at.classes // tile.cols))
     return call.target if out is None or call.target is out else out.copy_(call.target)
 
@@ -261,6 +282,6 @@ def losses_and_gradient(logits, plan, axis, out):
         loss, *found = losses(logits, plan, axis)
         return loss, gradient(logits, plan, axis, *found, out)
     loss = call.numbers()
-    call.run(compiled().both, tile or parts(call.at, SCAN), loss)
+    call.run(compiled().both, tile or parts(call.at, logits.itemsize, SCAN), loss)
     found = call.target if out is None or call.target is out else out.copy_(call.target)
     return loss if plan.const is None else loss + plan.const, found

@@ -85,14 +85,13 @@ def each(value, place, exists, STEP: tl.constexpr, COMPUTE: tl.constexpr):
 
 @triton.jit
 def coefficients(plan, place, exists, STEPS: tl.constexpr, COMPUTE: tl.constexpr):
-    """(label, a, b, Σv, zeta or None, whether its logits count) of the tile's elements."""
+    """(label, a, b, Σv, zeta, whether its logits count) of the tile's elements."""
     labels, a, b, v_sum, zeta, alive = plan
     label = tl.load(labels + place, mask=exists, other=0).to(tl.int32)
     a = each(a, place, exists, STEPS[0], COMPUTE)
     b = each(b, place, exists, STEPS[1], COMPUTE)
     v_sum = each(v_sum, place, exists, STEPS[2], COMPUTE)
-    if zeta is not None:
-        zeta = each(zeta, place, exists, STEPS[3], COMPUTE)
+    zeta = each(zeta, place, exists, STEPS[3], COMPUTE)
     if alive is not None:
         exists = exists & (tl.load(alive + place, mask=exists, other=0) != 0)
     return label, a, b, v_sum, zeta, exists
@@ -192,13 +191,12 @@ def label_logit(memory, start, label, sk, mask, alive, COMPUTE: tl.constexpr):
 
 @triton.jit
 def loss_of(peak, total, away, anchor, own, v, K, a, b, v_sum, zeta):
-    """a·nll + b·smooth + zeta·lse², with b·inf = 0 at b = 0."""
+    """a·nll + b·smooth + zeta·lse², where a factor of 0 makes nothing of inf."""
     log_total = tl.log2(total) * LN2
+    lse = log_total + peak
     smooth = v_sum * (log_total + (peak - anchor)) - (away / K if v is None else away)
     loss = a * (log_total + (peak - own)) + tl.where(b == 0, 0.0, b * smooth)
-    if zeta is not None:
-        loss += zeta * (log_total + peak) * (log_total + peak)
-    return loss
+    return loss + tl.where(zeta == 0, 0.0, zeta * lse * lse)
 
 
 # --- gradient --------------------------------------------------------------------------------------------------------
@@ -207,10 +205,8 @@ def loss_of(peak, total, away, anchor, own, v, K, a, b, v_sum, zeta):
 @triton.jit
 def scale_of(peak, total, a, b, v_sum, zeta):
     """What exp(z − peak) is multiplied by."""
-    height = a + b * v_sum
-    if zeta is not None:
-        height += 2 * zeta * (tl.log2(total) * LN2 + peak)
-    return height / total
+    lse = tl.log2(total) * LN2 + peak
+    return (a + b * v_sum + 2 * zeta * lse) / total
 
 
 @triton.jit

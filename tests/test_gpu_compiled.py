@@ -1,0 +1,241 @@
+"""What the compiler makes of Triton's kernels for an H100 or H200 (sm_90), in the tiles that calls really get.
+
+No GPU is needed: a process without the interpreter launches them with a driver that only compiles. It measures each
+kernel's machine code; as a script, this file prints the table: `python tests/test_gpu_compiled.py`.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+if __name__ == "__main__":
+    os.environ["TRITON_INTERPRET"] = "0"  # which conftest would set
+
+from conftest import need
+
+ODD = 50_257
+CASES = (  # (shape, dtype, with every option, blocks that may share a row)
+    *(((8, classes), "bfloat16", False, 16) for classes in (1000, 32_000, ODD, 50_304, 128_256, 262_144)),
+    *(((8, classes), "bfloat16", True, 16) for classes in (1000, ODD, 128_256)),
+    *(((8, classes), "float32", False, 16) for classes in (1000, ODD, 128_256)),
+    *(((8, classes), "bfloat16", False, 1) for classes in (32_000, 128_256)),
+    *(((2, classes, 4096), "bfloat16", False, 16) for classes in (150, 1000)),
+)
+
+
+@dataclass(frozen=True)
+class Code:
+    """A compiled kernel. The counts are of one thread; `logits` is what it takes of a tile, `pieces` in 16 bytes."""
+
+    kernel: str
+    shape: tuple[int, ...]
+    dtype: str
+    options: bool
+    blocks: int
+    warps: int
+    held: bool
+    edge: bool
+    logits: int
+    pieces: int
+    registers: int
+    stack: int
+    instructions: int
+    exponentials: int
+    wide_loads: int
+    wide_stores: int
+    clustered: bool
+    number: int  # of the kernel: calls that share one compiled nothing
+
+
+# --- in a process of its own -----------------------------------------------------------------------------------------
+
+
+class Driver:
+    """What Triton asks about a GPU before it compiles."""
+
+    def get_current_target(self):
+        return need("triton.backends.compiler").GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+
+def plan_of(shape, options, epsilon):
+    torch, spec = need("torch"), need("multismooth.spec")
+    elements, row = (shape[0], *shape[2:]), (1, shape[1], *(1,) * (len(shape) - 2))
+    labels = torch.zeros(elements, dtype=torch.int64)
+    plan = spec.Plan(labels, None, None, 1 - epsilon, epsilon, 1.0, 1.0, None, None, 1.0, 1.0, None, None, None)
+    if not options:
+        return plan
+    each, some = torch.ones(elements), torch.ones(elements, dtype=torch.bool)
+    more = {"v": torch.ones(row), "v_sum": torch.ones(1), "mask": torch.ones(row, dtype=torch.bool)}
+    return plan._replace(a=each, b=each, zeta=0.1, alive=some, **more)
+
+
+def tool(name, option, cubin):
+    """What one of the programs that come with Triton says about a kernel's machine code."""
+    program = Path(need("triton").__file__).parent / "backends/nvidia/bin" / name
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run([program, option, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def measured(kernel, arguments, options):
+    """The numbers of `Code` that are read off the machine code, or follow from the tile."""
+    rows, cols, group, _, edge, _ = arguments[-6:]
+    code, usage = (tool("cuobjdump", option, kernel.asm["cubin"]) for option in ("-sass", "-res-usage"))
+    registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
+    logits = rows * cols // (32 * options["num_warps"] * options["num_ctas"])
+    return {
+        "blocks": options["num_ctas"],
+        "warps": options["num_warps"],
+        "held": group == 0,
+        "edge": edge > 0,
+        "logits": logits,
+        "pieces": logits * arguments[0].itemsize // 16,
+        "registers": registers,
+        "stack": stack,
+        "instructions": len(re.findall(r"/\*[0-9a-f]{4,}\*/ +[@A-Z]", code)),
+        "exponentials": len(re.findall(r"MUFU\.EX2", code)),
+        "wide_loads": len(re.findall(r"LDG\.E\S*\.128", code)),
+        "wide_stores": len(re.findall(r"STG\.E\S*\.128", code)),
+        "clustered": "barrier.cluster" in kernel.asm["ptx"],
+    }
+
+
+def compiled(cases):
+    """The Code of all kernels of the cases, and of one more call with another ε each."""
+    gpu, torch = need("multismooth.torch.gpu"), need("torch")
+    need("triton.runtime").driver.set_active(Driver())
+    kernels, found, known = gpu.compiled(), [], {}
+
+    def launcher(name):
+        def launch(*arguments, **options):
+            kernel = getattr(kernels, name).run(*arguments, grid=(1,), warmup=True, **options)
+            if kernel not in known:
+                known[kernel] = {"kernel": name, "number": len(known)} | measured(kernel, arguments, options)
+            found.append(Code(**case, **known[kernel]))
+
+        return {name: _Grid(launch)}
+
+    wrapped = SimpleNamespace(tl=kernels.tl, **launcher("forward"), **launcher("backward"), **launcher("both"))
+    gpu.compiled = lambda: wrapped
+    for shape, dtype, options, blocks in cases:
+        gpu.clusters = lambda device, blocks=blocks: blocks
+        case = {"shape": shape, "dtype": dtype, "options": options}
+        logits = torch.zeros(shape, dtype=getattr(torch, dtype))
+        for epsilon in (0.1, 0.3):
+            plan = plan_of(shape, options, epsilon)
+            _, *left = gpu.losses(logits, plan, 1)
+            gpu.gradient(logits, plan, 1, *left)
+            gpu.triton(logits, plan, 1)
+    return found
+
+
+class _Grid:
+    def __init__(self, launch):
+        self.launch = launch
+
+    def __getitem__(self, grid):
+        return self.launch
+
+
+# --- the tests -------------------------------------------------------------------------------------------------------
+
+
+@cache
+def codes():
+    need("torch")
+    need("triton")
+    with tempfile.TemporaryDirectory() as cache_dir:
+        variables = os.environ | {"TRITON_CACHE_DIR": cache_dir, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        command = [sys.executable, __file__, "--json"]
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [Code(**code | {"shape": tuple(code["shape"])}) for code in json.loads(done.stdout)]
+
+
+def named(*kernels, rows=True):
+    """The Code of these kernels, of rows or of images."""
+    chosen = [code for code in codes() if code.kernel in kernels and (len(code.shape) == 2) == rows]
+    assert chosen
+    return chosen
+
+
+def test_nothing_spills():
+    for rows in (True, False):
+        assert not [code for code in named("forward", "backward", "both", rows=rows) if code.stack]
+
+
+def test_two_blocks_are_at_home_on_a_multiprocessor():
+    """2,048 threads and 65,536 registers: where a row is shared, another can be read while one is computed."""
+    shared = [code for code in named("both") if code.blocks > 1 and code.dtype == "bfloat16" and not code.options]
+    assert {code.blocks for code in shared} == {2, 4, 8, 16}
+    assert all(2 * 32 * code.warps * code.registers <= 65_536 for code in shared)
+
+
+def test_memory_is_accessed_in_16_bytes():
+    for code in named("forward", "backward", "both"):
+        reads = 1 if code.kernel != "both" or code.held else 2
+        assert code.wide_loads == code.pieces * reads or (code.options and code.wide_loads >= code.pieces), code
+        assert code.wide_stores == (0 if code.kernel == "forward" else code.pieces), code
+    for code in named("forward", "backward", "both", rows=False):
+        assert code.wide_loads >= code.pieces, code
+
+
+def test_one_exponential_for_a_logit():
+    """And one for each 16 bytes of them where the maximum is running, and once more when the running ones are merged;
+    a few for the element and the edge."""
+    for code in named("forward", "backward", "both"):
+        running = 0 if code.kernel == "backward" or code.held else 2 * code.pieces
+        reads = 1 if code.kernel != "both" or code.held else 2
+        assert code.exponentials <= code.logits * reads + running + 4, code
+
+
+def test_instructions_for_a_logit():
+    """What an H200's issue rate allows at 4 bytes per logit is 27: `both` in one read, without options."""
+    for code in named("both"):
+        if code.held and not code.options and code.shape[1] != ODD and code.shape[1] > 1000:
+            assert code.instructions <= 25 * code.logits, code
+    for code in named("backward"):
+        if not code.options and code.shape[1] != ODD and code.shape[1] > 1000:
+            assert code.instructions <= 17 * code.logits, code
+
+
+def test_blocks_that_share_a_row_wait_for_each_other():
+    assert all(code.clustered == (code.blocks > 1) for code in codes())
+    assert {code.blocks for code in codes()} == {1, 2, 4, 8, 16}
+
+
+def test_another_smoothing_compiles_nothing():
+    first, again = ([code.number for code in codes() if code.kernel == "both"][start::2] for start in (0, 1))
+    assert first == again
+    assert len(set(first)) > 10
+
+
+def table():
+    """The measurements as text."""
+    lines = ["kernel    logits        dtype     options  blocks×warps  registers  instructions/logit  exponentials"]
+    for code in dict.fromkeys(compiled(CASES)):
+        shape = "×".join(map(str, code.shape))
+        each = code.instructions / code.logits
+        lines.append(
+            f"{code.kernel:9} {shape:13} {code.dtype:9} {'all' if code.options else 'none':8} "
+            f"{code.blocks:6}×{code.warps:<6} {code.registers:9} {each:19.1f} {code.exponentials / code.logits:13.2f}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(json.dumps([asdict(code) for code in compiled(CASES)]) if "--json" in sys.argv else table())
