@@ -157,7 +157,7 @@ def sized(rows, cols, group):
 def held(at, itemsize, most):
     """The Tile that holds all classes of its elements, or None if they are too many."""
     cols, apart = power(at.classes), at.read[2] != 1
-    least, fits = (64 if apart else 1), HELD * 4 // max(itemsize, 4)
+    least, fits = (WARP if apart else 1), HELD * 4 // max(itemsize, 4)
     rows = min(max(SIDE // cols, least), power(at.side))
     if cols <= (FEW if apart else fits):
         return sized(rows, cols, 0)
