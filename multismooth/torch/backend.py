@@ -2,12 +2,12 @@
 
 import torch
 
-from multismooth.backend import Backend
+from multismooth.backend import Backend, total
 from multismooth.errors import complain
 from multismooth.functions import Functions
 from multismooth.implementations import choose
 from multismooth.problem import Usual
-from multismooth.torch import fused, kernels, linear
+from multismooth.torch import fused, kernels, linear, ops
 from multismooth.torch.namespace import XP
 from multismooth.torch.plans import planned
 
@@ -67,6 +67,8 @@ class TorchBackend(Backend):
         usual = type(settings) is Usual  # looked at in `glance`
         if usual or fused.eligible(problem.logits, others=problem[1:]):
             return fused.loss(problem, settings)
+        if self.tracing() and ops.able(problem):
+            return total(problem, settings, XP, ops.elements)
         self._by_spec()
         return super().loss(problem, settings)
 

@@ -8,7 +8,7 @@ mode, torch.func, torch.compile, targets or weights that require gradients) take
 import torch
 
 from multismooth import spec
-from multismooth.torch import kernels
+from multismooth.torch import gpu, kernels
 from multismooth.torch.namespace import XP
 from multismooth.torch.plans import planned
 
@@ -72,28 +72,34 @@ class _Summed(torch.autograd.Function):
 
 def scale_(gradient, upstream):
     """gradient·upstream in place; nothing to do for the 1 that `loss.backward()` starts with, where it can be seen."""
-    if upstream.device.type == "cpu" and upstream.item() == 1.0:
+    if upstream.is_cpu and upstream.item() == 1.0:
         return gradient
-    return gradient.mul_(upstream)
+    return gpu.rescaled_(gradient, upstream) if gradient.is_cuda else gradient.mul_(upstream)
 
 
 class _Elements(torch.autograd.Function):
     """logits → per-element losses. Their weights are known in backward, which is one more pass of the kernel: the
-    plan scaled by the upstream gradient. Keeping log p instead would be a second (N, K) buffer."""
+    plan scaled by the upstream gradient. Keeping log p instead would be a second (N, K) buffer. Triton's kernel has
+    two halves, and keeps two numbers per element between them."""
 
     @staticmethod
     def forward(ctx, logits, plan, axis):
         kernel = kernels.chosen(logits, spec.scaled(plan, logits.new_ones(())), axis)  # as in backward
-        ctx.save_for_backward(logits)
+        if kernel is gpu.triton:
+            loss, *found = gpu.losses(logits.detach(), plan, axis)
+        else:
+            loss, found = kernel(logits, plan, axis, wanted=False)[0], []
+        ctx.save_for_backward(logits, *found)
         ctx.call = plan, axis, kernel
-        return kernel(logits, plan, axis, wanted=False)[0]
+        return loss
 
     @staticmethod
     def backward(ctx, upstream):
-        (logits,), (plan, axis, kernel) = ctx.saved_tensors, ctx.call
+        (logits, *found), (plan, axis, kernel) = ctx.saved_tensors, ctx.call
         if torch.is_grad_enabled() or transforming() or batched(upstream):
             return differentiable_gradient(logits, plan, axis, upstream), None, None
-        return kernel(logits, spec.scaled(plan, upstream), axis)[1], None, None
+        plan = spec.scaled(plan, upstream)
+        return gpu.gradient(logits, plan, axis, *found) if found else kernel(logits, plan, axis)[1], None, None
 
 
 def loss(problem, settings):

@@ -60,8 +60,8 @@ def able(logits, plan, axis, wanted):
 
 
 def compiles_faster(logits, axis, wanted):
-    """Whether Numba's kernels are faster than PyTorch's: with a gradient always, without one unless rows are of a hundred
-    logits; and where little bfloat16 would be cast bit by bit, not either."""
+    """Whether Numba's kernels are faster than PyTorch's: with a gradient always, without one but for rows of a hundred
+    logits; and never where little bfloat16 would be cast bit by bit."""
     size, classes = logits.numel(), logits.shape[axis]
     if logits.dtype not in NUMPY:
         return size > (SMALL if wanted else SMALL_FORWARD)

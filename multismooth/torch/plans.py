@@ -1,4 +1,5 @@
-"""The plan of a call of PyTorch tensors, made in NumPy where a problem is small and its memory is NumPy's too.
+"""The plan of a call of PyTorch tensors: in NumPy where a problem is small and its memory is NumPy's too, in one launch
+on a GPU where it is an everyday one (`gpu_plans`), and by the text of `spec`.
 
 Weights, masks or ignored labels make a plan twenty operations on a few arrays of the elements' size, of which one costs
 three to six µs in PyTorch and one in NumPy: at (64, 100) a loss and its gradient with ignored labels take 306 µs
@@ -8,9 +9,11 @@ instead of 373, with sample weights 358 instead of 498.
 import numpy as np
 import torch
 
+from multismooth.implementations import asked
 from multismooth.namespace import XP as NUMPY
 from multismooth.problem import Usual
 from multismooth.reduction import reduced_plan
+from multismooth.torch import gpu_plans
 from multismooth.torch.namespace import XP
 
 SMALL = 2**22  # logits; beyond, nobody notices
@@ -19,6 +22,8 @@ SHARED = (torch.float32, torch.float64, torch.int64, torch.bool)
 
 def planned(problem, settings):
     """`reduced_plan` in tensors and plain numbers."""
+    if (problem.logits.is_cuda or asked("triton")) and gpu_plans.able(problem, settings):
+        return gpu_plans.planned(problem, settings)
     if type(settings) is Usual or settings.soft or problem.logits.numel() > SMALL or not all(map(shared, problem)):
         return reduced_plan(problem, settings, XP)
     plan = reduced_plan(type(problem)(*map(seen, problem)), settings, NUMPY)

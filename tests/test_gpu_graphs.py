@@ -1,0 +1,244 @@
+"""What stands around the Triton kernels: plans in one launch, operators for a compiler, a factor that only the device
+knows. Interpreted on a CPU, compiled where there is a GPU."""
+
+import numpy as np
+import pytest
+from adapters import interpreted
+from conftest import need
+
+import multismooth
+from multismooth import spec
+from multismooth.reduction import reduced_plan
+
+torch = need("torch")
+
+from multismooth.torch import fused, gpu, gpu_plans, ops  # noqa: E402 torch first
+from multismooth.torch.namespace import XP  # noqa: E402
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request):
+    need("triton")
+    if request.param == "cpu":
+        interpreted()
+    with np.errstate(all="ignore"):  # the interpreter computes in NumPy, which complains
+        yield request.param
+
+
+# --- plans ----------------------------------------------------------------------------------------------------------
+
+
+def bound(device, labels, classes=5, **settings):
+    """(Problem, Settings) of a call whose labels nobody looks at, as on a GPU."""
+    torch.manual_seed(0)
+    bind, given = multismooth.torch._functions._bind, {"label_smoothing": 0.1, "convention": "torch", "weight": None}
+    given |= {"prior": None, "class_mask": None, "sample_weight": None, "ignore_index": -100, "z_loss": 0.0}
+    given |= {"reduction": "mean", "normalizer": None, "axis": 1, "validate": False} | settings
+    logits = torch.randn(len(labels), classes, device=device)
+    return bind(logits, torch.tensor(labels, device=device), *given.values())
+
+
+def entries(value, count):
+    return torch.as_tensor(value, dtype=torch.float64).cpu().expand(count)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("ignored", [-100, 2, None])
+def test_a_plan_in_one_launch_is_that_of_spec_for_every_convention(device, reduction, ignored):
+    labels = [0, -100, 2, 3, 9, 1, -1, 2]  # some name no class
+    tried = 0
+    for convention in multismooth.conventions.values():
+        needs = {convention.denominator, convention.smooth_denominator}
+        normalizer = 3.0 if reduction == "mean" and "caller" in needs else None
+        settings = {"convention": convention, "reduction": reduction, "normalizer": normalizer, "z_loss": 1e-3}
+        problem, bound_settings = bound(device, labels, ignore_index=ignored, **settings)
+        if not gpu_plans.able(problem, bound_settings):
+            continue
+        found, right = gpu_plans.planned(problem, bound_settings), reduced_plan(problem, bound_settings, XP)
+        for name in ("labels", "a", "b", "const", "zeta", "u_sum", "v_sum"):
+            mine, theirs = getattr(found, name), getattr(right, name)
+            assert (mine is None) == (theirs is None), (convention.name, name)
+            if mine is not None:
+                mine, theirs = entries(mine, len(labels)), entries(theirs, len(labels))
+                torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=0, equal_nan=True, msg=convention.name)
+        alive = [True if plan.alive is None else plan.alive for plan in (found, right)]
+        assert torch.equal(*(torch.as_tensor(x).cpu().expand(len(labels)) for x in alive))
+        tried += 1
+    assert tried > 60
+
+
+def test_calls_that_say_more_are_planned_by_spec(device):
+    labels, weight = [0, 1, 2, -100], torch.ones(5, device=device)
+    assert gpu_plans.able(*bound(device, labels))
+    assert gpu_plans.able(*bound(device, labels, normalizer=7.0))
+    for more in (
+        {"weight": weight},
+        {"prior": weight / 5},
+        {"class_mask": weight > 0},
+        {"sample_weight": torch.ones(4, device=device)},
+        {"label_smoothing": torch.tensor(0.1, device=device)},
+        {"normalizer": torch.tensor(7.0, device=device)},
+        {"convention": multismooth.Convention(exclude=(1,))},
+    ):
+        assert not gpu_plans.able(*bound(device, labels, **more)), more
+
+
+def test_a_mean_over_nothing_and_many_elements(device):
+    found = gpu_plans.planned(*bound(device, [-100, -100]))
+    assert not found.a.any()
+    assert not found.b.any()
+    labels = [k % 5 if k % 3 else -100 for k in range(3 * gpu_plans.FEW + 7)]
+    problem, settings = bound(device, labels)
+    found, right = gpu_plans.planned(problem, settings), reduced_plan(problem, settings, XP)
+    torch.testing.assert_close(found.a, right.a, rtol=1e-6, atol=0)
+    assert torch.equal(found.labels, right.labels)
+
+
+def test_the_loss_is_planned_this_way(device, monkeypatch):
+    asked, planned = [], gpu_plans.planned
+    monkeypatch.setattr(gpu_plans, "planned", lambda *call: asked.append(call) or planned(*call))
+    problem, settings = bound(device, [0, 1, 4, -100])
+    with multismooth.implementation("triton"):
+        loss = fused.loss(problem, settings)
+    assert len(asked) == 1
+    expected = torch.nn.functional.cross_entropy(problem.logits, problem.targets, label_smoothing=0.1)
+    torch.testing.assert_close(loss, expected)
+
+
+# --- operators ------------------------------------------------------------------------------------------------------
+
+
+def plan_for(labels, dtype, device):
+    """A plan with a number, arrays and a dead element in it."""
+    count = labels.numel()
+    a = torch.linspace(0.5, 0.9, count, dtype=dtype, device=device)
+    alive = torch.arange(count, device=device) != 1
+    return spec.Plan(labels, None, None, a, 0.1, 1.0, 1.0, None, 1e-3, 1.0, 1.0, None, alive, None)
+
+
+def by_spec(logits, plan):
+    return spec.elements(*spec.statistics(logits, plan, 1, XP), plan, XP)
+
+
+def drawn(device, classes=7, dtype=torch.float64):
+    torch.manual_seed(0)
+    logits = torch.randn(4, classes, dtype=dtype, device=device, requires_grad=True)
+    return logits, torch.tensor([0, 1, classes - 1, 3], device=device)
+
+
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+@pytest.mark.parametrize("feature", ["plain", "mask and shares", "const"])
+def test_an_operator_has_the_losses_and_gradients_of_spec(device, mode, feature):
+    logits, labels = drawn(device)
+    shares = torch.linspace(0.1, 0.2, 7, dtype=logits.dtype, device=device).view(1, 7)
+    mask = (torch.arange(7, device=device) != 2).view(1, 7)
+    plan = plan_for(labels, logits.dtype, device)
+    if feature == "mask and shares":
+        plan = plan._replace(v=shares * mask, v_sum=(shares * mask).sum(1), mask=mask)
+    elif feature == "const":
+        plan = plan._replace(const=plan.a * 2, alive=None, zeta=None)
+
+    def call(logits):
+        return ops.elements(1, logits, plan)
+
+    if mode == "compiled":
+        torch._dynamo.reset()
+        call = torch.compile(call, backend="aot_eager", fullgraph=True)
+    upstream = torch.rand(4, dtype=logits.dtype, device=device)
+    for mine, theirs in zip(*((f(logits), *torch.autograd.grad(f(logits), logits, upstream))
+                              for f in (call, lambda z: by_spec(z, plan))), strict=True):  # fmt: skip
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-14)
+
+
+def test_a_compiled_graph_holds_the_operators_and_nothing_breaks_it(device):
+    logits, labels = drawn(device)
+    plan, seen = plan_for(labels, logits.dtype, device), []
+
+    def backend(graph, _):
+        seen.append({node.target for node in graph.graph.nodes})
+        return graph
+
+    torch._dynamo.reset()
+    torch.compile(lambda z: ops.elements(1, z, plan), backend=backend, fullgraph=True)(logits)
+    assert len(seen) == 1
+    assert torch.ops.multismooth.losses.default in seen[0]
+
+
+def test_operators_pass_pytorch_s_own_checks(device):
+    logits, labels = drawn(device)
+    a = torch.linspace(0.5, 0.9, 4, dtype=logits.dtype, device=device)
+    b, v_sum = (torch.full((), x, dtype=logits.dtype, device=device) for x in (0.1, 1.0))
+    arguments = (logits, labels, a, b, v_sum, None, labels != 1, None, None, 1)
+    torch.library.opcheck(torch.ops.multismooth.losses.default, arguments)
+    peaks, totals = torch.ops.multismooth.losses(*arguments)[1:]
+    upstream = torch.rand(4, dtype=logits.dtype, device=device)
+    more = (*arguments, peaks.detach(), totals.detach(), upstream.requires_grad_())
+    torch.library.opcheck(torch.ops.multismooth.logits_gradient.default, more)
+
+
+def test_second_derivatives_are_those_of_spec(device):
+    logits, labels = drawn(device)
+    plan = plan_for(labels, logits.dtype, device)
+    assert torch.autograd.gradgradcheck(lambda z: ops.elements(1, z, plan).sum(), logits)
+    assert torch.autograd.gradgradcheck(lambda z: ops.elements(1, z, plan), logits)
+
+
+def test_soft_rows_stay_with_spec(device):
+    logits, labels = drawn(device)
+    u = torch.softmax(torch.randn(4, 7, dtype=logits.dtype, device=device), 1)
+    plan = plan_for(labels, logits.dtype, device)._replace(labels=None, u=u, alive=None)
+    torch.testing.assert_close(ops.elements(1, logits, plan), by_spec(logits, plan), rtol=0, atol=0)
+
+
+@pytest.mark.cuda
+def test_on_a_gpu_the_compiler_gets_operators():
+    seen, (logits, labels) = [], drawn("cuda", dtype=torch.float32)
+
+    def backend(graph, _):
+        seen.append({node.target for node in graph.graph.nodes})
+        return graph
+
+    torch._dynamo.reset()
+    loss = torch.compile(multismooth.torch.loss, backend=backend, fullgraph=True)(logits, labels)
+    assert torch.ops.multismooth.losses.default in seen[0]
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1))
+
+
+# --- a factor on the device -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+@pytest.mark.parametrize("factor", [1.0, 0.25, -3.0])
+def test_a_gradient_is_multiplied_in_place(device, dtype, factor):
+    torch.manual_seed(0)
+    for memory in (torch.randn(3, 5000, dtype=dtype, device=device), torch.randn(70, 9, dtype=dtype, device=device).T):
+        expected = memory * factor
+        found = gpu.rescaled_(memory, torch.tensor(factor, device=device))
+        assert found is memory
+        torch.testing.assert_close(memory, expected, rtol=0, atol=0)
+
+
+def test_what_is_beside_a_gradient_is_not_multiplied(device):
+    memory = torch.ones(20, 30, device=device)
+    gpu.rescaled_(memory[:10, ::2], torch.tensor(2.0, device=device))
+    assert memory.sum() == 600 + 150
+
+
+def test_per_element_losses_keep_two_numbers_and_take_any_upstream_gradient(device, monkeypatch):
+    calls = []
+
+    def watched(name, function):
+        return lambda *arguments: calls.append(name) or function(*arguments)
+
+    for name in ("losses", "gradient", "losses_and_gradient"):
+        monkeypatch.setattr(gpu, name, watched(name, getattr(gpu, name)))
+    logits, labels = drawn(device, dtype=torch.float32)
+    upstream = torch.rand(4, device=device)
+    with multismooth.implementation("triton"):
+        loss = multismooth.torch.loss(logits, labels, reduction="none")
+        first = torch.autograd.grad(loss, logits, upstream, retain_graph=True)[0]
+        again = torch.autograd.grad(loss, logits, upstream)[0]
+    assert calls == ["losses", "gradient", "gradient"]
+    assert torch.equal(first, again)
+    theirs = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1, reduction="none")
+    torch.testing.assert_close(first, torch.autograd.grad(theirs, logits, upstream)[0])
