@@ -15,7 +15,8 @@ was run: `python tests/test_gpu_compiled.py` prints all of it. An H200 can issue
     32,000, no cluster                           22           1 block of 32 warps
     128,256, no cluster                          32           nothing: read twice
     150, images        44           17           44           1 block of 8 warps: 32 elements side by side
-One exponential per logit, and one for each 16 bytes of them where a maximum is running. All accesses are of 16 bytes.
+One exponential per logit, and one for each 16 bytes of them where a maximum is running. Logits and their gradient are
+read and written 16 bytes at a time, but for edges.
 
 The label's entry of the gradient is found by comparing in the tile. A scalar store after the tile's would save two
 instructions per logit, but needs a barrier between them, and across the blocks of a cluster Triton has none.
