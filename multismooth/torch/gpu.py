@@ -240,7 +240,7 @@ def rescaled_(memory, factor):
         return memory.mul_(factor)
     programs = min(-(-memory.numel() // SIDE), 8 * processors(memory.device))
     with torch.cuda.device_of(memory):
-        compiled().rescale[(programs,)](memory, factor, memory.numel(), SIDE)
+        compiled().rescale[(programs,)](memory, factor, memory.numel(), SIDE, enable_fp_fusion=True)
     return memory
 
 

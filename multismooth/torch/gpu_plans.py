@@ -63,7 +63,7 @@ def planned(problem, settings):
     with torch.cuda.device_of(targets):
         gpu.compiled().lookup[(1,)](
             targets, labels, alive, memory, pairs, targets.numel(), classes, settings.ignore_index,
-            *map(float, found.share), float(convention.denominator_add), float(floor), counted, FEW, num_warps=32,
+            *map(float, found.share), float(convention.denominator_add), float(floor), counted, FEW, num_warps=32, enable_fp_fusion=True,
         )  # fmt: skip
     numbers = dict(zip(NUMBERS, memory, strict=True))
     return found._replace(labels=labels, alive=alive, u_sum=1.0, v_sum=1.0, **numbers)
