@@ -24,7 +24,7 @@ from importlib import metadata
 
 import numpy as np
 import torch
-from contenders import BASE, EVERYONE, FLOOR, Problem, contenders, installed, made, once, within
+from contenders import BASE, EVERYONE, FLOOR, Problem, contenders, installed, made, named, once, within
 from rich.progress import Progress
 
 SHAPES = {
@@ -112,22 +112,26 @@ def _status(field):
         return next(int(line.split()[1]) for line in file if line.startswith(field))
 
 
-def forward_alone(problem, name, rounds):
-    """Forward without a gradient, as a ratio to eager."""
+def forward_alone(problem, rounds):
+    """Forward without a gradient, as ratios to eager."""
     import torch.nn.functional as F
 
     import multismooth.torch
 
-    def run(loss, **options):
+    def run(loss, *names, **options):
         def call():
             with torch.no_grad():
                 return loss(problem.logits, problem.labels, label_smoothing=0.1, **options)
 
-        return call
+        return named(names, call)
 
-    runs = {BASE: run(F.cross_entropy), name: run(multismooth.torch.loss, axis=1)}
+    runs = {BASE: run(F.cross_entropy), "forward alone": run(multismooth.torch.loss, "fused", axis=1)}
+    if installed("numba"):
+        runs["forward alone, fast"] = run(multismooth.torch.loss, axis=1)
+    for call in runs.values():
+        once(call)
     found = medians(runs, rounds, problem.logits.numel())
-    return found[name] / found[BASE]
+    return {name: found[name] / found[BASE] for name in runs if name != BASE}
 
 
 def measured(shape, dtype, options, on_round=lambda: None):
@@ -182,7 +186,7 @@ def sweep(options, progress):
         runs = {name: made(name, problem) for name in names}
         found = medians(runs, options.rounds, problem.logits.numel())
         row = {"shape": list(shape)} | {name: found[name] / found[BASE] for name in names[1:]}
-        yield row | {"forward alone": forward_alone(problem, ours, options.rounds)}
+        yield row | forward_alone(problem, options.rounds)
 
 
 def machine():

@@ -7,6 +7,7 @@ so they are known before the first chunk and each chunk's G is final. Eager loop
 """
 
 from multismooth import spec
+from multismooth.frame import mapped
 from multismooth.reduction import factors
 
 WORKSPACE = 2**22  # logits per chunk, 16 MiB of float32: their gradient may be as much again
@@ -77,11 +78,18 @@ def row_chunk(problem, start, stop, shape, xp):
     )
 
 
-def chunks(problem, settings, shape, chunk_rows, xp):
-    """(rows, plan) of every chunk, averaged over the whole call where "mean" is asked for."""
+def chunks(problem, settings, shape, chunk_rows, xp, plan=None):
+    """(rows, plan) of every chunk, averaged over the whole call where "mean" is asked for.
+
+    Each is made when it is wanted, since a plan may hold (N, K) rows, unless there is one of the whole call to cut.
+    """
     rows, num_classes = problem.logits.shape
     size = chunk_size(rows, num_classes, chunk_rows)
     parts = [(start, min(start + size, rows)) for start in range(0, max(rows, 1), size)]
+    if plan is not None:
+        for start, stop in parts:
+            yield slice(start, stop), mapped(plan, lambda x, place=slice(start, stop): x[place], lambda row: row)
+        return
     problems = [row_chunk(problem, start, stop, shape, xp) for start, stop in parts]
     plans = ((spec.plan(part, settings, xp), part.logits) for part in problems)
     mean = factors(plans, problem, settings, xp)
@@ -167,16 +175,16 @@ class Products:
 
 def forward_and_gradient(
     hidden, classifier, bias, chunk_rows, problem, settings, xp,
-    kernel=plain_kernel, products=Products, needed=(True, True, True),
+    kernel=plain_kernel, products=Products, needed=(True, True, True), planned=lambda *call: None,
 ):  # fmt: skip
-    """(loss, (∂hidden, ∂classifier, ∂bias), None where not needed)."""
+    """(loss, (∂hidden, ∂classifier, ∂bias), None where not needed); `planned` may know the plan of the whole call."""
     features, flat, row_settings, shape = flatten(hidden, problem, settings, xp)
     size = chunk_size(features.shape[0], classifier.shape[0], chunk_rows)
     head = products(features, classifier, settings, size, xp)
     d_hidden = xp.empty_like(features) if needed[0] else None
     d_bias = xp.zeros_like(bias, dtype=xp.float_of(hidden)) if needed[2] and bias is not None else None
     losses = []
-    for rows, plan in chunks(flat, row_settings, shape, size, xp):
+    for rows, plan in chunks(flat, row_settings, shape, size, xp, planned(flat, row_settings)):
         own = quiet_rows(features[rows], plan, xp)
         loss, g = kernel(head.logits(own, bias), spec.scaled(plan, head.scale), xp)
         losses.append(loss)

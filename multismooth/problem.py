@@ -40,6 +40,10 @@ class Usual(Settings):
     def __init__(self, *_):
         self.plan, self.kernels = None, {}
 
+    def _replace(self, **changes):
+        """Settings of another call, about which nothing is known yet."""
+        return Settings(*self)._replace(**changes)
+
 
 class Terms(NamedTuple):
     """Per-element results: the mean loss is Σ loss / Σ weight, the unsmoothed one Σ nll / Σ weight."""

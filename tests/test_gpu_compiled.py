@@ -18,6 +18,7 @@ from types import SimpleNamespace
 if __name__ == "__main__":
     os.environ["TRITON_INTERPRET"] = "0"  # which conftest would set
 
+import pytest
 from conftest import need
 
 ODD = 50_257
@@ -114,6 +115,38 @@ def measured(kernel, arguments, options):
     }
 
 
+def others(gpu, torch):
+    """{kernel: bytes of stack} of what is not about a tile of logits."""
+    need("triton.runtime").driver.set_active(Driver())
+    kernels, found = gpu.compiled(), {}
+
+    def launcher(name):
+        def launch(*arguments, **options):
+            kernel = getattr(kernels, name).run(*arguments, grid=(1,), warmup=True, **options)
+            usage = tool("cuobjdump", "-res-usage", kernel.asm["cubin"])
+            found.setdefault(name, []).append(int(re.search(r"STACK:(\d+)", usage).group(1)))
+
+        return {name: _Grid(launch)}
+
+    gpu.compiled = lambda: SimpleNamespace(**launcher("lookup"), **launcher("rescale"))
+    gpu.device = lambda tensor: True
+    plans, problem, conventions = (need(f"multismooth.{name}") for name in ("torch.gpu_plans", "problem", "registry"))
+    call = problem.Problem(torch.zeros(100, 7), torch.zeros(100, dtype=torch.int64), 0.1)
+    for convention in ("torch", "flax-examples"):
+        for reduction, ignored, z_loss in (("mean", -100, None), ("sum", None, 0.1)):
+            settings = problem.Settings(conventions.resolve(convention), 1, False, ignored, reduction)
+            plans.planned(call._replace(z_loss=z_loss), settings)
+    for dtype in (torch.bfloat16, torch.float32):
+        gpu.rescaled_(torch.zeros(100, 7, dtype=dtype), torch.ones(()))
+    gpu.compiled = lambda: kernels
+    return found
+
+
+def need_clusters():
+    if not answers()["clusters"]:
+        pytest.skip("this Triton compiles no clusters: 3.8 is the first")
+
+
 def compiled(cases):
     """The Code of all kernels of the cases, and of one more call with another ε each."""
     gpu, torch = need("multismooth.torch.gpu"), need("torch")
@@ -132,7 +165,7 @@ def compiled(cases):
     wrapped = SimpleNamespace(tl=kernels.tl, **launcher("forward"), **launcher("backward"), **launcher("both"))
     gpu.compiled = lambda: wrapped
     for shape, dtype, options, blocks in cases:
-        gpu.clusters = lambda device, blocks=blocks: blocks
+        gpu.clusters = lambda device, blocks=blocks: blocks if gpu.knows_clusters() else 1
         case = {"shape": shape, "dtype": dtype, "options": options}
         logits = torch.zeros(shape, dtype=getattr(torch, dtype))
         for epsilon in (0.1, 0.3):
@@ -155,7 +188,7 @@ class _Grid:
 
 
 @cache
-def codes():
+def answers():
     need("torch")
     need("triton")
     with tempfile.TemporaryDirectory() as cache_dir:
@@ -163,7 +196,11 @@ def codes():
         command = [sys.executable, __file__, "--json"]
         done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return [Code(**code | {"shape": tuple(code["shape"])}) for code in json.loads(done.stdout)]
+    return json.loads(done.stdout)
+
+
+def codes():
+    return [Code(**code | {"shape": tuple(code["shape"])}) for code in answers()["codes"]]
 
 
 def named(*kernels, rows=True):
@@ -178,8 +215,15 @@ def test_nothing_spills():
         assert not [code for code in named("forward", "backward", "both", rows=rows) if code.stack]
 
 
+def test_what_is_not_about_a_tile_compiles_too():
+    found = answers()["others"]
+    assert {name: len(stacks) for name, stacks in found.items()} == {"lookup": 4, "rescale": 2}
+    assert not any(map(any, found.values()))
+
+
 def test_two_blocks_are_at_home_on_a_multiprocessor():
     """2,048 threads and 65,536 registers: where a row is shared, another can be read while one is computed."""
+    need_clusters()
     shared = [code for code in named("both") if code.blocks > 1 and code.dtype == "bfloat16" and not code.options]
     assert {code.blocks for code in shared} == {2, 4, 8, 16}
     assert all(2 * 32 * code.warps * code.registers <= 65_536 for code in shared)
@@ -215,6 +259,7 @@ def test_instructions_for_a_logit():
 
 def test_blocks_that_share_a_row_wait_for_each_other():
     assert all(code.clustered == (code.blocks > 1) for code in codes())
+    need_clusters()
     assert {code.blocks for code in codes()} == {1, 2, 4, 8, 16}
 
 
@@ -237,5 +282,11 @@ def table():
     return "\n".join(lines)
 
 
+def everything():
+    gpu, torch = need("multismooth.torch.gpu"), need("torch")
+    found = others(gpu, torch)
+    return {"codes": [asdict(code) for code in compiled(CASES)], "others": found, "clusters": gpu.knows_clusters()}
+
+
 if __name__ == "__main__":
-    print(json.dumps([asdict(code) for code in compiled(CASES)]) if "--json" in sys.argv else table())
+    print(json.dumps(everything()) if "--json" in sys.argv else table())

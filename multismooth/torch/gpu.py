@@ -70,10 +70,15 @@ def shared(row, classes, axis):
 @lru_cache
 def clusters(device):
     """How many blocks may share a row: on chips where they see each other's memory, if Triton knows."""
+    apt = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (9, 10)
+    return CLUSTER if apt and knows_clusters() else 1
+
+
+def knows_clusters():
+    """Whether this Triton compiles reductions over several blocks; up to 3.7 its compiler fails."""
     from triton import __version__
 
-    knows = tuple(int(part) for part in __version__.split(".")[:2]) >= (3, 8)
-    return CLUSTER if knows and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (9, 10) else 1
+    return tuple(int(part) for part in __version__.split(".")[:2]) >= (3, 8)
 
 
 # --- layouts ---------------------------------------------------------------------------------------------------------
@@ -122,7 +127,7 @@ def seen(logits, axis, wanted, out):
 
 def writable(out, logits):
     """Whether the gradient can be written to the caller's tensor: no memory of the logits, or exactly theirs."""
-    if out is None or not (out.is_contiguous() or out.stride() == logits.stride()):
+    if out is None or not (out.is_contiguous() or (out.stride() == logits.stride() and 0 not in out.stride())):
         return False
     if out.untyped_storage().data_ptr() != logits.untyped_storage().data_ptr():
         return True

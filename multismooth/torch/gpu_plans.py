@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from multismooth import spec
+from multismooth.implementations import asked
 from multismooth.namespace import XP as NUMPY
 from multismooth.problem import Problem
 from multismooth.reduction import reciprocal
@@ -63,7 +64,14 @@ def planned(problem, settings):
     with torch.cuda.device_of(targets):
         gpu.compiled().lookup[(1,)](
             targets, labels, alive, memory, pairs, targets.numel(), classes, settings.ignore_index,
-            *map(float, found.share), float(convention.denominator_add), float(floor), counted, FEW, num_warps=32, enable_fp_fusion=True,
+            *map(float, found.share), float(convention.denominator_add), float(floor), counted, FEW,
+            num_warps=32, enable_fp_fusion=True,
         )  # fmt: skip
     numbers = dict(zip(NUMBERS, memory, strict=True))
-    return found._replace(labels=labels, alive=alive, u_sum=1.0, v_sum=1.0, **numbers)
+    return found._replace(labels=labels, alive=alive, share=1.0, label_weight=1.0, **numbers)
+
+
+def known(problem, settings):
+    """`planned` where it is `able`, on a GPU or where Triton is asked for in its interpreter; else None."""
+    here = problem.targets.is_cuda or asked("triton")
+    return planned(problem, settings) if here and able(problem, settings) else None

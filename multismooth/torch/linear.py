@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from multismooth import correction, linear
 from multismooth.implementations import choose
-from multismooth.torch import fused, gpu, kernels
+from multismooth.torch import fused, gpu, gpu_plans, kernels
 from multismooth.torch.namespace import XP
 
 WORKSPACE = 2**23  # logits per chunk, 32 MiB of float32: the kernel writes their gradient over them
@@ -94,8 +94,8 @@ def _gradients(hidden, classifier, bias, call, needed=(True, True, True), kernel
     chunk_rows, problem, settings = call
     call = _chunk_rows(hidden, classifier, chunk_rows, settings), problem, settings
     scale = _scale(hidden, _rows(hidden, classifier), problem, settings)
-    products = linear.Products if fused.transforming() else partial(_Products, scale=scale)
-    return linear.forward_and_gradient(hidden, classifier, bias, *call, XP, kernel, products, needed)
+    more = {} if fused.transforming() else {"products": partial(_Products, scale=scale), "planned": gpu_plans.known}
+    return linear.forward_and_gradient(hidden, classifier, bias, *call, XP, kernel, needed=needed, **more)
 
 
 def _plain(hidden, classifier, bias, chunk_rows, problem, settings):

@@ -9,7 +9,6 @@ instead of 373, with sample weights 358 instead of 498.
 import numpy as np
 import torch
 
-from multismooth.implementations import asked
 from multismooth.namespace import XP as NUMPY
 from multismooth.problem import Usual
 from multismooth.reduction import reduced_plan
@@ -22,8 +21,9 @@ SHARED = (torch.float32, torch.float64, torch.int64, torch.bool)
 
 def planned(problem, settings):
     """`reduced_plan` in tensors and plain numbers."""
-    if (problem.logits.is_cuda or asked("triton")) and gpu_plans.able(problem, settings):
-        return gpu_plans.planned(problem, settings)
+    found = gpu_plans.known(problem, settings)
+    if found is not None:
+        return found
     if type(settings) is Usual or settings.soft or problem.logits.numel() > SMALL or not all(map(shared, problem)):
         return reduced_plan(problem, settings, XP)
     plan = reduced_plan(type(problem)(*map(seen, problem)), settings, NUMPY)
