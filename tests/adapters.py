@@ -1,13 +1,12 @@
 """The implementations under test: for each, how arrays go in, how results come back, how its autodiff is asked."""
 
-import os
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib import import_module
 
 import numpy as np
 import pytest
-from conftest import missing, need
+from conftest import interpreted, need
 
 import multismooth
 
@@ -120,15 +119,6 @@ class InterpretedTorchAdapter(TorchAdapter):
     def forced(self):
         with super().forced() as ran, np.errstate(all="ignore"):  # the interpreter computes in NumPy, which complains
             yield ran
-
-
-def interpreted():
-    """Skips a test of Triton's kernels where they are not interpreted, on a CPU."""
-    need("triton")
-    if os.environ.get("TRITON_INTERPRET") != "1":
-        missing(
-            "interpreter", "Triton compiles its kernels in this process: set TRITON_INTERPRET=1 for the interpreter"
-        )
 
 
 class CompiledTorchAdapter(TorchAdapter):

@@ -35,6 +35,24 @@ def need(name):
         return missing(name.partition(".")[0], f"{name} is not installed ({error})")
 
 
+def interpreted():
+    """Skips a test of Triton's kernels where they are not interpreted, on a CPU."""
+    need("triton")
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        reason = "Triton compiles its kernels in this process: set TRITON_INTERPRET=1 for the interpreter"
+        missing("interpreter", reason)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request):
+    """Where Triton's kernels run: interpreted on a CPU, compiled on a GPU."""
+    need("triton")
+    if request.param == "cpu":
+        interpreted()
+    with numpy.errstate(all="ignore"):  # the interpreter computes in NumPy, which complains
+        yield request.param
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "cuda: needs an NVIDIA GPU that the test's framework can use")
 

@@ -6,7 +6,6 @@
 
 import numpy as np
 import pytest
-from adapters import interpreted
 from conftest import need
 from problems import VARIATIONS
 from problems import problem as drawn_problem
@@ -31,15 +30,6 @@ SHAPES = (
     ((2, 300, 5), 1),
     ((9,), 0),
 )
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def device(request):
-    need("triton")
-    if request.param == "cpu":
-        interpreted()
-    with np.errstate(all="ignore"):  # the interpreter computes in NumPy, which complains
-        yield request.param
 
 
 @pytest.fixture(params=[1, 16], ids=["one block", "clusters"])

@@ -1,9 +1,7 @@
 """What stands around the Triton kernels: plans in one launch, operators for a compiler, a factor that only the device
 knows. Interpreted on a CPU, compiled where there is a GPU."""
 
-import numpy as np
 import pytest
-from adapters import interpreted
 from conftest import need
 
 import multismooth
@@ -14,16 +12,6 @@ torch = need("torch")
 
 from multismooth.torch import fused, gpu, gpu_plans, ops  # noqa: E402 torch first
 from multismooth.torch.namespace import XP  # noqa: E402
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def device(request):
-    need("triton")
-    if request.param == "cpu":
-        interpreted()
-    with np.errstate(all="ignore"):  # the interpreter computes in NumPy, which complains
-        yield request.param
-
 
 # --- plans ----------------------------------------------------------------------------------------------------------
 
