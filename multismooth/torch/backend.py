@@ -98,7 +98,10 @@ class TorchBackend(Backend):
         return loss, gradient if out is None else out.copy_(gradient)
 
     def linear_loss(self, hidden, classifier, bias, chunk_rows, problem, settings):
-        return linear.loss(hidden, classifier, bias, chunk_rows, problem, settings)
+        traced = None
+        if self.tracing():
+            traced = ops.head_loss(hidden, classifier, bias, chunk_rows, problem, settings)
+        return linear.loss(hidden, classifier, bias, chunk_rows, problem, settings) if traced is None else traced
 
     def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, problem, settings):
         return linear.loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings)

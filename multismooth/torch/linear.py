@@ -90,11 +90,12 @@ def _kernel(logits, plan, xp):
     return kernels.chosen(logits, plan, 1)(logits, plan, 1, out=logits)
 
 
-def _gradients(hidden, classifier, bias, call, needed=(True, True, True), kernel=_kernel):
+def with_gradients(hidden, classifier, bias, call, needed=(True, True, True), kernel=_kernel, planned=gpu_plans.known):
+    """(loss, (∂hidden, ∂classifier, ∂bias), None where not needed), each chunk's while its logits exist."""
     chunk_rows, problem, settings = call
     call = _chunk_rows(hidden, classifier, chunk_rows, settings), problem, settings
     scale = _scale(hidden, _rows(hidden, classifier), problem, settings)
-    more = {} if fused.transforming() else {"products": partial(_Products, scale=scale), "planned": gpu_plans.known}
+    more = {} if fused.transforming() else {"products": partial(_Products, scale=scale), "planned": planned}
     return linear.forward_and_gradient(hidden, classifier, bias, *call, XP, kernel, needed=needed, **more)
 
 
@@ -126,7 +127,7 @@ class _LinearLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, classifier, bias, call):
-        loss, ctx.gradients = _gradients(hidden, classifier, bias, call, ctx.needs_input_grad[:3])
+        loss, ctx.gradients = with_gradients(hidden, classifier, bias, call, ctx.needs_input_grad[:3])
         ctx.save_for_backward(hidden, classifier, bias)
         ctx.call = call
         return loss
@@ -138,7 +139,7 @@ class _LinearLoss(torch.autograd.Function):
             return *_differentiable(inputs, needed, ctx.call, upstream), None
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            _, gradients = _gradients(*inputs, ctx.call, needed)
+            _, gradients = with_gradients(*inputs, ctx.call, needed)
         return *(None if gradient is None else fused.scale_(gradient, upstream) for gradient in gradients), None
 
 
@@ -151,13 +152,17 @@ def _differentiable(inputs, needed, call, upstream):
     return [next(found) if need else None for need in needed]
 
 
-def _cast(*tensors):
+def cast(*tensors):
     """What autocast makes of a linear layer's tensors: the products here are made in place, which it lets be."""
     kind = tensors[0].device.type
-    if fused.transforming() or not torch.is_autocast_enabled(kind):
+    if not torch.is_autocast_enabled(kind):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
     return [tensor if tensor is None or tensor.dtype is torch.float64 else tensor.to(dtype) for tensor in tensors]
+
+
+def _cast(*tensors):
+    return tensors if fused.transforming() else cast(*tensors)  # plain text's products are cast as they are
 
 
 def loss(hidden, classifier, bias, chunk_rows, problem, settings):
@@ -176,7 +181,7 @@ def loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings):
     given = hidden, classifier, bias
     with torch.no_grad():
         kernel = linear.plain_kernel if fused.transforming() else _kernel
-        value, gradients = _gradients(*_cast(*given), (chunk_rows, problem, settings), kernel=kernel)
+        value, gradients = with_gradients(*_cast(*given), (chunk_rows, problem, settings), kernel=kernel)
     back = zip(gradients, given, strict=True)
     return value, tuple(gradient if gradient is None else gradient.to(of.dtype) for gradient, of in back)
 

@@ -1,15 +1,19 @@
-"""The Triton kernels as operators that `torch.compile` puts into its graph without looking inside.
+"""The kernels as operators that `torch.compile` puts into its graph without looking inside.
 
 `losses` reads the logits once and leaves two numbers per element; `logits_gradient` reads them once more, with any
 upstream gradient: three passes over memory, which is what a compiler, that cannot know the upstream gradient is 1, gets
-for its one node. Derivatives beyond the first are those of `spec`.
+for its one node. Both are Triton's. `head` is a linear head's loss and gradients, by the kernels of any device.
+Derivatives beyond the first are those of `spec`; `head` has none.
 """
 
 import torch
 from torch import Tensor
 
+from multismooth import linear as rows
 from multismooth import spec
-from multismooth.torch import gpu
+from multismooth.problem import Problem, Settings
+from multismooth.reduction import reduced_plan
+from multismooth.torch import gpu, linear
 from multismooth.torch.fused import differentiable_gradient
 from multismooth.torch.namespace import XP, float_of
 
@@ -81,12 +85,15 @@ def there(index):
     return gpu.device(torch.empty(0, device=f"cuda:{index}"))
 
 
+def constant(problem):
+    """Whether nobody wants a gradient of anything but the logits."""
+    return not any(isinstance(value, Tensor) and value.requires_grad for value in problem[1:])
+
+
 def able(problem):
     """Whether a traced call is one for the operators: hard labels on such a device, and only logits want a gradient."""
     z = problem.logits
-    if not z.is_cuda or problem.targets.is_floating_point() or not there(z.device.index):
-        return False
-    return not any(isinstance(value, Tensor) and value.requires_grad for value in problem[1:])
+    return z.is_cuda and not problem.targets.is_floating_point() and constant(problem) and there(z.device.index)
 
 
 def elements(axis, logits, plan):
@@ -97,3 +104,63 @@ def elements(axis, logits, plan):
     zeta = None if plan.zeta is None else XP.constant(plan.zeta, logits)
     each = losses(logits, plan.labels, a, b, v_sum, zeta, plan.alive, plan.v, plan.mask, axis)[0]
     return each if plan.const is None else each + plan.const
+
+
+# --- the linear head ------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("multismooth::head", mutates_args=())
+def head(
+    hidden: Tensor, classifier: Tensor, bias: Tensor | None, labels: Tensor, a: Tensor, b: Tensor, v_sum: Tensor,
+    zeta: Tensor | None, alive: Tensor | None, v: Tensor | None, mask: Tensor | None, const: Tensor | None,
+    chunk_rows: int | None, reduction: str, accumulate: str, needed: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """(summed loss, ∂hidden, ∂classifier, ∂bias, empty where not needed) for (N, D) rows and a reduced plan."""
+    plan = plan_of(labels, a, b, v_sum, zeta, alive, v, mask)._replace(const=const)
+    shape = hidden.new_zeros(()).expand(hidden.shape[0], classifier.shape[0])
+    call = chunk_rows, Problem(shape, labels, 0.0), Settings(None, 1, reduction=reduction, accumulate=accumulate)
+    loss, found = linear.with_gradients(hidden, classifier, bias, call, needed, planned=lambda *_: plan)
+    return loss, *(hidden.new_empty(0) if gradient is None else gradient.contiguous() for gradient in found)
+
+
+@head.register_fake
+def _(hidden, classifier, bias, *rest):
+    tensors, needed = (hidden, classifier, bias), rest[-1]
+    shapes = [tensor.shape if need else (0,) for tensor, need in zip(tensors, needed, strict=True)]
+    loss = torch.empty((), dtype=float_of(hidden), device=hidden.device)
+    return loss, *(tensor.new_empty(shape) for tensor, shape in zip((hidden, classifier, hidden), shapes, strict=True))
+
+
+def _keep_head(ctx, inputs, output):
+    ctx.needed = inputs[-1]
+    ctx.save_for_backward(*output[1:])
+
+
+def _head_backward(ctx, upstream, *_):
+    found = zip(ctx.saved_tensors, ctx.needed, strict=True)
+    return *(gradient * upstream if need else None for gradient, need in found), *(None,) * 13
+
+
+head.register_autograd(_head_backward, setup_context=_keep_head)
+
+
+def head_loss(hidden, classifier, bias, chunk_rows, problem, settings):
+    """A linear head's traced loss as one operator, or None where it is not one: soft targets, no sum, rows for each
+    element, other derivatives."""
+    own_rows = problem.class_mask is not None and problem.class_mask.ndim > 1
+    if settings.soft or settings.reduction == "none" or own_rows or not constant(problem):
+        return None
+    tensors = hidden, classifier, bias = linear.cast(hidden, classifier, bias)
+    features, flat, settings, _ = rows.flatten(hidden, problem, settings, XP)
+    plan = reduced_plan(flat, settings, XP)
+    if not gpu.fits(flat.logits, plan, 1):
+        return None
+
+    def each(value):
+        return None if value is None else XP.constant(value, features).expand(flat.targets.shape)
+
+    needed = [torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in tensors]
+    return head(
+        features, classifier, bias, plan.labels, each(plan.a), each(plan.b), each(plan.v_sum), each(plan.zeta),
+        plan.alive, plan.v, plan.mask, each(plan.const), chunk_rows, settings.reduction, settings.accumulate, needed,
+    )[0]  # fmt: skip
