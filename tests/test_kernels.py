@@ -268,6 +268,21 @@ def test_numpy_s_exponential_may_go_by_powers_of_two(monkeypatch, doubles):
         np.testing.assert_allclose(gradient, expected_gradient, atol=2e-7)
 
 
+@pytest.mark.parametrize(
+    ("loops", "faster"),
+    [
+        ({}, False),
+        ({"exp2": {"dd": {"current": "X86_V4"}}}, False),
+        ({"exp2": {"ff": {"current": "baseline(X86_V2)"}}}, False),
+        ({"exp2": {"ff": {"current": "AVX512_SKX"}}}, True),
+    ],
+)
+def test_powers_of_two_are_taken_where_numpy_has_them_in_vectors(monkeypatch, loops, faster):
+    introspect = pytest.importorskip("numpy.lib.introspect", reason="NumPy says what it runs from 2.2 on")
+    monkeypatch.setattr(introspect, "opt_func_info", lambda func_name: loops)
+    assert cpu.doubles.__wrapped__() == faster
+
+
 def test_the_compiled_exponential_is_exact_to_float32():
     need("numba")
     from multismooth.compiled import arithmetic

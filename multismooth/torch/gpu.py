@@ -45,8 +45,11 @@ def interpreted():
 
 
 def device(tensor):
-    """Whether the kernels run where a tensor is."""
-    there = torch.cuda.get_device_capability(tensor.device) >= (8, 0) if tensor.is_cuda else interpreted()
+    """Whether the kernels run where a tensor is: on NVIDIA's GPUs, which ROCm's look like to PyTorch."""
+    if tensor.is_cuda:
+        there = torch.version.hip is None and torch.cuda.get_device_capability(tensor.device) >= (8, 0)
+    else:
+        there = tensor.is_cpu and interpreted()
     return there and compiled() is not None
 
 
