@@ -134,12 +134,12 @@ def test_an_upstream_gradient_that_is_no_number_to_learn_from(upstream):
     assert_rounded_once(gradient(logits, labels, 1.0), exact(logits, labels, 1.0))
 
 
-@pytest.mark.parametrize("chunk_rows", [None, 100])
+@pytest.mark.parametrize("chunk_rows", [None, 6000])
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 def test_a_float16_head_under_a_grad_scaler_loses_nothing(chunk_rows, compiled):
     generator = torch.Generator().manual_seed(0)
-    hidden, classifier = (torch.randn(rows, 16, generator=generator) for rows in (400, 700))
-    classifier, bias, labels = classifier / 4, torch.zeros(700), torch.randint(700, (400,), generator=generator)
+    hidden, classifier = (torch.randn(rows, 8, generator=generator) for rows in (20_000, 60))
+    classifier, bias, labels = classifier / 4, torch.zeros(60), torch.randint(60, (20_000,), generator=generator)
 
     def run(dtype, call):
         leaves = [x.half().to(dtype).requires_grad_() for x in (hidden, classifier, bias)]
