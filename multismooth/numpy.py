@@ -9,6 +9,7 @@ import numpy as np
 
 from multismooth import cpu, linear, spec
 from multismooth.backend import Backend
+from multismooth.buffers import age
 from multismooth.cpu import quietly
 from multismooth.errors import complain
 from multismooth.functions import Functions
@@ -21,6 +22,7 @@ FEW = slice(0, 4)
 
 def evaluate(z, plan, settings, wanted=True, out=None):
     """(the loss, summed or not; gradient of its sum or None) by the kernel that the caller named or the size wants."""
+    age()
     axis, summed = settings.axis, settings.reduction != "none"
     name = choose(*cpu.able(z, plan, axis))
     if name == "spec":
