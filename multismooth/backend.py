@@ -5,7 +5,10 @@ default `loss`, `terms`, … run the text of `spec`; override them only where a 
 backend to the table of `tests/adapters.py`, which is what proves it.
 """
 
-from multismooth import binary, correction, spec
+import numpy as np
+
+from multismooth import binary, containers, correction, spec
+from multismooth.errors import TargetError, complain
 from multismooth.problem import Terms
 from multismooth.reduction import denominators, reduced_plan
 
@@ -30,6 +33,29 @@ class Backend:
     def array(self, value, like=None):
         """A number, list, NumPy array or own array as an own array, on `like`'s device."""
         raise NotImplementedError
+
+    def take(self, argument, value, like=None):
+        """A caller's argument as an own array. Refused: a container of more than values, no array, another device."""
+        containers.refuse(argument, value)
+        try:
+            array = self.array(value, like)
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+            expected, got = "an array of numbers", type(value).__name__
+            remedy = f"Convert it: {str(error).partition(chr(10))[0].rstrip('.')}."
+            raise complain(argument, expected, got, remedy, TargetError if argument == "targets" else ValueError) from error
+        self.meets(argument, array, like)
+        return array
+
+    def meets(self, argument, array, like):
+        """Refuse an array that cannot be computed with where `like` is."""
+
+    def traced(self, array):
+        """Whether this array stands for values of another time."""
+        return self.tracing()
+
+    def widest(self, array):
+        """The widest integers that labels are told apart in."""
+        return np.int64
 
     def kind(self, array):
         """ "integer", "floating", "boolean" or "other"."""

@@ -14,6 +14,7 @@ from multismooth.errors import complain
 from multismooth.functions import Functions
 from multismooth.implementations import choose
 from multismooth.namespace import XP
+from multismooth.public import public
 from multismooth.reduction import reduced_plan
 
 FEW = slice(0, 4)
@@ -56,7 +57,10 @@ class NumpyBackend(Backend):
         return np.asarray(value)
 
     def kind(self, array):
-        kind = array.dtype.kind
+        """JAX's bfloat16 is a float of NumPy's too; a long double is computed by nothing here."""
+        if array.dtype.name == "bfloat16":
+            return "floating"
+        kind = "other" if array.dtype.itemsize > 8 else array.dtype.kind
         return {"i": "integer", "u": "integer", "f": "floating", "b": "boolean"}.get(kind, "other")
 
     def values(self, array, validate):
@@ -92,7 +96,7 @@ class NumpyBackend(Backend):
         if out is not None and (not isinstance(out, np.ndarray) or out.shape != z.shape or out.dtype != z.dtype):
             expected = f"an array of shape {z.shape} and dtype {z.dtype}"
             got = f"{type(out).__name__} {getattr(out, 'shape', '')} {getattr(out, 'dtype', '')}"
-            raise complain("out", expected, got, "")
+            raise complain("out", expected, got, "Make it with np.empty_like(logits).")
         return evaluate(z, reduced_plan(problem, settings, XP), settings, out=out)
 
     @quietly
@@ -114,11 +118,11 @@ class NumpyBackend(Backend):
 
 
 _functions = Functions(NumpyBackend())
-loss = _functions.loss
-terms = _functions.terms
-loss_and_grad = _functions.loss_and_grad
-smooth_targets = _functions.smooth_targets
-linear_loss = _functions.linear_loss
-linear_loss_and_grad = _functions.linear_loss_and_grad
-smoothing_correction = _functions.smoothing_correction
-binary_loss = _functions.binary_loss
+loss = public(_functions.loss, __name__)
+terms = public(_functions.terms, __name__)
+loss_and_grad = public(_functions.loss_and_grad, __name__)
+smooth_targets = public(_functions.smooth_targets, __name__)
+linear_loss = public(_functions.linear_loss, __name__)
+linear_loss_and_grad = public(_functions.linear_loss_and_grad, __name__)
+smoothing_correction = public(_functions.smoothing_correction, __name__)
+binary_loss = public(_functions.binary_loss, __name__)
