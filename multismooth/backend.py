@@ -7,7 +7,7 @@ backend to the table of `tests/adapters.py`, which is what proves it.
 
 from multismooth import binary, correction, spec
 from multismooth.problem import Terms
-from multismooth.reduction import denominators, reduced_plan
+from multismooth.reduction import denominators, reciprocal, reduced_plan
 
 
 class Backend:
@@ -84,12 +84,16 @@ def total(problem, settings, xp, elements=None):
 
 
 def terms(problem, settings, xp):
-    """Per-element loss, unsmoothed loss and weight, by the text of `spec`."""
+    """Per-element loss, unsmoothed loss and weight, by the text of `spec`.
+
+    A term with a denominator of its own is multiplied by their ratio, so that Σ loss / Σ weight is the mean.
+    """
     z, axis = problem.logits, settings.axis
     plan = spec.plan(problem, settings, xp)
-    if plan.smooth_share is not None:
-        own, other = denominators([(plan, z)], settings, xp)
-        plan = spec.scaled(plan, 1.0, other / own)
+    if plan.smooth_share is not None or plan.z_loss_share is not None:
+        own, *others = denominators([(plan, z)], settings, xp)
+        whole = reciprocal(own, z, xp)
+        plan = spec.scaled(plan, 1.0, *(None if other is None else other * whole for other in others))
     lse, nll, smooth = spec.statistics(z, plan, axis, xp)
     share = xp.broadcast_to(xp.constant(plan.share, z), lse.shape)
     return Terms(spec.elements(lse, nll, smooth, plan, xp), plan.label_weight * nll, share)

@@ -257,7 +257,9 @@ def _combinations(convention, problem, soft, reduction):
         raise complain("prior", 'shape (K,) under ignore_scope "nll_only"', "(K, K)", "An ignored label has no row.")
     if reduction is not None:
         checks.reduction(reduction)
-    needs = (convention.denominator, convention.smooth_denominator)
+    needs = [convention.denominator, convention.smooth_denominator]
+    if problem.z_loss is not None:
+        needs.append(convention.z_loss_denominator)
     if reduction == "mean" and "caller" in needs and problem.normalizer is None:
         raise complain(
             "normalizer",

@@ -34,7 +34,10 @@ def reciprocal(total, z, xp):
 
 
 def denominators(plans, settings, xp):
-    """(1/D, 1/D of the smoothing term or None) over all (plan, logits) pairs of a call."""
+    """1/D of the loss, of its smoothing term and of its z-loss, over all (plan, logits) pairs of a call.
+
+    None for a term that has no denominator of its own.
+    """
     plans = list(plans)
     first, z = plans[0]
 
@@ -42,15 +45,19 @@ def denominators(plans, settings, xp):
         total = sum(summed(getattr(plan, share), logits, settings.axis, xp) for plan, logits in plans)
         return reciprocal(denominator(total, z, settings.convention, xp), z, xp)
 
-    return one_over("share"), None if first.smooth_share is None else one_over("smooth_share")
+    apart = (share if getattr(first, share) is not None else None for share in ("smooth_share", "z_loss_share"))
+    return one_over("share"), *(None if share is None else one_over(share) for share in apart)
 
 
 def factors(plans, problem, settings, xp):
-    """(what multiplies a summed loss, the same for its smoothing term or None); `plans` as in `denominators`."""
+    """What multiplies a summed loss, its smoothing term and its z-loss, as the arguments of `spec.scaled`.
+
+    `plans` as in `denominators`. A normalizer takes the place of all of them.
+    """
     if settings.reduction != "mean":
-        return 1.0, None
+        return (1.0,)
     if problem.normalizer is not None:
-        return reciprocal(problem.normalizer, problem.logits, xp), None
+        return (reciprocal(problem.normalizer, problem.logits, xp),)
     return denominators(plans, settings, xp)
 
 

@@ -29,6 +29,8 @@ def able(problem, settings):
     z, convention = problem.logits, settings.convention
     if settings.soft or convention.exclude or convention.smooth_denominator is not None or z.dtype is torch.float64:
         return False
+    if problem.z_loss is not None and convention.divides_z_loss(weighted=False) is not None:
+        return False
     if any(value is not None for name, value in zip(problem._fields, problem, strict=True) if name not in USUAL):
         return False
     if any(isinstance(value, torch.Tensor) for value in (problem.label_smoothing, problem.z_loss, problem.normalizer)):
