@@ -10,7 +10,7 @@ import numpy as np
 from multismooth import binary, containers, correction, spec
 from multismooth.errors import TargetError, complain
 from multismooth.problem import Terms
-from multismooth.reduction import denominators, reduced_plan
+from multismooth.reduction import denominators, reciprocal, reduced_plan
 
 
 class Backend:
@@ -110,12 +110,15 @@ def total(problem, settings, xp, elements=None):
 
 
 def terms(problem, settings, xp):
-    """Per-element loss, unsmoothed loss and weight, by the text of `spec`."""
+    """Per-element loss, unsmoothed loss and weight, by the text of `spec`.
+
+    A term with a denominator of its own is multiplied by their ratio, so that Σ loss / Σ weight is the mean.
+    """
     z, axis = problem.logits, settings.axis
     plan = spec.plan(problem, settings, xp)
-    if plan.smooth_share is not None:
-        own, other = denominators([(plan, z)], settings, xp)
-        plan = spec.scaled(plan, 1.0, other / own)
+    if plan.smooth_share is not None or plan.z_loss_share is not None:
+        own, *others = denominators([(plan, z)], settings, xp)
+        plan = spec.scaled(plan, 1.0, *(None if other is None else own * reciprocal(other, z, xp) for other in others))
     lse, nll, smooth = spec.statistics(z, plan, axis, xp)
     share = xp.broadcast_to(xp.constant(plan.share, z), lse.shape)
     return Terms(spec.elements(lse, nll, smooth, plan, xp), plan.label_weight * nll, share)

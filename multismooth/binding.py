@@ -139,7 +139,9 @@ def _combinations(convention, problem, soft, reduction):
         raise complain("prior", 'none under spread "others"', "a prior", 'Use a convention with spread "all".')
     if convention.ignore_scope == "nll_only" and problem.prior is not None and problem.prior.ndim == 2 and not soft:
         raise complain("prior", 'shape (K,) under ignore_scope "nll_only"', "(K, K)", "An ignored label has no row.")
-    needs = (convention.denominator, convention.smooth_denominator)
+    needs = [convention.denominator, convention.smooth_denominator]
+    if problem.z_loss is not None:
+        needs.append(convention.z_loss_denominator)
     if reduction == "mean" and "caller" in needs and problem.normalizer is None:
         raise complain(
             "normalizer",

@@ -105,9 +105,9 @@ class NumpyBackend(Backend):
 
     @quietly
     def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, problem, settings):
-        """float16 is multiplied in float32: in NumPy it has no BLAS, and ε/(K·N) is 0 in it."""
+        """Half precision is multiplied in float32: in NumPy it has no BLAS, and in float16 ε/(K·N) is 0."""
         given = (hidden, classifier, bias)
-        wide = (x.astype(np.float32) if x is not None and x.dtype == np.float16 else x for x in given)
+        wide = (x.astype(np.float32) if x is not None and x.itemsize == 2 else x for x in given)
         loss, gradients = linear.forward_and_gradient(*wide, chunk_rows, problem, settings, XP)
         back = zip(gradients, given, strict=True)
         return loss, tuple(g if g is None else g.astype(x.dtype, copy=False) for g, x in back)

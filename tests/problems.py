@@ -222,6 +222,8 @@ class _Generator:
             changes["smooth_denominator"] = str(plan.choice(["all", "counted", "nonzero"]))
             if self.hard and not prior and (not weighted or changes["class_weights"] == "nll_only"):
                 changes["ignore_scope"] = "nll_only"
+        if plan.random() < 0.5:
+            changes["z_loss_denominator"] = str(plan.choice(DENOMINATORS))
         return replace(torch, **changes), changes.get("exclude", ())
 
     def existing(self, masked, excluded):
