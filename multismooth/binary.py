@@ -4,10 +4,7 @@ q    = t·(1 − ε) + ε/2
 loss = (1 − q)·z + (1 + (π − 1)·q)·log(1 + e^−z)  =  −[π·q·log σ(z) + (1 − q)·log(1 − σ(z))]
 """
 
-import math
-
-from multismooth.reduction import reciprocal
-from multismooth.spec import rank
+from multismooth.reduction import reciprocal, summed
 
 
 def loss(problem, reduction, xp):
@@ -17,7 +14,8 @@ def loss(problem, reduction, xp):
     t, epsilon, positive = problem.targets, problem.label_smoothing, problem.weight
     if s is not None:  # an entry of weight 0 may hold anything, which no 0·NaN may bring back
         z, t, epsilon, positive = (
-            xp.where(s != 0, x, xp.zeros_like(x)) if rank(x) else x for x in (z, t, epsilon, positive)
+            x if x is None or isinstance(x, float) else xp.where(s != 0, x, xp.zeros_like(x))
+            for x in (z, t, epsilon, positive)
         )
     q = t * (1 - epsilon) + epsilon / 2
     balance = 1.0 if positive is None else 1 + (positive - 1) * q
@@ -32,7 +30,7 @@ def loss(problem, reduction, xp):
 
 def _one_over(problem, z, xp):
     """What makes the sum a mean."""
-    s, size = problem.sample_weight, math.prod(z.shape)
+    s = problem.sample_weight
     if problem.normalizer is not None:
-        return reciprocal(problem.normalizer, z, xp, lambda: size != 0 if s is None else xp.any(s != 0))
-    return reciprocal(size if s is None else xp.sum(xp.broadcast_to(s, z.shape)), z, xp)
+        return reciprocal(problem.normalizer, z, xp, lambda: 0 not in z.shape if s is None else xp.any(s != 0))
+    return reciprocal(summed(1.0 if s is None else s, z, None, xp), z, xp)

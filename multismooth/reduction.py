@@ -8,12 +8,13 @@ from multismooth.problem import Usual
 
 
 def summed(share, z, axis, xp):
-    """Σ share over the elements of z; a plain number is every element's share."""
+    """Σ share over the elements of z (axis None: its entries); a plain number is every element's share."""
+    shape = z.shape if axis is None else z.shape[:axis] + z.shape[axis + 1 :]
     if not isinstance(share, float):
-        return xp.sum(xp.broadcast_to(share, z.shape[:axis] + z.shape[axis + 1 :]))
+        return xp.sum(xp.broadcast_to(share, shape))
     count = 1
-    for place, size in enumerate(z.shape):
-        count *= size if place != axis else 1
+    for size in shape:
+        count *= size
     return share * count
 
 
