@@ -45,8 +45,8 @@ class Arguments:
             raise complain(name, "real numbers", f"dtype {array.dtype}", "Convert it to floats.")
         return array
 
-    def _smoothing(self, value, z, shape):
-        """ε as a plain float, or an array of the elements' rank, whose values are not looked at."""
+    def _smoothing(self, value, z, shape, validate):
+        """ε as a plain float, or an array of the elements' rank; NaN outside [0, 1] where nobody can look at it."""
         number = self._plain(value)
         if number is not None:
             if not 0.0 <= number <= 0.5:
@@ -62,7 +62,13 @@ class Arguments:
         if self._backend.kind(value) == "boolean":
             expected, remedy = "numbers in [0, 1]", "Pass 0.1, say: the amount, not whether to smooth."
             raise complain("label_smoothing", expected, f"dtype {value.dtype}", remedy, SmoothingError)
-        return self._elementwise("label_smoothing", value, z, shape)
+        value = self._elementwise("label_smoothing", value, z, shape)
+        return self._inside(value, 0.0, z) if validate is not False and self._values(value, validate) is None else value
+
+    def _inside(self, value, slack, z):
+        """NaN for what is outside [0, 1]."""
+        xp = self._backend.xp
+        return xp.where((value >= -slack) & (value <= 1 + slack), value, xp.constant(float("nan"), z))
 
     def _elementwise(self, name, value, z, shape):
         xp = self._backend.xp

@@ -3,7 +3,7 @@
 from multismooth import checks, target_checks, values
 from multismooth.arguments import Arguments
 from multismooth.errors import TargetError, complain
-from multismooth.problem import Problem, Settings, tolerance
+from multismooth.problem import Problem, Settings
 from multismooth.registry import resolve
 
 
@@ -27,7 +27,7 @@ class Binding(Arguments):
         ignore_index = checks.ignored_label(ignore_index, backend.widest(targets))
         seen = self._values(targets, validate)
         axis = target_checks.class_axis(
-            z.shape, targets.shape, kind != "integer", axis, seen, tolerance(targets.dtype)
+            z.shape, targets.shape, kind != "integer", axis, seen, target_checks.tolerance(targets.dtype)
         )
         target_checks.target_shape(kind, targets.shape, z.shape, axis)
         num_classes, shape = z.shape[axis], checks.elements_shape(z.shape, axis)
@@ -40,7 +40,7 @@ class Binding(Arguments):
         problem = Problem(
             logits=z,
             targets=targets,
-            label_smoothing=self._smoothing(label_smoothing, z, shape),
+            label_smoothing=self._smoothing(label_smoothing, z, shape, validate),
             weight=self._classes("weight", weight, z, num_classes),
             prior=self._classes("prior", prior, z, num_classes, square=True),
             class_mask=self._mask(class_mask, z, num_classes, axis),
@@ -48,15 +48,16 @@ class Binding(Arguments):
             z_loss=self._number("z_loss", z_loss, z, validate, zero=None),
             normalizer=self._normalizer(normalizer, reduction, z, validate),
         )
-        settings = Settings(convention, axis, kind != "integer", ignore_index, reduction)
-        _combinations(convention, problem, settings.soft, reduction)
-        if validate is not False:
-            valid, clean = values.check(
-                problem, settings, seen, lambda array: self._values(array, validate), backend.tracing()
-            )
-            settings = settings._replace(valid=valid, clean=clean)
-            self._check_scores(z, axis, validate)
-        return problem, settings
+        soft, slack = kind != "integer", target_checks.tolerance(targets.dtype)
+        settings = Settings(convention, axis, soft, ignore_index, reduction, valid=soft, row_tolerance=slack)
+        _combinations(convention, problem, soft, reduction)
+        if validate is False:  # rows that nobody is to look at are taken as they are
+            return problem, settings
+        valid, clean = values.check(
+            problem, settings, seen, lambda array: self._values(array, validate), backend.tracing()
+        )
+        self._check_scores(z, axis, validate)
+        return problem, settings._replace(valid=valid, clean=clean)
 
     def template(self, targets, num_classes, axis, dtype):
         """(logits in shape and dtype only, targets): what `smooth_targets` binds in place of logits."""
@@ -113,24 +114,25 @@ class Binding(Arguments):
         if tuple(targets.shape) != tuple(z.shape):
             expected, got = f"the logits' shape {tuple(z.shape)}", f"{tuple(targets.shape)}"
             raise complain("targets", expected, got, target_checks.binary_fitting(targets.shape, z.shape), TargetError)
+        t, slack = self._backend.xp.astype(targets, self._backend.xp.float_of(z)), target_checks.tolerance(targets.dtype)
+        seen = self._values(targets, validate)
         problem = Problem(
             z,
-            self._backend.xp.astype(targets, self._backend.xp.float_of(z)),
-            self._smoothing(label_smoothing, z, z.shape),
+            self._inside(t, slack, z) if seen is None and validate is not False else t,
+            self._smoothing(label_smoothing, z, z.shape, validate),
             weight=self._per_element("pos_weight", pos_weight, z, z.shape),
             sample_weight=self._per_element("sample_weight", sample_weight, z, z.shape),
             normalizer=self._normalizer(normalizer, reduction, z, validate),
         )
         if validate is not False:
-            seen = self._values(targets, validate)
-            values.check_binary(problem, seen, tolerance(targets.dtype), lambda array: self._values(array, validate))
+            values.check_binary(problem, seen, slack, lambda array: self._values(array, validate))
         return problem
 
     def _check_scores(self, z, axis, validate):
         """Logits that look like probabilities: all of them are asked for only if the first row does."""
         row = self._backend.first_row(z, axis, validate)
         if row is not None:
-            target_checks.probabilities(row, tolerance(z.dtype), lambda: (self._values(z, True), axis))
+            target_checks.probabilities(row, target_checks.tolerance(z.dtype), lambda: (self._values(z, True), axis))
 
 
 def _combinations(convention, problem, soft, reduction):

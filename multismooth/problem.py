@@ -2,17 +2,6 @@
 
 from typing import Any, NamedTuple
 
-# How far a row of probabilities may be from one: its sum from 1, its entries below 0. Looked up by the dtype that the
-# caller's own array has, because a conversion forgets how it was rounded.
-TOLERANCE = {"float64": 1e-5, "float32": 1e-3, "float16": 1e-2, "bfloat16": 2.0**-6}
-
-
-def tolerance(dtype):
-    """`TOLERANCE` of any framework's dtype; integers and booleans are exact, and 8 bits and fewer are coarse."""
-    name = str(dtype).rpartition(".")[2]
-    narrow = name.startswith("float8") or name.startswith("float4")
-    return 0.125 if narrow else TOLERANCE.get(name, TOLERANCE["float64"])
-
 
 class Problem(NamedTuple):
     """The arrays of one call, checked and on one device; None where nothing was given."""
@@ -36,8 +25,9 @@ class Settings(NamedTuple):
     soft: bool = False
     ignore_index: int | None = -100
     reduction: str = "mean"
-    valid: bool = False  # the labels were looked at: each names an existing class or is ignored
+    valid: bool = False  # the targets were looked at: each is a class, ignored or a distribution; or taken as they are
     clean: bool = False  # valid, and none is ignored
+    row_tolerance: float = 1e-3  # how far from 1 the sum of a soft row may be that nobody can look at
     accumulate: str = "float32"  # what a head's gradient is summed in over chunks; "input": in its own dtype
 
 

@@ -154,6 +154,17 @@ def _label_remedy(value, num_classes):
     return "Check the number of classes, or pass ignore_index if this value marks padding."
 
 
+# How far a row of probabilities may be from one: its sum from 1, its entries below 0. Looked up by the dtype that the
+# caller's own array has, because a conversion forgets how it was rounded.
+TOLERANCE = {"float64": 1e-5, "float32": 1e-3, "float16": 1e-2, "bfloat16": 2.0**-6}
+
+
+def tolerance(dtype):
+    """`TOLERANCE` of any framework's dtype; 8 bits and fewer are coarse."""
+    name = str(dtype).rpartition(".")[2]
+    return 0.125 if name.startswith(("float8", "float4")) else TOLERANCE.get(name, 1e-3)
+
+
 def is_distribution(rows, axis, slack, lowest=None):
     """Whether all rows sum to 1 and have no entry below `lowest` (−slack), to within `slack`."""
     with np.errstate(all="ignore"):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from multismooth import checks, target_checks
-from multismooth.problem import Problem, Settings, tolerance
+from multismooth.problem import Problem, Settings
 
 
 class Seen:
@@ -68,12 +68,12 @@ def check(problem: Problem, settings: Settings, targets, see, tracing: bool) -> 
         clean = target_checks.labels(targets, num_classes, ignored, mask, axis, excluded, seen.something)
         valid = problem.sample_weight is None and there
     elif targets is not None:
-        slack = tolerance(problem.targets.dtype)
-        target_checks.distributions("targets", targets, axis, slack, seen.something)
+        target_checks.distributions("targets", targets, axis, settings.row_tolerance, seen.something)
         target_checks.soft_mass(targets, axis, mask, seen.something)
+        valid = seen.known and there
     epsilon = seen.check()
     if seen.prior is not None:
-        target_checks.distributions("prior", seen.prior, -1, tolerance(problem.prior.dtype), error=ValueError)
+        target_checks.distributions("prior", seen.prior, -1, target_checks.tolerance(problem.prior.dtype), error=ValueError)
         target_checks.prior_left(seen.prior, targets, axis, left, seen.alive)
     if seen.weight is not None or seen.prior is not None or epsilon > 0.5:
         mass = convention.mass(epsilon, convention.receivers(num_classes))
