@@ -42,7 +42,9 @@ class Backend:
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:
             expected, got = "an array of numbers", type(value).__name__
             remedy = f"Convert it: {str(error).partition(chr(10))[0].rstrip('.')}."
-            raise complain(argument, expected, got, remedy, TargetError if argument == "targets" else ValueError) from error
+            raise complain(
+                argument, expected, got, remedy, TargetError if argument == "targets" else ValueError
+            ) from error
         self.meets(argument, array, like)
         return array
 

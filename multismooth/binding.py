@@ -82,7 +82,10 @@ class Binding(Arguments):
         hidden = self._floating("hidden", hidden)
         classifier = self._floating("classifier", classifier, hidden)
         if hidden.ndim == 0 or classifier.ndim != 2:
-            expected, got = "hidden (N…, D) and classifier (K, D)", f"{tuple(hidden.shape)} and {tuple(classifier.shape)}"
+            expected, got = (
+                "hidden (N…, D) and classifier (K, D)",
+                f"{tuple(hidden.shape)} and {tuple(classifier.shape)}",
+            )
             raise complain("classifier", expected, got, "It is the weight of a linear layer, a row for each class.")
         place = checks.place(-1 if axis is None else axis, hidden.ndim, "the logits, here the feature axis of hidden")
         if hidden.shape[place] != classifier.shape[1]:
@@ -114,7 +117,10 @@ class Binding(Arguments):
         if tuple(targets.shape) != tuple(z.shape):
             expected, got = f"the logits' shape {tuple(z.shape)}", f"{tuple(targets.shape)}"
             raise complain("targets", expected, got, target_checks.binary_fitting(targets.shape, z.shape), TargetError)
-        t, slack = self._backend.xp.astype(targets, self._backend.xp.float_of(z)), target_checks.tolerance(targets.dtype)
+        t, slack = (
+            self._backend.xp.astype(targets, self._backend.xp.float_of(z)),
+            target_checks.tolerance(targets.dtype),
+        )
         seen = self._values(targets, validate)
         problem = Problem(
             z,

@@ -82,7 +82,7 @@ def ignored_label(value, dtype):
 
 def reduction(value):
     if not isinstance(value, str) or value not in ("mean", "sum", "none"):
-        raise complain("reduction", '"mean", "sum" or "none"', repr(value), "Per-element losses are \"none\".")
+        raise complain("reduction", '"mean", "sum" or "none"', repr(value), 'Per-element losses are "none".')
 
 
 def validation(value):

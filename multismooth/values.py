@@ -38,7 +38,9 @@ class Seen:
     def check(self):
         """Sample weights, ε and the normalizer; the largest ε that counts."""
         if self.sample_weight is not None:
-            checks.not_negative("sample_weight", self.sample_weight, self.labelled if self.alive is self.counted else None)
+            checks.not_negative(
+                "sample_weight", self.sample_weight, self.labelled if self.alive is self.counted else None
+            )
         if self.normalizer is not None and self.normalizer == 0 and self.anything():
             raise checks.divides_by_nothing()
         epsilon = self.smoothing
@@ -73,7 +75,9 @@ def check(problem: Problem, settings: Settings, targets, see, tracing: bool) -> 
         valid = seen.known and there
     epsilon = seen.check()
     if seen.prior is not None:
-        target_checks.distributions("prior", seen.prior, -1, target_checks.tolerance(problem.prior.dtype), error=ValueError)
+        target_checks.distributions(
+            "prior", seen.prior, -1, target_checks.tolerance(problem.prior.dtype), error=ValueError
+        )
         target_checks.prior_left(seen.prior, targets, axis, left, seen.alive)
     if seen.weight is not None or seen.prior is not None or epsilon > 0.5:
         mass = convention.mass(epsilon, convention.receivers(num_classes))
