@@ -112,7 +112,7 @@ class Binding:
         """The Problem of `binary_loss`; `weight` holds pos_weight."""
         z = self._floating("logits", logits)
         targets = self._backend.array(targets, z)
-        if tuple(targets.shape) != tuple(z.shape):
+        if not checks.same_shape(targets.shape, z.shape):
             raise complain("targets", f"the logits' shape {tuple(z.shape)}", f"{tuple(targets.shape)}", "", TargetError)
         checks.reduction(reduction)
         t = self._values(targets, validate)
@@ -189,7 +189,7 @@ class Binding:
         mask = self._backend.array(mask, z)
         if self._backend.kind(mask) != "boolean":
             raise complain("class_mask", "booleans, False for a class that does not exist", f"dtype {mask.dtype}", "")
-        if tuple(mask.shape) == (num_classes,):
+        if checks.same_shape(mask.shape, (num_classes,)):
             return mask
         shape = checks.broadcasts("class_mask", mask.shape, z.shape, "the logits")
         mask = self._backend.xp.reshape(mask, shape)

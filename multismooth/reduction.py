@@ -13,7 +13,7 @@ def summed(share, z, axis, xp):
     count = 1
     for place, size in enumerate(z.shape):
         count *= size if place != axis else 1
-    return share * count
+    return share * xp.number(count, z)
 
 
 def denominator(shares, z, convention, xp):

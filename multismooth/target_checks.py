@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from multismooth.checks import elements_shape, existing, first, warn
+from multismooth.checks import elements_shape, existing, first, same_shape, warn
 from multismooth.errors import LabelError, TargetError, complain
 
 
@@ -21,9 +21,9 @@ def class_axis(shape, target_shape, soft, axis, rows=None):
             if others:
                 raise _other_axis(shape, target_shape, others[0])
         return ndim - 1
-    if ndim <= 2 and shape[:-1] == target_shape:
+    if ndim <= 2 and same_shape(shape[:-1], target_shape):
         return ndim - 1
-    fits = [k for k in range(ndim) if elements_shape(shape, k) == tuple(target_shape)]
+    fits = [k for k in range(ndim) if same_shape(elements_shape(shape, k), target_shape)]
     if fits and ndim - 1 not in fits:
         raise _other_axis(shape, target_shape, fits[-1])
     also = [k for k in fits if 0 < k < ndim - 1]
@@ -51,17 +51,17 @@ def target_shape(kind, target_shape, shape, axis):
     """Integers have the elements' shape, floating and boolean targets the logits'."""
     expected, got = elements_shape(shape, axis), tuple(target_shape)
     if kind == "integer":
-        if got == expected:
+        if same_shape(got, expected):
             return
         remedy = f"The logits are {tuple(shape)} with classes on axis {axis}."
-        if got == tuple(shape):
+        if same_shape(got, shape):
             remedy = "One-hot rows must be floating or boolean: convert them, or pass the labels themselves."
-        elif got == (*expected, 1):
+        elif same_shape(got, (*expected, 1)):
             remedy = "Drop the last axis: targets.squeeze(-1) (reshape(-1) in NumPy)."
         raise complain("targets", f"integer labels of shape {expected}", f"shape {got}", remedy, TargetError)
-    if got == tuple(shape):
+    if same_shape(got, shape):
         return
-    if kind == "floating" and got in (expected, (*expected, 1)):
+    if kind == "floating" and (same_shape(got, expected) or same_shape(got, (*expected, 1))):
         raise complain(
             "targets",
             f"integer labels of shape {expected}, or distributions of shape {tuple(shape)}",
