@@ -92,7 +92,7 @@ class Arguments:
         if self._backend.kind(mask) != "boolean":
             expected = "booleans, False for a class that does not exist"
             raise complain("class_mask", expected, f"dtype {mask.dtype}", "Pass class_mask != 0.")
-        if tuple(mask.shape) == (num_classes,):
+        if checks.same_shape(mask.shape, (num_classes,)):
             return mask
         shape = checks.broadcasts("class_mask", mask.shape, z.shape, "the logits")
         mask = self._backend.xp.reshape(mask, shape)

@@ -18,6 +18,7 @@ class Backend:
 
     `xp` is the framework's array-API namespace plus
         float_of(z)                      the dtype that is computed in: float64 for float64, else float32
+        number(size, z)                  a size, to compute with: itself where it is known to be this number for ever
         constant(value, z)               a value as an array of that dtype on z's device (arrays pass through)
         stop_gradient(x)                 x as a constant to autodiff
         pick(z, index, axis)             z at one index per element; the class axis goes

@@ -114,7 +114,7 @@ class Binding(Arguments):
         z = self._floating("logits", logits)
         targets = self._backend.take("targets", targets, z)
         target_checks.kind(self._backend.kind(targets), targets.dtype)
-        if tuple(targets.shape) != tuple(z.shape):
+        if not checks.same_shape(targets.shape, z.shape):
             expected, got = f"the logits' shape {tuple(z.shape)}", f"{tuple(targets.shape)}"
             raise complain("targets", expected, got, target_checks.binary_fitting(targets.shape, z.shape), TargetError)
         t, slack = (

@@ -94,10 +94,15 @@ def validation(value):
 # --- shapes ---------------------------------------------------------------------------------------------------------
 
 
+def same_shape(shape, other):
+    """Whether two shapes agree, asked size by size: a tuple of a compiler's symbols equals no tuple of numbers."""
+    return len(shape) == len(other) and all(n == m for n, m in zip(shape, other, strict=True))
+
+
 def broadcasts(argument, shape, to, what):
     """The argument's shape, padded with ones in front to the rank of `to`."""
     padded = (1,) * (len(to) - len(shape)) + tuple(shape)
-    if len(padded) != len(to) or any(n not in (1, m) for n, m in zip(padded, to, strict=True)):
+    if len(padded) != len(to) or not all(n == 1 or n == m for n, m in zip(padded, to, strict=True)):
         expected = f"a shape that broadcasts to {what} {tuple(to)}"
         raise complain(argument, expected, f"{tuple(shape)}", _reshaped(argument, tuple(shape), tuple(to), what))
     return padded
@@ -119,9 +124,9 @@ PER_CLASS = {
 
 
 def per_class(argument, shape, num_classes, square=False):
-    allowed = [(num_classes,)] + ([(num_classes, num_classes)] if square else [])
-    if tuple(shape) not in allowed:
-        expected, remedy = " or ".join(map(str, allowed)), PER_CLASS[argument]
+    if not (same_shape(shape, (num_classes,)) or (square and same_shape(shape, (num_classes, num_classes)))):
+        expected = f"({num_classes},)" + (f" or ({num_classes}, {num_classes})" if square else "")
+        remedy = PER_CLASS[argument]
         if math.prod(shape) == num_classes:
             remedy = f"Pass {argument}.reshape({num_classes})."
         raise complain(argument, f"shape {expected}, one entry per class", f"{tuple(shape)}", remedy)

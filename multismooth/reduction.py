@@ -15,7 +15,7 @@ def summed(share, z, axis, xp):
     count = 1
     for size in shape:
         count *= size
-    return share * count
+    return share * xp.number(count, z)
 
 
 def denominator(shares, z, convention, xp):

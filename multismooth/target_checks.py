@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from multismooth.checks import elements_shape, existing, first, offenders, place, warn
+from multismooth.checks import elements_shape, existing, first, offenders, place, same_shape, warn
 from multismooth.errors import LabelError, TargetError, complain
 
 
@@ -32,9 +32,9 @@ def class_axis(shape, target_shape, soft, axis, rows=None, slack=1e-3):
             if others:
                 raise _other_axis(shape, target_shape, others[0])
         return ndim - 1
-    if ndim <= 2 and shape[:-1] == target_shape:
+    if ndim <= 2 and same_shape(shape[:-1], target_shape):
         return ndim - 1
-    fits = [k for k in range(ndim) if elements_shape(shape, k) == tuple(target_shape)]
+    fits = [k for k in range(ndim) if same_shape(elements_shape(shape, k), target_shape)]
     if fits and ndim - 1 not in fits:
         raise _other_axis(shape, target_shape, fits[-1])
     also = [k for k in fits if 0 < k < ndim - 1]
@@ -61,7 +61,7 @@ def _other_axis(shape, target_shape, axis):
 def target_shape(kind, target_shape, shape, axis):
     """Integers have the elements' shape, floating and boolean targets the logits'."""
     expected, got, shape = elements_shape(shape, axis), tuple(target_shape), tuple(shape)
-    if got == (expected if kind == "integer" else shape):
+    if same_shape(got, expected if kind == "integer" else shape):
         return
     labels, rows = f"integer labels of shape {expected}", f"distributions of shape {shape}"
     raise complain(
