@@ -34,7 +34,7 @@ class Binding(Arguments):
         if num_classes == 0:
             got = f"shape {tuple(z.shape)} with classes on axis {axis}"
             raise complain("logits", "at least one class", got, "axis= names another class axis.")
-        if num_classes == 1 and not backend.traced(z):
+        if not backend.traced(z) and num_classes == 1:
             checks.single_class(z.shape, axis)
 
         problem = Problem(

@@ -117,10 +117,11 @@ class Convention:
             values = json.loads(text)
         except (TypeError, ValueError) as error:
             raise complain(
-                "text", "a JSON object, as from Convention.to_json()", f"{text!r:.60}", str(error)
+                "text", "a JSON object, as from Convention.to_json()", f"{text!r:.60}", f"It cannot be read: {error}."
             ) from error
         if not isinstance(values, dict):
-            raise complain("text", "a JSON object, as from Convention.to_json()", f"{text!r:.60}", "")
+            remedy = "Pass what to_json wrote, not a part of it."
+            raise complain("text", "a JSON object, as from Convention.to_json()", f"{text!r:.60}", remedy)
         known = [f.name for f in fields(cls)]
         if unknown := [name for name in values if name not in known]:
             raise complain(
@@ -256,19 +257,22 @@ def _number(argument, value):
     if value is None and argument == "denominator_floor":
         return None
     if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
-        raise complain(f"Convention.{argument}", "a finite number", repr(value), "")
+        usual = {"scale": "1 leaves the loss as it is.", "denominator_add": "0 adds nothing."}
+        remedy = usual.get(argument, "None is no floor.")
+        raise complain(f"Convention.{argument}", "a finite number", repr(value), remedy)
     return float(value)
 
 
 def _smoothing(value):
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
-        raise complain("label_smoothing", "a number in [0, 1]", repr(value), "", SmoothingError)
+        raise complain("label_smoothing", "a number in [0, 1]", repr(value), "0 means no smoothing.", SmoothingError)
     return value
 
 
 def _whole(argument, value):
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise complain(f"Convention.{argument}", "an integer", repr(value), "")
+        remedy = "It is the number of a class or label."
+        raise complain(f"Convention.{argument}", "an integer", repr(value), remedy)
     return int(value)
 
 

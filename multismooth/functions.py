@@ -7,7 +7,7 @@ from multismooth.problem import Terms
 
 
 class Functions(HeadFunctions):
-    """The functions of one backend. `multismooth.torch.loss` and its siblings are made of the methods of an instance."""
+    """The functions of one backend. `multismooth.torch.loss` and its siblings are made of an instance's methods."""
 
     def __init__(self, backend):
         # Here, not above: it needs NumPy, and `import multismooth` needs only the signatures.
