@@ -8,7 +8,6 @@ backend to the table of `tests/adapters.py`, which is what proves it.
 import numpy as np
 
 from multismooth import binary, containers, correction, spec
-from multismooth.errors import TargetError, complain
 from multismooth.problem import Terms
 from multismooth.reduction import denominators, reciprocal, reduced_plan
 
@@ -41,11 +40,7 @@ class Backend:
         try:
             array = self.array(value, like)
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-            expected, got = "an array of numbers", type(value).__name__
-            remedy = f"Convert it: {str(error).partition(chr(10))[0].rstrip('.')}."
-            raise complain(
-                argument, expected, got, remedy, TargetError if argument == "targets" else ValueError
-            ) from error
+            raise containers.unreadable(argument, value, error) from error
         self.meets(argument, array, like)
         return array
 

@@ -74,7 +74,7 @@ def ignored_label(value, dtype):
     if number is None:
         remedy = "None ignores no label. For soft targets use sample_weight."
         raise complain("ignore_index", "an integer or None", repr(value), remedy)
-    if not limits.min <= number <= limits.max:
+    if not limits.min < number < limits.max:  # where labels end that are beyond
         expected, got = f"a label that {np.dtype(dtype).name} can hold", repr(value)
         raise complain("ignore_index", expected, got, "Mark such elements with a small negative label.")
     return number
@@ -163,7 +163,7 @@ def some_class(what, mask, axis, counted):
         number, index = first(bad)
         raise complain(
             "class_mask" if "class_mask" in what else what,
-            f"at least one existing class everywhere, which `{what}` lets exist",
+            f"at least one class everywhere that exists under `{what}`",
             f"none at {index}, {number} in all",
             "True is a class that exists. Elements that are to count for nothing get sample_weight 0.",
         )
@@ -243,6 +243,16 @@ def not_negative(argument, values, counted=None):
     if bad.any():
         expected = "finite numbers ≥ 0" if bad.ndim else "a finite number ≥ 0"
         raise complain(argument, expected, offenders(bad, values), NOT_NEGATIVE[argument])
+
+
+def weighs_nothing():
+    """The error for a mean over class weights that are all 0, with a smoothing term or z-loss that is not."""
+    return complain(
+        "weight",
+        "a class weight > 0 for some counted label, since the mean divides by their sum",
+        "0 for all of them",
+        'Leave such elements out with ignore_index or sample_weight 0, or use reduction="sum".',
+    )
 
 
 def divides_by_nothing():

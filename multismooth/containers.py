@@ -4,7 +4,7 @@ A conversion would drop what they carry, so they are refused with what to pass i
 most come from libraries that need not be installed.
 """
 
-from multismooth.errors import complain
+from multismooth.errors import SmoothingError, TargetError, complain
 
 MASKED = "Pass {0}.filled(0){1}."
 DENSE = "Pass {0}.to_dense()."
@@ -38,8 +38,28 @@ def refuse(argument, value):
                 refuse(argument, part)
 
 
+NUMBERED = (
+    "Number the classes from 0: np.unique(names, return_inverse=True) does for names. Mark absent labels with "
+    "ignore_index."
+)
+
+
+def unreadable(argument, value, error):
+    """The error for what a framework cannot make an array of."""
+    said = str(error).partition("\n")[0].rstrip(".")
+    remedy = NUMBERED if argument == "targets" else "Convert it to an array of numbers, as numpy.asarray does."
+    return complain(
+        argument, "an array of numbers", f"{type(value).__name__} ({said})", remedy, kind_of_error(argument)
+    )
+
+
+def kind_of_error(argument):
+    return {"targets": TargetError, "label_smoothing": SmoothingError}.get(argument, ValueError)
+
+
 def lossy(argument, what, remedy):
     """The error for such a container."""
     masked = "get_mask()" if "get_data" in remedy else "mask"
     mask = f"{argument}.{masked}" if masked != "mask" else f"~{argument}.{masked}"
-    return complain(argument, "values alone", what, remedy.format(argument, INSTEAD.get(argument, "").format(mask)))
+    remedy = remedy.format(argument, INSTEAD.get(argument, "").format(mask))
+    return complain(argument, "values alone", what, remedy, kind_of_error(argument))

@@ -67,8 +67,8 @@ def misused(function: Callable, args: tuple, options: dict[str, Any]) -> TypeErr
         if given not in parameters:
             return TypeError(f"{name}() got an unexpected keyword argument {given!r}. {meant(given, parameters)}")
     if len(args) > len(positional):
-        settings = [p for p in parameters if p not in positional]
-        example = "label_smoothing=0.1" if "label_smoothing" in settings else f"{settings[0]}=…"
+        extra = args[len(positional)]
+        example = f"label_smoothing={extra!r}" if isinstance(extra, float) else "label_smoothing=0.1"
         return TypeError(
             f"{name}() takes {len(positional)} positional arguments ({first}) but {len(args)} were given. "
             f"Settings are keywords: {example}."
@@ -76,7 +76,7 @@ def misused(function: Callable, args: tuple, options: dict[str, Any]) -> TypeErr
     if twice := [p for p in positional[: len(args)] if p in options]:
         return TypeError(f"{name}() got {twice[0]!r} twice, by position and by name. Its first arguments are {first}.")
     if missing := [p for p in positional[len(args) :] if p not in options]:
-        return TypeError(f"{name}() lacks {' and '.join(map(repr, missing))}. Its first arguments are {first}.")
+        return TypeError(f"{name}() is missing {' and '.join(map(repr, missing))}. Its first arguments are {first}.")
     return None
 
 

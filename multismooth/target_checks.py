@@ -5,20 +5,15 @@ import math
 import numpy as np
 
 from multismooth.checks import elements_shape, existing, first, offenders, place, same_shape, warn
+from multismooth.containers import NUMBERED
 from multismooth.errors import LabelError, TargetError, complain
 
 
 def kind(array_kind, dtype):
     """Targets are integers, booleans or floats."""
     if array_kind == "other":
-        raise complain(
-            "targets",
-            "integer labels, or floating or boolean rows",
-            f"dtype {dtype}",
-            "Number the classes from 0: np.unique(names, return_inverse=True) does for names. Mark absent labels with "
-            "ignore_index.",
-            TargetError,
-        )
+        expected = "integer labels, or floating or boolean rows"
+        raise complain("targets", expected, f"dtype {dtype}", NUMBERED, TargetError)
 
 
 def class_axis(shape, target_shape, soft, axis, rows=None, slack=1e-3):
@@ -226,7 +221,7 @@ def prior_left(prior, rows_of, axis, found, counted):
         where = f" at {first(none)[1]}" if none.ndim else ""
         raise complain(
             "prior",
-            f"mass on the classes that `{what}` lets exist",
+            f"mass on the classes that exist under `{what}`",
             f"a prior with none there{where}",
             "Give these classes mass, or let a class exist that has some.",
         )

@@ -84,9 +84,27 @@ def check(problem: Problem, settings: Settings, targets, see, tracing: bool) -> 
         if seen.weight is not None:
             per_term = convention.class_weights == "per_term"
             checks.weights(seen.weight, mass if per_term else 0.0, mask, excluded)
+            _check_divisors(problem, settings, seen, epsilon)
         if not soft and not tracing:
             target_checks.largest_entry(mass, seen.prior, targets, num_classes)
     return valid, valid and clean
+
+
+def _check_divisors(problem, settings, seen, epsilon):
+    """Σ w_y of the counted labels divides no sum that is not empty; where it cannot be seen, the mean is NaN."""
+    convention, labels = settings.convention, seen.targets
+    if settings.soft or settings.reduction != "mean" or problem.normalizer is not None or labels is None:
+        return
+    smooths, squares = epsilon > 0 and convention.class_weights != "target", problem.z_loss is not None
+    own, smooth, square = convention.denominator, convention.smooth_denominator, convention.z_loss_denominator
+    used = [own] if (smooths and smooth is None) or (squares and square is None) else []
+    used += [kind for kind, there in ((smooth, smooths), (square, squares)) if there]
+    lifted = convention.denominator_add > 0 or (convention.denominator_floor or 0) > 0
+    if "target_weight" not in used or lifted or not seen.anything() or seen.weight.all():
+        return
+    counted = labels if seen.counted is None else labels[seen.counted]
+    if not seen.weight[counted].any():
+        raise checks.weighs_nothing()
 
 
 def check_binary(problem: Problem, targets, slack, see):

@@ -300,7 +300,8 @@ def _dot(weights, values):
 
 
 def _over(numerator, denominator):
-    return numerator / denominator if denominator else mpf(0)
+    """The mean over nothing is 0; something divided by 0 is nothing that a loss may say."""
+    return numerator / denominator if denominator else mpf(0) if numerator == 0 else mpf("nan")
 
 
 def evaluate_linear(hidden, classifier, targets, *, bias=None, digits=DIGITS, **settings):

@@ -1,7 +1,7 @@
 """Every backend against the oracle: values, gradients, dtypes. The settings are random, one per seed."""
 
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -308,9 +308,12 @@ class Details(Conformance):
         assert np.isnan(gradient[1:]).all()
 
     def test_one_class(self):
+        traced = nullcontext()  # where nothing can be said
         for settings in ({}, {"z_loss": 0.1}, {"class_mask": np.array([True])}):
             answer = oracle.evaluate(np.array([[2.0], [3.0]]), np.array([0, 0]), **settings)
-            loss, gradient = self.adapter.call("loss_and_grad", np.array([[2.0], [3.0]]), np.array([0, 0]), **settings)
+            with traced if self.adapter.slow else pytest.warns(multismooth.SmoothingWarning, match="binary_loss"):
+                call = np.array([[2.0], [3.0]]), np.array([0, 0])
+                loss, gradient = self.adapter.call("loss_and_grad", *call, **settings)
             assert_close(loss, floats(answer.loss), "float64")
             assert_close(gradient, floats(answer.gradient), "float64")
 
