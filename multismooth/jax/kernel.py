@@ -88,9 +88,9 @@ def gradient(logits, plan, axis):
     if plan.u is not None:
         lse = jax.nn.logsumexp(spec.quiet(logits, plan, axis, XP), axis=axis)
         return spec.gradient(logits, lse, plan, axis, XP)
-    along = slope(*parts(logits, plan, axis), plan, axis)
-    shape = jax.ShapeDtypeStruct(logits.shape, XP.float_of(logits))
-    return jax.linear_transpose(along, shape)(jnp.ones(plan.labels.shape, shape.dtype))[0]
+    found, e, total = parts(logits, plan, axis)
+    along = slope(found, e, total, plan, axis)
+    return jax.linear_transpose(along, e)(jnp.ones_like(along(e)))[0]  # of e, for its type inside `shard_map`
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
