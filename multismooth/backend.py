@@ -16,7 +16,7 @@ class Backend:
     `xp` is the framework's array-API namespace plus
         float_of(z)                      the dtype that is computed in: float64 for float64, else float32
         constant(value, z)               a value as an array of that dtype on z's device (arrays pass through)
-        logsumexp(z, axis)               log Σ exp z, −inf for a row of −inf
+        stop_gradient(x)                 x as a constant to autodiff
         pick(z, index, axis)             z at one index per element; the class axis goes
         deposit(z, index, values, axis)  z with per-element values added at one index per element
     """
@@ -77,7 +77,7 @@ def total(problem, settings, xp, elements=None):
     """The loss of a call, by the text of `spec` or by a backend's own `elements(axis, logits, plan)`."""
     plan = reduced_plan(problem, settings, xp)
     if elements is None:
-        loss = spec.elements(*spec.statistics(problem.logits, plan, settings.axis, xp), plan, xp)
+        loss = spec.losses(problem.logits, plan, settings.axis, xp)
     else:
         loss = elements(settings.axis, problem.logits, plan)
     return loss if settings.reduction == "none" else xp.sum(loss)
@@ -90,6 +90,6 @@ def terms(problem, settings, xp):
     if plan.smooth_share is not None:
         own, other = denominators([(plan, z)], settings, xp)
         plan = spec.scaled(plan, 1.0, other / own)
-    lse, nll, smooth = spec.statistics(z, plan, axis, xp)
+    lse, nll, smooth = spec.finished(spec.statistics(z, plan, axis, xp), xp)
     share = xp.broadcast_to(xp.constant(plan.share, z), lse.shape)
-    return Terms(spec.elements(lse, nll, smooth, plan, xp), plan.label_weight * nll, share)
+    return Terms(spec.elements(lse, nll, smooth, plan, xp), spec.product(plan.label_weight, nll, xp), share)

@@ -55,11 +55,12 @@ class Binding:
         )
         soft = kind != "integer"
         _combinations(convention, problem, soft, reduction)
-        valid = clean = False
+        valid, clean = soft, False  # rows that nobody is to look at are taken as they are
         if validate is not False:
             valid, clean = self._check_values(problem, convention, axis, soft, ignore_index, seen, validate)
         ignore_index = None if ignore_index is None else int(ignore_index)
-        return problem, Settings(convention, axis, soft, ignore_index, reduction, valid, clean)
+        tolerance = target_checks.tolerance(targets.dtype)
+        return problem, Settings(convention, axis, soft, ignore_index, reduction, valid, clean, tolerance)
 
     def template(self, targets, num_classes, axis, dtype):
         """(logits in shape and dtype only, targets): what `smooth_targets` binds in place of logits."""
@@ -232,6 +233,9 @@ class Binding:
         elif seen is not None:
             target_checks.distributions("targets", seen, axis, something)
             target_checks.soft_mass(seen, axis, mask, something)
+            valid = (problem.sample_weight is None or s is not None) and (
+                mask is not None or problem.class_mask is None
+            )
         epsilon = self._highest(problem.label_smoothing, validate)
         if prior is not None:
             target_checks.distributions("prior", prior, -1, error=ValueError)

@@ -39,26 +39,21 @@ def cut(plan, place):
 
 
 def by_spec(z, plan, wanted, xp):
-    """((lse, nll, smooth), gradient or None) of a chunk by the text of `spec`.
-
-    Without z_loss nothing depends on a common offset of an element's logits, so float32 is spared it.
-    """
-    if plan.zeta is None:
-        top = xp.max(spec.quiet(z, plan, 1, xp), axis=1, keepdims=True)
-        z = z - xp.where(xp.isfinite(top), top, xp.zeros_like(top))
+    """((lse, nll, smooth), gradient or None) of a chunk by the text of `spec`."""
     found = spec.statistics(z, plan, 1, xp)
-    return found, spec.gradient(z, found[0], plan, 1, xp) if wanted else None
+    return spec.finished(found, xp), spec.gradient(z, found, plan, 1, xp) if wanted else None
 
 
 class Odd:
     """The elements of a chunk that are computed by `spec`: made before `out` is written to, which may be z."""
 
-    def __init__(self, z, plan, which, wanted, xp):
+    def __init__(self, z, plan, which, wanted, xp, upstream=1.0):
         def rows(row):
             return xp.reshape(row, (1, -1)) if shared(row) else xp.moveaxis(row, 1, -1)[which]
 
         self.plan = mapped(plan, lambda x: x[which], rows)
-        self.found, self.gradient = by_spec(xp.moveaxis(z, 1, -1)[which], self.plan, wanted, xp)
+        scaled = spec.scaled(self.plan, upstream)
+        self.found, self.gradient = by_spec(xp.moveaxis(z, 1, -1)[which], scaled, wanted, xp)
         self.which, self.xp = which, xp
 
     def put(self, statistics, out):
@@ -72,13 +67,14 @@ class Odd:
             self.xp.moveaxis(out, 1, -1)[self.which] = self.xp.astype(self.gradient, out.dtype)
 
 
-def evaluate(kernel, frame, logits, plan, xp, out=None, entries=2**20, workers=1):
-    """Per-element losses; the gradient of their sum goes to `out`, which has the layout of the logits or is they."""
+def evaluate(kernel, frame, logits, plan, xp, out=None, entries=2**20, workers=1, upstream=1.0):
+    """Per-element losses; the gradient of upstream·Σ goes to `out`, which has the layout of the logits or is they."""
     z, plan = frame.entries(logits, xp), frame.plan(plan, logits, xp)
     target = None if out is None else frame.entries(out, xp)
+    scaled = plan if upstream == 1.0 else spec.scaled(plan, upstream)  # all that statistics ask of it is whether b is 0
 
     def run(place):
-        own, part, g = z[place], cut(plan, place), None if target is None else target[place]
+        own, part, g = z[place], cut(scaled, place), None if target is None else target[place]
         if plan.u is None:
             return kernel(own, part, g)
         found, gradient = by_spec(own, part, g is not None, xp)

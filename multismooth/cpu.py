@@ -81,8 +81,8 @@ def able(logits, plan, axis):
     return names
 
 
-def evaluate(name, logits, plan, axis, wanted, out, threads=cores):
-    """(per-element losses, gradient of their sum or None) by "chunked" or "numba".
+def evaluate(name, logits, plan, axis, wanted, out, threads=cores, upstream=1.0):
+    """(per-element losses, gradient of upstream times their sum or None) by "chunked" or "numba".
 
     The gradient is `out` where that `fits`, else it is memory of ours.
     """
@@ -94,8 +94,9 @@ def evaluate(name, logits, plan, axis, wanted, out, threads=cores):
         gradient = out if fits(frame, logits, out) else frame.whole(gradient_memory(logits.size, logits.dtype), XP)
     workers = 1 if logits.size < together else min(threads(), cores())
     if name == "numba":
-        return numba().evaluate(frame, logits, plan, gradient, workers), gradient
-    return chunks.evaluate(partial(kernel, xp=XP), frame, logits, plan, XP, gradient, ENTRIES, workers), gradient
+        return numba().evaluate(frame, logits, plan, gradient, workers, upstream), gradient
+    loss = chunks.evaluate(partial(kernel, xp=XP), frame, logits, plan, XP, gradient, ENTRIES, workers, upstream)
+    return loss, gradient
 
 
 def fits(frame, logits, out):

@@ -109,7 +109,7 @@ def quiet_rows(hidden, plan, xp):
 
 def losses_of(logits, plan, xp):
     """Per-element losses of a chunk by the text of `spec`."""
-    return spec.elements(*spec.statistics(logits, plan, 1, xp), plan, xp)
+    return spec.losses(logits, plan, 1, xp)
 
 
 def plain(hidden, classifier, bias, plan, xp):
@@ -134,8 +134,7 @@ def forward(hidden, classifier, bias, chunk_rows, problem, settings, xp, chunk_l
 
 def plain_kernel(logits, plan, xp):
     """(per-element losses, gradient) of a chunk by the text of `spec`."""
-    lse, nll, smooth = spec.statistics(logits, plan, 1, xp)
-    return spec.elements(lse, nll, smooth, plan, xp), spec.gradient(logits, lse, plan, 1, xp)
+    return spec.losses_and_gradient(logits, plan, 1, xp)
 
 
 class Products:
@@ -145,7 +144,8 @@ class Products:
     itself; of several it is summed in the dtype that is computed in, or in its own (`Settings.accumulate`).
     """
 
-    scale = 1.0  # what multiplies the gradient of a chunk's logits, and is taken out by its products: see PyTorch's
+    scale = 1.0  # what multiplies the gradient of a chunk's logits: see PyTorch's
+    factor = 1.0  # what the products multiply by before they round: the upstream gradient, and the scale taken out
 
     def __init__(self, hidden, classifier, settings, rows, xp):
         single = rows >= hidden.shape[0] or settings.accumulate == "input"
@@ -198,6 +198,6 @@ def forward_and_gradient(
         del g  # or the next chunk's logits would be a second workspace
     if d_hidden is not None:
         d_hidden = xp.moveaxis(xp.reshape(d_hidden, (*shape, features.shape[1])), -1, settings.axis)
-    found = ((d_hidden, hidden), (head.total, classifier), (spec.times(d_bias, 1 / head.scale), bias))
+    found = ((d_hidden, hidden), (head.total, classifier), (spec.times(d_bias, head.factor), bias))
     gradients = tuple(None if total is None else xp.astype(total, of.dtype, copy=False) for total, of in found)
     return spec.times(gathered(losses, shape, settings, xp), 1 / head.scale), gradients

@@ -24,9 +24,10 @@ def evaluate(z, plan, settings, wanted=True, out=None):
     axis, summed = settings.axis, settings.reduction != "none"
     name = choose(*cpu.able(z, plan, axis))
     if name == "spec":
-        lse, nll, smooth = spec.statistics(z, plan, axis, XP)
-        loss = spec.elements(lse, nll, smooth, plan, XP)
-        gradient = spec.gradient(z, lse, plan, axis, XP) if wanted else None
+        if wanted:
+            loss, gradient = spec.losses_and_gradient(z, plan, axis, XP)
+        else:
+            loss, gradient = spec.losses(z, plan, axis, XP), None
     elif name == "columns":
         loss, gradient = cpu.columns(z, plan.labels, plan.a, plan.b, wanted, summed)
     else:

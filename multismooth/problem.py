@@ -25,8 +25,9 @@ class Settings(NamedTuple):
     soft: bool = False
     ignore_index: int | None = -100
     reduction: str = "mean"
-    valid: bool = False  # the labels were looked at: each names an existing class or is ignored
+    valid: bool = False  # the targets were looked at: each is a class, ignored or a distribution; or taken as they are
     clean: bool = False  # valid, and none is ignored
+    row_tolerance: float = 1e-3  # how far from 1 the sum of a soft row may be that nobody can look at
     accumulate: str = "float32"  # what a head's gradient is summed in over chunks; "input": in its own dtype
 
 

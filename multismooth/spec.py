@@ -69,8 +69,8 @@ def rows_at(table, labels, xp):
 
 
 def xlogy(x, y, xp):
-    """x·log y with 0·log 0 = 0."""
-    return x * xp.log(xp.where(x == 0, xp.ones_like(y), y))
+    """x·log y with 0·log 0 = 0. Only a y of 0 is replaced, so that the derivative at x = 0 is log y elsewhere."""
+    return x * xp.log(xp.where((x == 0) & (y == 0), xp.ones_like(y), y))
 
 
 def read_targets(problem, settings, xp):
@@ -119,17 +119,35 @@ def smoothed_mass(convention, label_smoothing, classes, xp):
     return convention.mass(label_smoothing, 2) * stretch
 
 
-def label_or_nan(value, problem, settings, labels, counted, mask, xp):
-    """`value` where the label names an existing class, else NaN: where nothing can raise, nothing wraps or clamps."""
+def possible(problem, settings, labels, counted, t, mask, xp):
+    """Whether an element's target is one: a label of an existing class, or a row that is a distribution over them.
+
+    None where the targets were looked at already.
+    """
     if settings.valid:
-        return value
-    z, axis = problem.logits, settings.axis
-    possible = (problem.targets >= 0) & (problem.targets < z.shape[axis])
+        return None
+    z, axis, targets = problem.logits, settings.axis, problem.targets
+    if t is not None:
+        return distributed(t, mask, settings.row_tolerance, axis, xp)
+    right = (targets >= 0) & (targets < z.shape[axis])
     if mask is not None:
-        possible = possible & xp.pick(xp.broadcast_to(mask, z.shape), labels, axis)
-    if counted is not None:  # an ignored label is no class either, and 0·NaN would reach the gradient of ε
-        possible = possible | ~counted
-    return xp.where(possible, xp.constant(value, z), xp.constant(float("nan"), z))
+        right = right & xp.pick(xp.broadcast_to(mask, z.shape), labels, axis)
+    return right if counted is None else right | ~counted  # an ignored label may name nothing
+
+
+def distributed(t, mask, tolerance, axis, xp):
+    """Whether each row of t is ≥ 0, sums to 1 within the tolerance, and has no mass on an absent class."""
+    lowest, total = xp.min(t, axis=axis), xp.sum(t, axis=axis)
+    right = (lowest >= -tolerance) & (xp.abs(total - 1) <= tolerance)
+    if mask is None:
+        return right
+    absent = xp.where(mask, xp.zeros_like(t), t)
+    return right & (xp.max(absent, axis=axis) <= tolerance)
+
+
+def value_or_nan(value, right, z, xp):
+    """`value`, and NaN where nothing could raise for a wrong target: nothing wraps, clamps or trains on garbage."""
+    return value if right is None else xp.where(right, xp.constant(value, z), xp.constant(float("nan"), z))
 
 
 def smooth_targets(problem, settings, xp):
@@ -140,9 +158,10 @@ def smooth_targets(problem, settings, xp):
     eps = xp.constant(smoothed_mass(settings.convention, problem.label_smoothing, classes, xp), z)
     r = xp.constant(1 / z.shape[axis], z) if r is None else r
     q = xp.broadcast_to(wide(eps, axis, xp) * r, z.shape)
+    right = possible(problem, settings, labels, counted, t, mask, xp)
     if t is not None:
-        return q + wide(1 - eps, axis, xp) * t
-    q = xp.deposit(q, labels, label_or_nan(1 - eps, problem, settings, labels, counted, mask, xp), axis)
+        return value_or_nan(q + wide(1 - eps, axis, xp) * t, None if right is None else wide(right, axis, xp), z, xp)
+    q = xp.deposit(q, labels, value_or_nan(1 - eps, right, z, xp), axis)
     return q if counted is None else xp.where(wide(counted, axis, xp), q, xp.zeros_like(q))
 
 
@@ -159,8 +178,8 @@ def plan(problem, settings, xp) -> Plan:
     a, b = (1 - eps) * (mixture if convention.class_weights == "mixture" else label_weight), eps * smooth_weight
     shares = {"target_weight": label_weight if t is None else 1.0, "mixture_weight": mixture}
     fixed = {None: None, "all": 1.0, "classes": float(z.shape[axis])}
-    if t is None:
-        a, label_weight = (label_or_nan(x, problem, settings, labels, counted, mask, xp) for x in (a, label_weight))
+    right = possible(problem, settings, labels, counted, t, mask, xp)
+    a, label_weight = (value_or_nan(x, right, z, xp) for x in (a, label_weight))
     const = entropy(a, b, eps, u, v, r, labels, t, z, axis, xp) if convention.objective == "kl" else None
     zeta, alive = problem.z_loss, None if convention.ignore_scope == "nll_only" else counted
     if s is not None:
@@ -241,7 +260,8 @@ def class_weights(problem, settings, labels, t, r, eps, xp):
 def entropy(a, b, eps, u, v, r, labels, t, z, axis, xp):
     """Σ_k W_k log q_k with W = a·u + b·v: what "kl" adds. No (N, K) rows are made for labels."""
     eps, b = xp.constant(eps, z), xp.constant(b, z)
-    r = along(xp.constant([1 / z.shape[axis]] * z.shape[axis], z), z, axis, xp) if r is None else r
+    if r is None:
+        r = xp.broadcast_to(xp.constant(1 / z.shape[axis], z), [n if k == axis else 1 for k, n in enumerate(z.shape)])
     v = r if v is None else v
     if t is not None:
         q = wide(1 - eps, axis, xp) * t + wide(eps, axis, xp) * r
@@ -261,40 +281,113 @@ def quiet(logits, plan, axis, xp):
     return z if plan.alive is None else xp.where(wide(plan.alive, axis, xp), z, xp.constant(0.0, z))
 
 
+class Statistics(NamedTuple):
+    """What some of the classes say of an element, with 0·inf = 0:
+
+        peak = max z       total = Σ exp(z − peak)
+        u_sum = Σ u        nll = Σ u·(peak − z)
+        v_sum = Σ v        smooth = Σ v·(peak − z)
+
+    These are a semigroup. `merged` gives those of two sets of classes together, in any order and bracketing, and the
+    empty set is neutral: peak −inf and zeros. A shard, a chunk and a kernel's block of classes are therefore one law.
+    Logits enter as differences alone, so that a common offset costs no digits.
+    """
+
+    peak: Any
+    total: Any
+    nll: Any
+    smooth: Any
+    u_sum: Any
+    v_sum: Any
+
+
+def finite(peak, xp):
+    """The peak that logits are counted from: 0 in place of an infinite one."""
+    return xp.where(xp.isinf(peak), xp.zeros_like(peak), peak)
+
+
 def statistics(logits, plan, axis, xp):
-    """(lse, nll, smooth) per element: log Σ exp z, Σ u·(lse − z), Σ v·(lse − z) over the existing classes."""
+    """The Statistics of all classes of every element."""
     z = quiet(logits, plan, axis, xp)
-    lse = xp.logsumexp(z, axis)
-    gap = wide(lse, axis, xp) - z
-    nll = xp.pick(gap, plan.labels, axis) if plan.u is None else weighted_gap(plan.u, gap, axis, xp)
-    smooth = xp.mean(gap, axis=axis) if plan.v is None else weighted_gap(plan.v, gap, axis, xp)
-    return lse, nll, smooth
+    peak = xp.stop_gradient(xp.max(z, axis=axis))  # no result depends on what the logits are counted from
+    gap = wide(finite(peak, xp), axis, xp) - z
+    return Statistics(
+        peak,
+        xp.sum(xp.exp(-gap), axis=axis),
+        xp.pick(gap, plan.labels, axis) if plan.u is None else weighted_gap(plan.u, gap, axis, xp),
+        xp.mean(gap, axis=axis) if plan.v is None else weighted_gap(plan.v, gap, axis, xp),
+        plan.u_sum,
+        plan.v_sum,
+    )
+
+
+def merged(one, other, xp):
+    """The Statistics of two disjoint sets of classes together."""
+    peak = xp.maximum(one.peak, other.peak)
+    parts = []
+    for part in (one, other):
+        rise = finite(peak, xp) - finite(part.peak, xp)
+        scale = xp.where(part.peak == -float("inf"), xp.zeros_like(peak), xp.exp(-rise))
+        sums = (part.nll + part.u_sum * rise, part.smooth + part.v_sum * rise, part.u_sum, part.v_sum)
+        parts.append((part.total * scale, *sums))
+    return Statistics(peak, *map(sum, zip(*parts, strict=True)))
+
+
+def finished(found, xp):
+    """(lse, nll, smooth) from the Statistics of all classes: log Σ exp z, Σ u·(lse − z), Σ v·(lse − z)."""
+    log_total = xp.log(found.total)
+    return (
+        finite(found.peak, xp) + log_total,
+        found.nll + found.u_sum * log_total,
+        found.smooth + found.v_sum * log_total,
+    )
 
 
 def weighted_gap(row, gap, axis, xp):
-    """Σ row·gap with 0·inf = 0: a class without target mass costs nothing, however impossible it is."""
-    return xp.sum(row * xp.where(row == 0, xp.constant(0.0, gap), gap), axis=axis)
+    """Σ row·gap with 0·inf = 0: a class without target mass costs nothing, however impossible it is.
+
+    A finite gap stays beside a row's 0, because it is the derivative with respect to that entry of the row.
+    """
+    return xp.sum(product(row, gap, xp), axis=axis)
+
+
+def product(factor, value, xp):
+    """factor·value with 0·inf = 0."""
+    if isinstance(factor, float) and factor != 0.0:
+        return factor * value
+    factor = xp.constant(factor, value)
+    return factor * xp.where((factor == 0) & xp.isinf(value), xp.zeros_like(value), value)
 
 
 def elements(lse, nll, smooth, plan, xp):
-    """loss = a·nll + b·smooth + const + zeta·lse² per element, with b·inf = 0 at b = 0 (a −inf logit, ε = 0)."""
-    loss = plan.a * nll
-    if not isinstance(plan.b, float):
-        b = xp.constant(plan.b, nll)
-        loss = loss + b * xp.where((b == 0) & xp.isinf(smooth), xp.zeros_like(smooth), smooth)
-    elif plan.b != 0.0:
-        loss = loss + plan.b * smooth
+    """loss = a·nll + b·smooth + const + zeta·lse² per element, with 0·inf = 0 (a −inf logit, ε = 0 or 1)."""
+    loss = product(plan.a, nll, xp)
+    loss = loss if isinstance(plan.b, float) and plan.b == 0.0 else loss + product(plan.b, smooth, xp)
     loss = loss if plan.const is None else loss + plan.const
     loss = loss if plan.zeta is None else loss + plan.zeta * lse**2
     return keep(loss, plan.alive, loss, xp)
 
 
-def gradient(logits, lse, plan, axis, xp):
-    """∂(Σ loss)/∂z = (a·Σu + b·Σv + 2·zeta·lse)·p − a·u − b·v, in the dtype that is computed in."""
+def losses(logits, plan, axis, xp):
+    """The loss per element."""
+    return elements(*finished(statistics(logits, plan, axis, xp), xp), plan, xp)
+
+
+def losses_and_gradient(logits, plan, axis, xp):
+    """(the loss per element, ∂(Σ loss)/∂z)."""
+    found = statistics(logits, plan, axis, xp)
+    return elements(*finished(found, xp), plan, xp), gradient(logits, found, plan, axis, xp)
+
+
+def gradient(logits, found, plan, axis, xp):
+    """∂(Σ loss)/∂z = (a·Σu + b·Σv + 2·zeta·lse)·p − a·u − b·v, in the dtype that is computed in.
+
+    `found` are the Statistics of all classes; p = exp(z − peak)/total.
+    """
     height = plan.a * plan.u_sum + plan.b * plan.v_sum
-    height = height if plan.zeta is None else height + 2 * plan.zeta * lse
-    p = xp.exp(quiet(logits, plan, axis, xp) - wide(lse, axis, xp))
-    v = 1 / p.shape[axis] if plan.v is None else plan.v
-    g = wide(height, axis, xp) * p - wide(plan.b, axis, xp) * v
+    height = height if plan.zeta is None else height + 2 * plan.zeta * (finite(found.peak, xp) + xp.log(found.total))
+    e = xp.exp(quiet(logits, plan, axis, xp) - wide(finite(found.peak, xp), axis, xp))
+    v = 1 / e.shape[axis] if plan.v is None else plan.v
+    g = wide(height / found.total, axis, xp) * e - wide(plan.b, axis, xp) * v
     own = xp.deposit(g, plan.labels, -plan.a, axis) if plan.u is None else g - wide(plan.a, axis, xp) * plan.u
     return keep(own, None if plan.alive is None else wide(plan.alive, axis, xp), own, xp)

@@ -133,8 +133,16 @@ def _label_remedy(value, num_classes):
     return "Check the number of classes, or pass ignore_index if this value marks padding."
 
 
+TOLERANCE = {"float64": 1e-5, "float32": 1e-3, "float16": 1e-2, "bfloat16": 2.0**-6}
+
+
+def tolerance(dtype):
+    """How far from 1 the sum of a row of probabilities may be, by the dtype that they were rounded to."""
+    return TOLERANCE.get(str(dtype).rpartition(".")[2], 1e-3)
+
+
 def _tolerance(rows):
-    return 1e-6 if rows.dtype == np.float64 else 1e-3 if rows.dtype == np.float32 else 1e-2
+    return tolerance(rows.dtype)
 
 
 def is_distribution(rows, axis):

@@ -71,25 +71,25 @@ def coefficients(plan):
     return *each, np.ones(shape, bool) if plan.alive is None else np.ascontiguousarray(plan.alive)
 
 
-def evaluate(frame, logits, plan, out, workers):
-    """Per-element losses; the gradient of their sum goes to `out`, which has the layout of the logits or is they."""
+def evaluate(frame, logits, plan, out, workers, upstream=1.0):
+    """Per-element losses; the gradient of upstream·Σ goes to `out`, which has the layout of the logits or is they."""
     z, plan = frame.entries(logits, XP), frame.plan(plan, logits, XP)
     target = None if out is None else frame.entries(out, XP)
     dtype = np.dtype(np.float64 if z.dtype == np.float64 else np.float32)
     common, losses = shares(plan, z.shape[1], dtype, z.ndim == 3), np.empty(plan.labels.shape, dtype)
 
     def run(place):
-        part(z[place], cut(plan, place), common, None if out is None else target[place], losses[place[::2]])
+        part(z[place], cut(plan, place), common, None if out is None else target[place], losses[place[::2]], upstream)
 
     entries = portion(z.size, ENTRIES, workers)
     if z.size <= entries:
-        part(z, plan, common, target, losses)
+        part(z, plan, common, target, losses, upstream)
     else:
         share(run, list(places(z.shape, entries)), workers)
     return frame.back(losses if plan.const is None else losses + plan.const, XP)
 
 
-def part(z, plan, common, out, losses):
+def part(z, plan, common, out, losses, upstream):
     """`evaluate` of framed logits that one thread takes at a time."""
     classes, dtype, wanted, odd = z.shape[1], losses.dtype, out is not None, np.zeros(losses.shape, bool)
     labels = np.ascontiguousarray(plan.labels, np.int64)
@@ -98,13 +98,13 @@ def part(z, plan, common, out, losses):
         apart = wanted and (z.dtype == BFLOAT16 or np.may_share_memory(out, z))
         scratch = np.empty(classes if apart else min(classes, BLOCK), dtype)
         z = np.ascontiguousarray(z)
-        strange = rows(z, labels, *coefficients(plan), *common, g, wanted, apart, scratch, losses, odd)
+        strange = rows(z, labels, *coefficients(plan), *common, g, wanted, upstream, apart, scratch, losses, odd)
     else:
         width = min(max(SCRATCH // classes, 16), 1024, z.shape[2])
         x, lines = np.empty(classes * width, dtype), np.empty((8, width), dtype)
-        strange = images(z, labels, *coefficients(plan), *common, g, wanted, width, x, lines, losses, odd)
+        strange = images(z, labels, *coefficients(plan), *common, g, wanted, upstream, width, x, lines, losses, odd)
     if strange:
-        by_spec(z, plan, odd, losses, out)
+        by_spec(z, plan, odd, losses, out, upstream)
 
 
 def few(z, labels, plan, wanted):
@@ -121,22 +121,22 @@ def few(z, labels, plan, wanted):
         x, lines = np.empty(classes * width, dtype), np.empty((8, width), dtype)
         strange = images(
             z.T[None], labels[None], plan.a, plan.b, 0.0, None, *even(classes, dtype, True),
-            g.T[None], wanted, width, x, lines, losses[None], odd[None],
+            g.T[None], wanted, 1.0, width, x, lines, losses[None], odd[None],
         )  # fmt: skip
     else:
         scratch = np.empty(min(classes, BLOCK), dtype)
         common = even(classes, dtype, False)
-        strange = rows(z, labels, plan.a, plan.b, 0.0, None, *common, g, wanted, False, scratch, losses, odd)
+        strange = rows(z, labels, plan.a, plan.b, 0.0, None, *common, g, wanted, 1.0, False, scratch, losses, odd)
     if strange:
         by_spec(z, plan._replace(labels=labels), odd, losses, gradient)
     return losses, gradient
 
 
-def by_spec(z, plan, odd, losses, out):
+def by_spec(z, plan, odd, losses, out, upstream=1.0):
     """The odd elements, whose logits are still there."""
     narrow = z.dtype == BFLOAT16
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        its = Odd(widened(z) if narrow else z, plan, odd, out is not None, XP)
+        its = Odd(widened(z) if narrow else z, plan, odd, out is not None, XP, upstream)
         losses[odd] = spec.elements(*its.found, its.plan._replace(const=None), XP)
     its.gradient = narrowed(its.gradient) if narrow and out is not None else its.gradient
     its.put_gradient(out)

@@ -83,7 +83,7 @@ def bury(x, m, alive, start):
 
 
 @compiled(set())
-def finish(m, own, total, away, a, b, zeta, alive, v_sum, unit, start, scale, share, losses, odd):
+def finish(m, own, total, away, a, b, zeta, alive, v_sum, unit, start, upstream, scale, share, losses, odd):
     """The losses from the sums, and what the gradient multiplies and subtracts. True if one of the elements is odd."""
     strange = False
     for w in range(m.shape[0]):
@@ -98,15 +98,18 @@ def finish(m, own, total, away, a, b, zeta, alive, v_sum, unit, start, scale, sh
         if own_b != 0:  # a −inf logit costs nothing without smoothing
             loss += own_b * (v_sum * log_total - unit * away[w])
         losses[start + w] = loss
-        scale[w], share[w] = (own_a + own_b * v_sum + 2 * own_zeta * lse) / here, own_b * unit
+        scale[w] = upstream * (own_a + own_b * v_sum + 2 * own_zeta * lse) / here
+        share[w] = upstream * own_b * unit
         if not of(alive, start + w):
             scale[w] = share[w] = losses[start + w] = 0
     return strange
 
 
 @compiled(set())
-def columns(z, labels, a, b, zeta, alive, v, v_sum, unit, mask, masked, out, wanted, width, x, lines, losses, odd):
-    """For (K, P) logits: the losses and, if wanted, the gradient into out; or True into odd, alone."""
+def columns(
+    z, labels, a, b, zeta, alive, v, v_sum, unit, mask, masked, out, wanted, upstream, width, x, lines, losses, odd
+):
+    """For (K, P) logits: the losses and, if wanted, upstream·gradient into out; or True into odd, alone."""
     classes, strange = z.shape[0], False
     for start in range(0, z.shape[1], width):
         here = min(width, z.shape[1] - start)
@@ -118,19 +121,21 @@ def columns(z, labels, a, b, zeta, alive, v, v_sum, unit, mask, masked, out, wan
         for w in range(here):
             own[w] = block[y[w], w]
         exponentials(block, m, v, partial, total, partial_away, away)
-        some = finish(m, own, total, away, a, b, zeta, alive, v_sum, unit, start, scale, share, losses, odd)
+        some = finish(m, own, total, away, a, b, zeta, alive, v_sum, unit, start, upstream, scale, share, losses, odd)
         strange |= some
         if wanted:
             gradient(block, scale, share, v)
             for w in range(here):
                 if of(alive, start + w):
-                    block[y[w], w] -= of(a, start + w)
+                    block[y[w], w] -= upstream * of(a, start + w)
             store(block, odd[start : start + here], some, out, start)
     return strange
 
 
 @compiled(set(), counted=True)
-def images(z, labels, a, b, zeta, alive, v, v_sum, unit, mask, masked, out, wanted, width, x, lines, losses, odd):
+def images(
+    z, labels, a, b, zeta, alive, v, v_sum, unit, mask, masked, out, wanted, upstream, width, x, lines, losses, odd
+):
     """`columns` for each of (B, K, P) logits.
 
     a, b, zeta: arrays (B, P) or numbers; alive: array or None. v·unit is a class's share of the smoothed mass.
@@ -140,6 +145,6 @@ def images(z, labels, a, b, zeta, alive, v, v_sum, unit, mask, masked, out, want
     for i in range(z.shape[0]):
         strange |= columns(
             z[i], labels[i], of(a, i), of(b, i), of(zeta, i), of(alive, i), v, v_sum, unit, mask, masked,
-            out[i if wanted else 0], wanted, width, x, lines, losses[i], odd[i],
+            out[i if wanted else 0], wanted, upstream, width, x, lines, losses[i], odd[i],
         )  # fmt: skip
     return strange

@@ -74,8 +74,8 @@ def gradient(e, scale, b, share, kind, v):
 
 
 @compiled(set())
-def row(x, e, wanted, label, a, b, zeta, v, v_sum, kinds, levels, absent):
-    """(loss of a row, whether that is right: an odd row is not), and its gradient into e if that is wanted."""
+def row(x, e, wanted, upstream, label, a, b, zeta, v, v_sum, kinds, levels, absent):
+    """(loss of a row, whether that is right: an odd row is not), and upstream·its gradient into e if that is wanted."""
     classes, m, total, away = x.shape[0], stored(e, -np.inf), 0.0, 0.0
     for block in range(kinds.shape[0]):
         start, stop = block * BLOCK, min((block + 1) * BLOCK, classes)
@@ -97,11 +97,11 @@ def row(x, e, wanted, label, a, b, zeta, v, v_sum, kinds, levels, absent):
     if b != 0:  # a −inf logit costs nothing without smoothing
         loss += b * (v_sum * log_total - away)
     if wanted:
-        scale, weight = stored(e, (a + b * v_sum + 2 * zeta * lse) / total), stored(e, b)
+        scale, weight = stored(e, upstream * (a + b * v_sum + 2 * zeta * lse) / total), stored(e, upstream * b)
         for block in range(kinds.shape[0]):
-            start, stop, share = block * BLOCK, min((block + 1) * BLOCK, classes), b * levels[block]
+            start, stop, share = block * BLOCK, min((block + 1) * BLOCK, classes), upstream * b * levels[block]
             gradient(e[start:stop], scale, weight, stored(e, share), kinds[block], v[start:stop])
-        e[label] -= a
+        e[label] -= upstream * a
     return loss, True
 
 
@@ -136,8 +136,10 @@ def _placed(x, out, scratch, apart, wanted, *rest):
 
 
 @compiled(set())
-def rows(z, labels, a, b, zeta, alive, v, v_sum, kinds, levels, absent, out, wanted, apart, scratch, losses, odd):
-    """For (n, K) logits: the losses and, if wanted, the gradient into out; or True into odd, alone.
+def rows(
+    z, labels, a, b, zeta, alive, v, v_sum, kinds, levels, absent, out, wanted, upstream, apart, scratch, losses, odd
+):
+    """For (n, K) logits: the losses and, if wanted, upstream·gradient into out; or True into odd, alone.
 
     a, b, zeta: arrays (n) or numbers; alive: array or None. kinds and levels: of each block, and the share where it is
     even. `apart`: rows are worked on in the scratch (K), because in place the loops could not run in vectors.
@@ -150,7 +152,7 @@ def rows(z, labels, a, b, zeta, alive, v, v_sum, kinds, levels, absent, out, wan
             if wanted:
                 g[:] = 0
             continue
-        own = labels[i], of(a, i), of(b, i), of(zeta, i)
+        own = upstream, labels[i], of(a, i), of(b, i), of(zeta, i)
         losses[i], right = placed(z[i], g, scratch, apart, wanted, *own, v, v_sum, kinds, levels, absent)
         if not right:
             odd[i] = strange = True

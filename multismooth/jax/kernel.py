@@ -86,8 +86,7 @@ def slope(found, e, total, plan, axis):
 def gradient(logits, plan, axis):
     """`spec.gradient`."""
     if plan.u is not None:
-        lse = jax.nn.logsumexp(spec.quiet(logits, plan, axis, XP), axis=axis)
-        return spec.gradient(logits, lse, plan, axis, XP)
+        return spec.gradient(logits, spec.statistics(logits, plan, axis, XP), plan, axis, XP)
     found, e, total = parts(logits, plan, axis)
     along = slope(found, e, total, plan, axis)
     return jax.linear_transpose(along, e)(jnp.ones_like(along(e)))[0]  # of e, for its type inside `shard_map`
@@ -119,7 +118,7 @@ def _elements_jvp(axis, primals, tangents):
 
 
 def _plain(axis, logits, plan):
-    return spec.elements(*spec.statistics(logits, plan, axis, XP), plan, XP)
+    return spec.losses(logits, plan, axis, XP)
 
 
 def materialised(primal, tangent):

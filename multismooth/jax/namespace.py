@@ -14,10 +14,6 @@ def constant(value, z):
     return jnp.asarray(value, dtype=float_of(z))
 
 
-def logsumexp(z, axis):
-    return jax.nn.logsumexp(z, axis=axis)
-
-
 def at(index, size, axis):
     """True at one index per element. Compared, not scattered: XLA fuses it into the pass that reads the logits."""
     index = jnp.expand_dims(index, axis)
@@ -36,4 +32,6 @@ def deposit(z, index, values, axis):
     return z + jnp.where(at(index, z.shape[axis], axis), values, jnp.zeros((), z.dtype))
 
 
-XP = Namespace(jnp, float_of=float_of, constant=constant, logsumexp=logsumexp, pick=pick, deposit=deposit)
+XP = Namespace(
+    jnp, float_of=float_of, constant=constant, stop_gradient=jax.lax.stop_gradient, pick=pick, deposit=deposit
+)

@@ -58,7 +58,7 @@ def stage(z, plan, p):
     if few is not None:
         p.index_fill_(1, few, -math.inf)
     elif plan.mask is not None and shared(plan.mask):
-        p.add_(torch.zeros(plan.mask.shape, dtype=p.dtype).masked_fill_(~plan.mask, -math.inf))
+        p.add_(p.new_zeros(plan.mask.shape).masked_fill_(~plan.mask, -math.inf))
     elif plan.mask is not None:
         p.masked_fill_(~plan.mask, -math.inf)
     return mean

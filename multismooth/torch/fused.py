@@ -5,6 +5,8 @@ the gradient alone. Whatever needs more than a first derivative with respect to 
 mode, torch.func, torch.compile, targets or weights that require gradients) takes the text of `spec`.
 """
 
+import math
+
 import torch
 
 from multismooth import spec
@@ -44,8 +46,33 @@ def eligible(*differentiable, others=()):
 
 def differentiable_gradient(logits, plan, axis, upstream):
     """`spec.gradient` times the upstream gradient, for a second derivative or a vmap over backward."""
-    lse = XP.logsumexp(spec.quiet(logits, plan, axis, XP), axis)
-    return (spec.wide(upstream, axis, XP) * spec.gradient(logits, lse, plan, axis, XP)).to(logits.dtype)
+    found = spec.statistics(logits, plan, axis, XP)
+    return (spec.wide(upstream, axis, XP) * spec.gradient(logits, found, plan, axis, XP)).to(logits.dtype)
+
+
+# --- what backward needs --------------------------------------------------------------------------------------------
+
+
+KEPT = object()  # in place of a tensor that autograd keeps
+
+
+def keep(ctx, record, *tensors):
+    """Save tensors, and those of a NamedTuple: autograd then notices when the caller writes to one in between."""
+    own = {name: value for name, value in zip(record._fields, record, strict=True) if isinstance(value, torch.Tensor)}
+    ctx.save_for_backward(*tensors, *own.values())
+    ctx.kept = len(tensors), record._replace(**dict.fromkeys(own, KEPT))
+
+
+def kept(ctx):
+    """(*tensors, record) that `keep` saved."""
+    count, record = ctx.kept
+    tensors, own = ctx.saved_tensors[:count], iter(ctx.saved_tensors[count:])
+    return *tensors, type(record)(*(next(own) if value is KEPT else value for value in record))
+
+
+def differentiated(upstream):
+    """Whether backward is to be differentiated, or vmapped over."""
+    return torch.is_grad_enabled() or transforming() or batched(upstream)
 
 
 class _Summed(torch.autograd.Function):
@@ -55,18 +82,18 @@ class _Summed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, plan, axis, kernel):
         loss, ctx.gradient = kernel(logits, plan, axis, summed=True)
-        ctx.save_for_backward(logits)
-        ctx.call = plan, axis, kernel
+        keep(ctx, plan, logits)
+        ctx.call = axis, kernel
         return loss
 
     @staticmethod
     def backward(ctx, upstream):
-        (logits,), (plan, axis, kernel) = ctx.saved_tensors, ctx.call
-        if torch.is_grad_enabled() or transforming() or batched(upstream):
-            return differentiable_gradient(logits, plan, axis, upstream), None, None, None
+        axis, kernel = ctx.call
+        if differentiated(upstream):
+            return differentiable_gradient(*kept(ctx), axis, upstream), None, None, None
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
-            gradient = kernel(logits, plan, axis, summed=True)[1]
+            gradient = kernel(*kept(ctx), axis, summed=True)[1]
         return scale_(gradient, upstream), None, None, None
 
 
@@ -75,6 +102,88 @@ def scale_(gradient, upstream):
     if upstream.is_cpu and upstream.item() == 1.0:
         return gradient
     return gpu.rescaled_(gradient, upstream) if gradient.is_cuda else gradient.mul_(upstream)
+
+
+# --- half precision: rounded once, after the upstream gradient ------------------------------------------------------
+
+
+class Expected:
+    """The upstream gradient of the last call of a kind: 1, a GradScaler's 65,536, one over the accumulated batches.
+
+    A half-precision gradient must be scaled before it is rounded, and forward makes it before the upstream gradient is
+    known. It nearly always is what it was; where it is not, backward computes the gradient once more.
+    """
+
+    MOST = 256  # kinds of calls
+
+    def __init__(self):
+        self._known = {}
+
+    def of(self, kind):
+        return self._known.get(kind, 1.0)
+
+    def learn(self, kind, upstream):
+        if len(self._known) >= self.MOST:
+            self._known.clear()
+        self._known[kind] = upstream if upstream != 0.0 and math.isfinite(upstream) else 1.0
+
+
+EXPECTED = Expected()
+
+
+class _HalfSummed(torch.autograd.Function):
+    """`_Summed` of half-precision logits on a CPU."""
+
+    @staticmethod
+    def forward(ctx, logits, plan, axis, kernel):
+        ctx.expected = EXPECTED.of((logits.dtype, logits.shape))
+        loss, ctx.gradient = kernel(logits, plan, axis, summed=True, upstream=ctx.expected)
+        keep(ctx, plan, logits)
+        ctx.call = axis, kernel
+        return loss
+
+    @staticmethod
+    def backward(ctx, upstream):
+        axis, kernel = ctx.call
+        if differentiated(upstream):
+            return differentiable_gradient(*kept(ctx), axis, upstream), None, None, None
+        (gradient, ctx.gradient), factor = (ctx.gradient, None), upstream.item()
+        if gradient is None or factor != ctx.expected:
+            try:
+                logits, plan = kept(ctx)
+            except RuntimeError:  # the logits were written to since: the gradient that is there is right, rounded twice
+                if gradient is None:
+                    raise
+                return gradient.mul_(factor / ctx.expected), None, None, None
+            EXPECTED.learn((logits.dtype, logits.shape), factor)
+            gradient = None  # or there would be two
+            gradient = kernel(logits, plan, axis, summed=True, upstream=factor)[1]
+        return gradient, None, None, None
+
+
+class _GuardedSummed(torch.autograd.Function):
+    """`_Summed` of bfloat16 logits in Triton's kernels, which alone can see the upstream gradient: where it is not 1,
+    they compute the gradient once more, over the first one."""
+
+    @staticmethod
+    def forward(ctx, logits, plan, axis):
+        loss, ctx.gradient, *found = gpu.losses_and_gradient(logits.detach(), plan, axis)
+        keep(ctx, plan, logits, *found)
+        ctx.axis = axis
+        return loss.sum()
+
+    @staticmethod
+    def backward(ctx, upstream):
+        gradient, ctx.gradient = (None, ctx.gradient) if differentiated(upstream) else (ctx.gradient, None)
+        try:
+            logits, *found, plan = kept(ctx)
+        except RuntimeError:  # as in `_HalfSummed`
+            if gradient is None:
+                raise
+            return gpu.rescaled_(gradient, upstream), None, None
+        if differentiated(upstream):
+            return differentiable_gradient(logits, plan, ctx.axis, upstream), None, None
+        return gpu.gradient(logits, plan, ctx.axis, *found, gradient, upstream, gradient is not None), None, None
 
 
 class _Elements(torch.autograd.Function):
@@ -89,14 +198,15 @@ class _Elements(torch.autograd.Function):
             loss, *found = gpu.losses(logits.detach(), plan, axis)
         else:
             loss, found = kernel(logits, plan, axis, wanted=False)[0], []
-        ctx.save_for_backward(logits, *found)
-        ctx.call = plan, axis, kernel
+        keep(ctx, plan, logits, *found)
+        ctx.call = axis, kernel
         return loss
 
     @staticmethod
     def backward(ctx, upstream):
-        (logits, *found), (plan, axis, kernel) = ctx.saved_tensors, ctx.call
-        if torch.is_grad_enabled() or transforming() or batched(upstream):
+        axis, kernel = ctx.call
+        logits, *found, plan = kept(ctx)
+        if differentiated(upstream):
             return differentiable_gradient(logits, plan, axis, upstream), None, None
         plan = spec.scaled(plan, upstream)
         return gpu.gradient(logits, plan, axis, *found) if found else kernel(logits, plan, axis)[1], None, None
@@ -109,6 +219,13 @@ def loss(problem, settings):
     if not (logits.requires_grad and torch.is_grad_enabled()):
         kernel = kernels.chosen_once(settings, logits, plan, wanted=False)
         return kernel(logits, plan, axis, wanted=False, summed=summed)[0]
-    if summed:
-        return _Summed.apply(logits, plan, axis, kernels.chosen_once(settings, logits, plan))
-    return _Elements.apply(logits, plan, axis)
+    if not summed:
+        return _Elements.apply(logits, plan, axis)
+    kernel = kernels.chosen_once(settings, logits, plan)
+    if logits.itemsize > 2:
+        return _Summed.apply(logits, plan, axis, kernel)
+    if logits.is_cpu and kernel is not gpu.triton:
+        return _HalfSummed.apply(logits, plan, axis, kernel)
+    if kernel is gpu.triton and logits.dtype is torch.bfloat16:
+        return _GuardedSummed.apply(logits, plan, axis)
+    return _Elements.apply(logits, plan, axis).sum()  # float16's upstream gradient is seldom 1

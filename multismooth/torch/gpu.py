@@ -227,16 +227,16 @@ class Call:
         """Memory for one number per element."""
         return torch.empty(self.elements, dtype=self.dtype, device=self.logits.device)
 
-    def run(self, kernel, tile, losses=None, peaks=None, totals=None, apart=1):
+    def run(self, kernel, tile, losses=None, peaks=None, totals=None, apart=1, upstream=None, guard=False):
         """Launch over all elements; `apart`: so many programs share the classes of a tile."""
         at, compute = self.at, "float64" if self.dtype is torch.float64 else "float32"
         tile = pieced(tile, at, [tensor for tensor in (self.logits, self.target) if tensor is not None])
         most = REGISTERS if self.lean and tile.group == 0 and tile.cols >= HELD else None
         with torch.cuda.device_of(self.logits):
             kernel[(at.items * -(-at.side // tile.rows) * apart,)](
-                self.logits, self.target, losses, peaks, totals, *self.plan,
+                self.logits, self.target, losses, peaks, totals, upstream, *self.plan,
                 at.classes, at.side, *at.read, *at.written, self.steps,
-                tile.rows, tile.cols, tile.group, tile.vec, tile.edge, getattr(compiled().tl, compute),
+                guard, tile.rows, tile.cols, tile.group, tile.vec, tile.edge, getattr(compiled().tl, compute),
                 num_warps=tile.warps, num_ctas=tile.ctas, maxnreg=most, enable_fp_fusion=True,
             )  # fmt: skip
 
@@ -265,11 +265,16 @@ def losses(logits, plan, axis):
     return loss if plan.const is None else loss + plan.const, peaks, totals
 
 
-def gradient(logits, plan, axis, peaks, totals, out=None):
-    """The gradient of the summed loss, from one more read and what `losses` found: with any plan for these labels."""
+def gradient(logits, plan, axis, peaks, totals, out=None, upstream=None, guard=False):
+    """The gradient of the summed loss, from one more read and what `losses` found: with any plan for these labels.
+
+    upstream: one number on the device, which multiplies it before it is rounded. guard: `out` holds it already if that
+    number is 1, and nothing is read then.
+    """
     call = Call(logits, plan, axis, out=out)
-    tile = parts(call.at, logits.itemsize, SIDE)
-    call.run(compiled().backward, tile, None, peaks, totals, apart=-(-call.at.classes // tile.cols))
+    tile, guard = parts(call.at, logits.itemsize, SIDE), guard and call.target is out
+    apart = -(-call.at.classes // tile.cols)
+    call.run(compiled().backward, tile, None, peaks, totals, apart, upstream, guard)
     return call.target if out is None or call.target is out else out.copy_(call.target)
 
 
@@ -278,18 +283,18 @@ def triton(logits, plan, axis, wanted=True, summed=False, out=None):
     if not wanted:
         loss, found = losses(logits, plan, axis)[0], None
     else:
-        loss, found = losses_and_gradient(logits, plan, axis, out)
+        loss, found, *_ = losses_and_gradient(logits, plan, axis, out)
     return loss.sum() if summed else loss, found
 
 
-def losses_and_gradient(logits, plan, axis, out):
-    """(per-element losses, gradient of their sum) by the kernel that reads the logits least often."""
+def losses_and_gradient(logits, plan, axis, out=None):
+    """(per-element losses, gradient of their sum, peaks, totals) by the kernel that reads the logits least often."""
     call = Call(logits, plan, axis, out=out)
     tile = held(call.at, logits.itemsize, clusters(logits.device))
     if tile is None and call.at.classes > AGAIN:
         loss, *found = losses(logits, plan, axis)
-        return loss, gradient(logits, plan, axis, *found, out)
-    loss = call.numbers()
-    call.run(compiled().both, tile or parts(call.at, logits.itemsize, SCAN), loss)
-    found = call.target if out is None or call.target is out else out.copy_(call.target)
-    return loss if plan.const is None else loss + plan.const, found
+        return loss, gradient(logits, plan, axis, *found, out), *found
+    loss, *found = (call.numbers() for _ in range(3))
+    call.run(compiled().both, tile or parts(call.at, logits.itemsize, SCAN), loss, *found)
+    made = call.target if out is None or call.target is out else out.copy_(call.target)
+    return loss if plan.const is None else loss + plan.const, made, *found

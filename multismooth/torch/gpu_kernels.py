@@ -47,9 +47,9 @@ from multismooth.torch.gpu_tiles import (
 
 @triton.jit
 def forward(
-    logits, gradient, losses, peaks, totals, plan, v, mask, K, P, sb, sp, sk, gb, gp, gk,
-    STEPS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr, VEC: tl.constexpr,
-    EDGE: tl.constexpr, COMPUTE: tl.constexpr,
+    logits, gradient, losses, peaks, totals, upstream, plan, v, mask, K, P, sb, sp, sk, gb, gp, gk,
+    STEPS: tl.constexpr, GUARD: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr,
+    VEC: tl.constexpr, EDGE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """Losses, peaks and totals (B·P), from one read."""
     item, p, exists = elements(tl.program_id(0), P, ROWS)
@@ -69,18 +69,29 @@ def forward(
 
 @triton.jit
 def backward(
-    logits, gradient, losses, peaks, totals, plan, v, mask, K, P, sb, sp, sk, gb, gp, gk,
-    STEPS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr, VEC: tl.constexpr,
-    EDGE: tl.constexpr, COMPUTE: tl.constexpr,
+    logits, gradient, losses, peaks, totals, upstream, plan, v, mask, K, P, sb, sp, sk, gb, gp, gk,
+    STEPS: tl.constexpr, GUARD: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr,
+    VEC: tl.constexpr, EDGE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """The gradient from what `forward` left: one read and one write, a program for each COLS classes."""
+    """The gradient from what `forward` or `both` left: one read and one write, a program for each COLS classes.
+
+    GUARD: it is there already for an upstream gradient of 1, which the device alone can see.
+    """
     DEAD: tl.constexpr = plan[5] is not None
+    factor = 1.0
+    if upstream is not None:
+        factor = tl.load(upstream)
+    if GUARD:  # noqa: SIM102 known to the compiler, the other is not
+        if factor == 1:
+            return
     blocks = tl.cdiv(K, COLS)
     item, p, exists = elements(tl.program_id(0) // blocks, P, ROWS)
     left = tl.program_id(0) % blocks * COLS
     place, start = item * P + p, item * sb + p * sp  # (ROWS, 1)
     label, a, b, v_sum, zeta, alive = coefficients(plan, place, exists, STEPS, COMPUTE)
     peak, total = tl.load(peaks + place, mask=exists, other=0), tl.load(totals + place, mask=exists, other=1)
+    if upstream is not None:
+        a, b, zeta = a * factor, b * factor, zeta * factor
     scale = scale_of(peak, total, a, b, v_sum, zeta)
     lead, first, last = bounds(start, K, VEC, EDGE)
     origin, target = located(logits, start, VEC), located(gradient, item * gb + p * gp, VEC)
@@ -99,9 +110,9 @@ def backward(
 
 @triton.jit
 def both(
-    logits, gradient, losses, peaks, totals, plan, v, mask, K, P, sb, sp, sk, gb, gp, gk,
-    STEPS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr, VEC: tl.constexpr,
-    EDGE: tl.constexpr, COMPUTE: tl.constexpr,
+    logits, gradient, losses, peaks, totals, upstream, plan, v, mask, K, P, sb, sp, sk, gb, gp, gk,
+    STEPS: tl.constexpr, GUARD: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr,
+    VEC: tl.constexpr, EDGE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """Losses and gradient. GROUP 0: the tile holds all classes, which are read once. Else twice, from L2 at best."""
     DEAD: tl.constexpr = plan[5] is not None
@@ -133,6 +144,9 @@ def both(
     scale = scale_of(peak, total, a, b, v_sum, zeta)
     loss = loss_of(peak, total, away, anchor, own, v, K, a, b, v_sum, zeta)
     tl.store(losses + place, tl.where(alive, loss, 0.0), mask=exists)
+    if peaks is not None:
+        tl.store(peaks + place, peak, mask=exists)
+        tl.store(totals + place, total, mask=exists)
     tl.debug_barrier()  # the gradient may go over the logits, of which another warp may still want the label's
     if GROUP == 0:
         write(e, target, j, gk, j - lead, K, inside & exists, label, alive, scale, a, b, v, DEAD, COMPUTE)

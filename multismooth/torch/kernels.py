@@ -1,8 +1,9 @@
 """The kernels for PyTorch tensors, and which one a call gets. No graph: `fused` puts them under autograd.
 
 Each is (logits, plan, axis, wanted, summed, out) → (losses per element or their sum, gradient of the sum or None): that
-of `spec.elements` and `spec.gradient`. `whole` makes a few calls on whole tensors, what small problems and other
-devices want; the others are for large ones on a CPU, or work through the memory that tensors share with NumPy.
+of `spec.elements` and `spec.gradient`. Those that half precision may get take `upstream` too, a number that the
+gradient is multiplied by before it is rounded. `whole` makes a few calls on whole tensors, what small problems and
+other devices want; the others are for large ones on a CPU, or work through the memory that tensors share with NumPy.
 """
 
 import numpy as np
@@ -71,13 +72,13 @@ def compiles_faster(logits, axis, wanted):
 # --- a chunk at a time ----------------------------------------------------------------------------------------------
 
 
-def chunked(logits, plan, axis, wanted=True, summed=False, out=None):
+def chunked(logits, plan, axis, wanted=True, summed=False, out=None, upstream=1.0):
     logits = logits.detach()
     frame, gradient = frame_of(logits, axis), None
     if wanted:
         fits = out is not None and cpu.fits(frame, seen(logits), seen(out))
         gradient = out if fits else frame.whole(memory(logits), XP)
-    loss = chunks.evaluate(chunk.kernel, frame, logits, plan, XP, gradient, chunk.ENTRIES)
+    loss = chunks.evaluate(chunk.kernel, frame, logits, plan, XP, gradient, chunk.ENTRIES, upstream=upstream)
     if out is not None and gradient is not out:
         gradient = out.copy_(gradient)
     return loss.sum() if summed else loss, gradient
@@ -97,14 +98,14 @@ def seen(tensor):
     return (tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
-def numba(logits, plan, axis, wanted=True, summed=False, out=None):
+def numba(logits, plan, axis, wanted=True, summed=False, out=None, upstream=1.0):
     z, labels, given = seen(logits), plan.labels.numpy(), None if out is None else seen(out)
     if given is None and cpu.small(z, labels, plan, axis):
         loss, gradient = cpu.numba().few(z, labels, plan, wanted)
     else:
-        loss, gradient = cpu.evaluate("numba", z, theirs(plan), axis, wanted, given, torch.get_num_threads)
+        loss, gradient = cpu.evaluate("numba", z, theirs(plan), axis, wanted, given, torch.get_num_threads, upstream)
     if summed:
-        loss = torch.scalar_tensor(np.add.reduce(loss, None).item(), dtype=float_of(logits))
+        loss = torch.scalar_tensor(np.add.reduce(loss, None).item(), dtype=float_of(logits), device=logits.device)
     else:
         loss = torch.from_numpy(loss)
     if not wanted or gradient is given:
@@ -125,7 +126,9 @@ def theirs(plan):
 
 def columns(logits, plan, axis, wanted=True, summed=False, out=None):
     loss, gradient = cpu.columns(logits.detach().numpy(), plan.labels.numpy(), plan.a, plan.b, wanted, summed)
-    loss = torch.scalar_tensor(float(loss), dtype=logits.dtype) if summed else torch.from_numpy(loss)
+    loss = (
+        torch.scalar_tensor(float(loss), dtype=logits.dtype, device=logits.device) if summed else torch.from_numpy(loss)
+    )
     if not wanted:
         return loss, None
     gradient = torch.from_numpy(gradient)
@@ -149,7 +152,7 @@ def log_p(logits, plan, axis):
 def losses(logits, lp, plan, axis):
     """(per-element loss, lse or None) from log p; lse is only formed where z_loss needs it."""
     nll = -XP.pick(lp, plan.labels, axis) if plan.u is None else spec.weighted_gap(plan.u, -lp, axis, XP)
-    lse = None if plan.zeta is None else XP.logsumexp(spec.quiet(logits, plan, axis, XP), axis)
+    lse = None if plan.zeta is None else torch.logsumexp(spec.quiet(logits, plan, axis, XP), axis)
     smooth = -lp.mean(axis) if plan.v is None else spec.weighted_gap(plan.v, -lp, axis, XP)
     return spec.elements(lse, nll, smooth, plan, XP), lse
 
@@ -172,7 +175,7 @@ def gradient_(p, lse, plan, axis):
     return p if plan.alive is None else p.masked_fill_(~spec.wide(plan.alive, axis, XP), 0.0)
 
 
-def whole(logits, plan, axis, wanted=True, summed=False, out=None):
+def whole(logits, plan, axis, wanted=True, summed=False, out=None, upstream=1.0):
     logits = logits.detach()
     if summed and logits.is_cpu and plan.labels is not None and plan.labels.numel() > 0 and cpu.uniform(plan):
         loss, gradient = whole_uniform(logits, plan, axis, wanted)
@@ -182,6 +185,7 @@ def whole(logits, plan, axis, wanted=True, summed=False, out=None):
         loss, gradient = loss.sum() if summed else loss, gradient_(lp.exp_(), lse, plan, axis) if wanted else None
     if gradient is None or (out is None and gradient.dtype is logits.dtype):
         return loss, gradient
+    gradient = gradient if upstream == 1.0 else gradient.mul_(upstream)
     return loss, gradient.to(logits.dtype) if out is None else out.copy_(gradient)
 
 
@@ -198,7 +202,7 @@ def whole_uniform(logits, plan, axis, wanted):
         loss = -plan.a * lp.gather(axis, index).sum().item()
     if plan.b != 0.0:  # a −inf logit costs nothing without smoothing
         loss -= plan.b / classes * lp.sum().item()
-    loss = torch.scalar_tensor(loss, dtype=lp.dtype)
+    loss = torch.scalar_tensor(loss, dtype=lp.dtype, device=lp.device)
     if not wanted:
         return loss, None
     g = torch.full_like(lp, -plan.b / classes).scatter_(axis, index, -plan.a - plan.b / classes)

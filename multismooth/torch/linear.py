@@ -20,6 +20,7 @@ WORKSPACE = 2**23  # logits per chunk, 32 MiB of float32: the kernel writes thei
 DEVICE_WORKSPACE = 2**30  # bytes of logits per chunk on a GPU, whose products want rows in the thousands
 DEVICE_ROWS = {"least": 1024, "multiple": 128}  # a chunk reads the classifier twice and its gradient's sum once
 PLAIN_BYTES = 16  # per logit of the plain text: a few float32 copies
+HALF_FACTOR = 2.0**10  # up to a gradient of 64 it does not overflow, down to 6e-11 it is not 0
 WIDE = torch.version.cuda is not None and tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 10)
 
 
@@ -45,6 +46,11 @@ def _scale(hidden, rows, problem, settings):
     return 2.0 ** min(max(math.frexp(size)[1] - 1, 0), 15)  # a single counted row has it all, and 2¹⁶ is infinite
 
 
+def stored_factor(hidden, reduction):
+    """What gradients are multiplied by while nobody has seen the upstream one: float16 would lose those of a mean."""
+    return HALF_FACTOR if hidden.dtype is torch.float16 and reduction == "mean" else 1.0
+
+
 class _Logits:
     """The logits of one chunk after the other in the same memory: mapping it anew costs a tenth of the products."""
 
@@ -59,22 +65,23 @@ class _Logits:
 class _Products(linear.Products):
     """Products into memory that is kept: one chunk's logits, and the gradients themselves."""
 
-    def __init__(self, hidden, classifier, settings, rows, xp, scale):
+    def __init__(self, hidden, classifier, settings, rows, xp, scale, upstream):
         super().__init__(hidden, classifier, settings, rows, xp)
-        self._logits, self.scale = _Logits(min(rows, hidden.shape[0]), hidden, classifier), scale
+        self._logits = _Logits(min(rows, hidden.shape[0]), hidden, classifier)
+        self.scale, self.factor = scale, upstream / scale
 
     def logits(self, hidden, bias):
         return self._logits(hidden, self.classifier, bias)
 
     def put_hidden(self, g, out):
-        out.addmm_(g, self.classifier, beta=0, alpha=1 / self.scale)
+        out.addmm_(g, self.classifier, beta=0, alpha=self.factor)
 
     def add_classifier(self, g, hidden):
         wide = WIDE and g.is_cuda and g.itemsize == 2 and self.dtype is torch.float32
         if not wide and g.dtype is not self.dtype:
             super().add_classifier(g, hidden)
             return
-        factors = {"beta": 0 if self.total is None else 1, "alpha": 1 / self.scale}
+        factors = {"beta": 0 if self.total is None else 1, "alpha": self.factor}
         if self.total is None:
             self.total = torch.empty_like(self.classifier, dtype=self.dtype)
         if wide:  # float16 and bfloat16 operands, float32 sums: what cuBLAS does anyway, without the rounding
@@ -83,25 +90,55 @@ class _Products(linear.Products):
             self.total.addmm_(g.T, hidden, **factors)
 
     def product(self, left, right):
-        return torch.addmm(left.new_zeros(()), left, right, beta=0, alpha=1 / self.scale)
+        return torch.addmm(left.new_zeros(()), left, right, beta=0, alpha=self.factor)
 
 
 def _kernel(logits, plan, xp):
     return kernels.chosen(logits, plan, 1)(logits, plan, 1, out=logits)
 
 
-def with_gradients(hidden, classifier, bias, call, needed=(True, True, True), kernel=_kernel, planned=gpu_plans.known):
-    """(loss, (∂hidden, ∂classifier, ∂bias), None where not needed), each chunk's while its logits exist."""
+def with_gradients(
+    hidden, classifier, bias, call, needed=(True, True, True), kernel=_kernel, planned=gpu_plans.known, upstream=1.0
+):
+    """(loss, (∂hidden, ∂classifier, ∂bias) of upstream·loss, None where not needed), each while its logits exist."""
     chunk_rows, problem, settings = call
     call = _chunk_rows(hidden, classifier, chunk_rows, settings), problem, settings
     scale = _scale(hidden, _rows(hidden, classifier), problem, settings)
-    more = {} if fused.transforming() else {"products": partial(_Products, scale=scale), "planned": planned}
+    more = (
+        {}
+        if fused.transforming()
+        else {"products": partial(_Products, scale=scale, upstream=upstream), "planned": planned}
+    )
     return linear.forward_and_gradient(hidden, classifier, bias, *call, XP, kernel, needed=needed, **more)
+
+
+class Unchanged:
+    """`linear.plain` for backward to run once more, which it refuses if the caller wrote to a tensor in between."""
+
+    def __init__(self, hidden, classifier, bias, problem):
+        self._tensors = [x for x in (hidden, classifier, bias, *problem[1:]) if isinstance(x, torch.Tensor)]
+        self._versions = self._seen()
+
+    def _seen(self):
+        tracked = () if torch.compiler.is_compiling() else self._tensors
+        return [None if tensor.is_inference() else tensor._version for tensor in tracked]
+
+    def __call__(self, *arguments):
+        if self._seen() != self._versions:
+            raise RuntimeError(
+                "linear_loss: a tensor of the call was modified by an in-place operation before its backward, which "
+                "makes the logits again from it. Pass a clone() of what changes."
+            )
+        return linear.plain(*arguments)
 
 
 def _plain(hidden, classifier, bias, chunk_rows, problem, settings):
     keeps = torch._C._are_functorch_transforms_active() or not torch.is_grad_enabled()
-    chunk_loss = linear.plain if keeps else partial(checkpoint, linear.plain, use_reentrant=False)
+    chunk_loss = (
+        linear.plain
+        if keeps
+        else partial(checkpoint, Unchanged(hidden, classifier, bias, problem), use_reentrant=False)
+    )
     chunk_rows = _chunk_rows(hidden, classifier, chunk_rows)
     return linear.forward(hidden, classifier, bias, chunk_rows, problem, settings, XP, chunk_loss)
 
@@ -127,20 +164,48 @@ class _LinearLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, classifier, bias, call):
-        loss, ctx.gradients = with_gradients(hidden, classifier, bias, call, ctx.needs_input_grad[:3])
-        ctx.save_for_backward(hidden, classifier, bias)
-        ctx.call = call
+        chunk_rows, problem, settings = call
+        ctx.kind = hidden.dtype, hidden.shape
+        ctx.learns = hidden.dtype is torch.float16 and hidden.is_cpu
+        ctx.stored = fused.EXPECTED.of(ctx.kind) if ctx.learns else stored_factor(hidden, settings.reduction)
+        loss, ctx.gradients = with_gradients(
+            hidden, classifier, bias, call, ctx.needs_input_grad[:3], upstream=ctx.stored
+        )
+        fused.keep(ctx, problem, hidden, classifier, bias)
+        ctx.call = chunk_rows, settings
         return loss
 
     @staticmethod
     def backward(ctx, upstream):
-        inputs, needed = ctx.saved_tensors, ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled() or fused.transforming() or fused.batched(upstream):
-            return *_differentiable(inputs, needed, ctx.call, upstream), None
-        gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:
-            _, gradients = with_gradients(*inputs, ctx.call, needed)
-        return *(None if gradient is None else fused.scale_(gradient, upstream) for gradient in gradients), None
+        needed, gradients = ctx.needs_input_grad[:3], ctx.gradients
+        if fused.differentiated(upstream):
+            *inputs, call = _again(ctx)
+            return *_differentiable(inputs, needed, call, upstream), None
+        ctx.gradients = None
+        held = upstream.item() if ctx.learns else ctx.stored  # what the gradients ought to be multiplied by already
+        if gradients is None or held != ctx.stored:
+            try:
+                *inputs, call = _again(ctx)
+            except RuntimeError:  # a tensor was written to since: the gradients that are there are right
+                if gradients is None:
+                    raise
+                held = ctx.stored
+            else:
+                gradients = None  # or there would be two of each
+                gradients = with_gradients(*inputs, call, needed, upstream=held)[1]
+        if ctx.learns:
+            fused.EXPECTED.learn(ctx.kind, held)
+            if held == upstream.item():
+                return *gradients, None
+        factor = upstream / held
+        return *(None if gradient is None else fused.scale_(gradient, factor) for gradient in gradients), None
+
+
+def _again(ctx):
+    """(hidden, classifier, bias, call) of a forward whose tensors are as they were."""
+    *inputs, problem = fused.kept(ctx)
+    chunk_rows, settings = ctx.call
+    return *inputs, (chunk_rows, problem, settings)
 
 
 def _differentiable(inputs, needed, call, upstream):

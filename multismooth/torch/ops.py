@@ -99,7 +99,7 @@ def able(problem):
 def elements(axis, logits, plan):
     """Per-element losses of `spec`, one operator in the graph where the plan is one for the kernels."""
     if not gpu.fits(logits, plan, axis):
-        return spec.elements(*spec.statistics(logits, plan, axis, XP), plan, XP)
+        return spec.losses(logits, plan, axis, XP)
     a, b, v_sum = (XP.constant(value, logits) for value in (plan.a, plan.b, plan.v_sum))
     zeta = None if plan.zeta is None else XP.constant(plan.zeta, logits)
     each = losses(logits, plan.labels, a, b, v_sum, zeta, plan.alive, plan.v, plan.mask, axis)[0]
@@ -115,11 +115,17 @@ def head(
     zeta: Tensor | None, alive: Tensor | None, v: Tensor | None, mask: Tensor | None, const: Tensor | None,
     chunk_rows: int | None, reduction: str, accumulate: str, needed: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """(summed loss, ∂hidden, ∂classifier, ∂bias, empty where not needed) for (N, D) rows and a reduced plan."""
+    """(summed loss, ∂hidden, ∂classifier, ∂bias, empty where not needed) for (N, D) rows and a reduced plan.
+
+    The gradients are `linear.stored_factor` times themselves.
+    """
     plan = plan_of(labels, a, b, v_sum, zeta, alive, v, mask)._replace(const=const)
     shape = hidden.new_zeros(()).expand(hidden.shape[0], classifier.shape[0])
     call = chunk_rows, Problem(shape, labels, 0.0), Settings(None, 1, reduction=reduction, accumulate=accumulate)
-    loss, found = linear.with_gradients(hidden, classifier, bias, call, needed, planned=lambda *_: plan)
+    stored = linear.stored_factor(hidden, reduction)
+    loss, found = linear.with_gradients(
+        hidden, classifier, bias, call, needed, planned=lambda *_: plan, upstream=stored
+    )
     return loss, *(hidden.new_empty(0) if gradient is None else gradient.contiguous() for gradient in found)
 
 
@@ -132,13 +138,13 @@ def _(hidden, classifier, bias, *rest):
 
 
 def _keep_head(ctx, inputs, output):
-    ctx.needed = inputs[-1]
+    ctx.needed, ctx.stored = inputs[-1], linear.stored_factor(inputs[0], inputs[-3])
     ctx.save_for_backward(*output[1:])
 
 
 def _head_backward(ctx, upstream, *_):
-    found = zip(ctx.saved_tensors, ctx.needed, strict=True)
-    return *(gradient * upstream if need else None for gradient, need in found), *(None,) * 13
+    found, factor = zip(ctx.saved_tensors, ctx.needed, strict=True), upstream / ctx.stored
+    return *(gradient * factor if need else None for gradient, need in found), *(None,) * 13
 
 
 head.register_autograd(_head_backward, setup_context=_keep_head)

@@ -26,8 +26,10 @@ def planned(problem, settings):
         return found
     if type(settings) is Usual or settings.soft or problem.logits.numel() > SMALL or not all(map(shared, problem)):
         return reduced_plan(problem, settings, XP)
-    plan = reduced_plan(type(problem)(*map(seen, problem)), settings, NUMPY)
-    return type(plan)(*map(given, plan))
+    theirs = type(problem)(*map(seen, problem))
+    plan = reduced_plan(theirs, settings, NUMPY)
+    inputs = [(array, tensor) for array, tensor in zip(theirs, problem, strict=True) if isinstance(array, np.ndarray)]
+    return type(plan)(*(given(value, inputs) for value in plan))
 
 
 def shared(value):
@@ -38,10 +40,18 @@ def seen(value):
     return value.detach().numpy() if isinstance(value, torch.Tensor) else value
 
 
-def given(value):
+def given(value, inputs):
+    """As a tensor or number of its own.
+
+    An input is the caller's tensor again, whose changes autograd notices. What lies in the memory of one is copied.
+    """
     if not isinstance(value, (np.ndarray, np.generic)):
         return value
     if value.ndim == 0 and value.dtype.kind == "f":
         return float(value)
     value = np.asarray(value)
-    return torch.from_numpy(value if value.flags.writeable else value.copy())
+    for array, tensor in inputs:
+        if value is array:
+            return tensor.detach()
+    borrowed = value.base is not None and any(np.may_share_memory(value, array) for array, _ in inputs)
+    return torch.from_numpy(value.copy() if borrowed or not value.flags.writeable else value)
