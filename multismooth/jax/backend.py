@@ -20,6 +20,10 @@ class JaxBackend(backend.Backend):
     name = "jax"
     xp = XP
 
+    def __init__(self, product=linear.Product()):
+        """`product`: how a linear head's features meet its classifier."""
+        self.product = product
+
     def is_array(self, value):
         return isinstance(value, (jax.Array, jax.core.Tracer))
 
@@ -93,10 +97,12 @@ class JaxBackend(backend.Backend):
         return _binary_loss(problem, reduction)
 
     def linear_loss(self, hidden, classifier, bias, chunk_rows, problem, settings):
-        return linear.loss(hidden, classifier, bias, chunk_rows, problem._replace(logits=None), settings)
+        call = linear.Call(chunk_rows, settings, self.product)
+        return linear.loss(call, hidden, classifier, bias, problem._replace(logits=None))
 
     def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, problem, settings):
-        return linear.loss_and_grad(hidden, classifier, bias, chunk_rows, problem._replace(logits=None), settings)
+        call = linear.Call(chunk_rows, settings, self.product)
+        return linear.loss_and_grad(call, hidden, classifier, bias, problem._replace(logits=None))
 
     def smoothing_correction(self, hidden, classifier, bias, problem, settings):
         return _smoothing_correction(hidden, classifier, bias, problem._replace(logits=None), settings)
