@@ -53,6 +53,7 @@ class Binding(Arguments):
         _combinations(convention, problem, soft, reduction)
         if validate is False:  # rows that nobody is to look at are taken as they are
             return problem, settings
+        problem = self._unseen(problem, validate)
         valid, clean = values.check(
             problem, settings, seen, lambda array: self._values(array, validate), backend.tracing()
         )
@@ -131,6 +132,7 @@ class Binding(Arguments):
             normalizer=self._normalizer(normalizer, reduction, z, validate),
         )
         if validate is not False:
+            problem = self._unseen(problem, validate)
             values.check_binary(problem, seen, slack, lambda array: self._values(array, validate))
         return problem
 
