@@ -5,6 +5,8 @@ default `loss`, `terms`, … run the text of `spec`; override them only where a 
 backend to the table of `tests/adapters.py`, which is what proves it.
 """
 
+from numbers import Integral
+
 from multismooth import binary, correction, spec
 from multismooth.problem import Terms
 from multismooth.reduction import denominators, reduced_plan
@@ -31,6 +33,10 @@ class Backend:
     def array(self, value, like=None):
         """A number, list, NumPy array or own array as an own array, on `like`'s device."""
         raise NotImplementedError
+
+    def size(self, value):
+        """A size as Python's integer, or as the symbol that a compiler knows it by; None for what is no integer."""
+        return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
 
     def kind(self, array):
         """ "integer", "floating", "boolean" or "other"."""

@@ -65,14 +65,15 @@ class Binding:
     def template(self, targets, num_classes, axis, dtype):
         """(logits in shape and dtype only, targets): what `smooth_targets` binds in place of logits."""
         backend = self._backend
-        if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)) or num_classes < 1:
+        size = backend.size(num_classes)
+        if size is None or size < 1:
             raise complain("num_classes", "an integer ≥ 1", repr(num_classes), "")
         targets = backend.array(targets)
         shape = tuple(targets.shape)
         if backend.kind(targets) == "integer":
             place = axis % (len(shape) + 1)
-            shape = (*shape[:place], int(num_classes), *shape[place:])
-        elif not shape or shape[axis] != num_classes:
+            shape = (*shape[:place], size, *shape[place:])
+        elif not shape or shape[axis] != size:
             raise complain("targets", f"{num_classes} classes on axis {axis}", f"shape {shape}", "", TargetError)
         if dtype is None and backend.kind(targets) == "floating":
             dtype = targets.dtype

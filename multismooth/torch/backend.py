@@ -2,11 +2,13 @@
 
 import torch
 
+from multismooth import spec
 from multismooth.backend import Backend, total
 from multismooth.errors import complain
 from multismooth.functions import Functions
 from multismooth.implementations import choose
 from multismooth.problem import Usual
+from multismooth.reduction import reduced_plan
 from multismooth.torch import fused, kernels, linear, ops
 from multismooth.torch.namespace import XP
 from multismooth.torch.plans import planned
@@ -22,15 +24,20 @@ class TorchBackend(Backend):
         return isinstance(value, torch.Tensor)
 
     def array(self, value, like=None):
-        """Tensors stay on their device (torch itself refuses to mix); other integers become int64, to index with."""
+        """Tensors stay on their device, and a pending minus sign is carried out, for NumPy to see their memory; other
+        integers become int64, to index with."""
         if not isinstance(value, torch.Tensor):
             value = torch.as_tensor(value, device=None if like is None else like.device)
+        value = value.resolve_neg()
         integer = not (value.dtype.is_floating_point or value.dtype.is_complex or value.dtype is torch.bool)
         return value.long() if integer and value.dtype is not torch.int64 else value
 
+    def size(self, value):
+        return value if isinstance(value, torch.SymInt) else super().size(value)
+
     def kind(self, array):
         if array.dtype.is_floating_point:
-            return "floating"
+            return "floating" if array.itemsize > 1 else "other"  # with eight bits there is no arithmetic
         return "boolean" if array.dtype is torch.bool else "other" if array.dtype.is_complex else "integer"
 
     def values(self, array, validate):
@@ -38,8 +45,8 @@ class TorchBackend(Backend):
             return None
         if array.device.type != "cpu" and not validate:
             return None
-        array = array.detach() if array.device.type == "cpu" else array.detach().cpu()
-        return array.float().numpy() if array.dtype is torch.bfloat16 else array.numpy()
+        array = array.detach()
+        return (array.float() if array.dtype is torch.bfloat16 else array).numpy(force=True)
 
     def first_row(self, z, axis, validate):
         if z.numel() == 0:
@@ -51,7 +58,7 @@ class TorchBackend(Backend):
         return None if values is None else values[first]
 
     def glance(self, z, targets, axis):
-        if not (z.is_cpu and targets.is_cpu and z.numel() and fused.eligible(z, targets)):
+        if not (z.is_cpu and targets.is_cpu and z.numel() and fused.eligible(z, targets)) or z.is_neg():
             return None, None
         z = z.detach() if z.dtype is torch.bfloat16 else z.detach().numpy()
         few = z[0, :4] if axis == 1 and z.ndim == 2 else z[tuple(FEW if k == axis else 0 for k in range(z.ndim))]
@@ -79,7 +86,7 @@ class TorchBackend(Backend):
             raise complain("out", expected, f"{type(out).__name__} {tuple(getattr(out, 'shape', ()))}", "")
         if type(settings) is not Usual and not fused.eligible(z):
             self._by_spec()
-            return self._loss_and_grad_by_autograd(problem, settings, out)
+            return self._loss_and_grad_by_spec(problem, settings, out)
         with torch.no_grad():
             plan = planned(problem, settings)
             kernel = kernels.chosen_once(settings, z, plan)
@@ -89,13 +96,12 @@ class TorchBackend(Backend):
         if not self.tracing():  # a compiler cannot look at the caller's wish
             choose("spec")
 
-    def _loss_and_grad_by_autograd(self, problem, settings, out):
-        def summed(logits):
-            loss = super(TorchBackend, self).loss(problem._replace(logits=logits), settings)
-            return loss.sum(), loss
-
-        gradient, loss = torch.func.grad(summed, has_aux=True)(problem.logits)
-        return loss, gradient if out is None else out.copy_(gradient)
+    def _loss_and_grad_by_spec(self, problem, settings, out):
+        with torch.set_grad_enabled(torch._C._are_functorch_transforms_active()):  # else no graph, as of a kernel
+            plan = reduced_plan(problem, settings, XP)
+            loss, gradient = spec.losses_and_gradient(problem.logits, plan, settings.axis, XP)
+            loss = loss if settings.reduction == "none" else loss.sum()
+            return loss, gradient.to(problem.logits.dtype) if out is None else out.copy_(gradient)
 
     def linear_loss(self, hidden, classifier, bias, chunk_rows, problem, settings):
         traced = None
