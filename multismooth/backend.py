@@ -5,11 +5,11 @@ default `loss`, `terms`, … run the text of `spec`; override them only where a 
 backend to the table of `tests/adapters.py`, which is what proves it.
 """
 
-from numbers import Integral
+import numpy as np
 
-from multismooth import binary, correction, spec
+from multismooth import binary, checks, containers, correction, spec
 from multismooth.problem import Terms
-from multismooth.reduction import denominators, reduced_plan
+from multismooth.reduction import denominators, reciprocal, reduced_plan
 
 
 class Backend:
@@ -34,9 +34,30 @@ class Backend:
         """A number, list, NumPy array or own array as an own array, on `like`'s device."""
         raise NotImplementedError
 
+    def take(self, argument, value, like=None):
+        """A caller's argument as an own array. Refused: a container of more than values, no array, another device."""
+        containers.refuse(argument, value)
+        try:
+            array = self.array(value, like)
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+            raise containers.unreadable(argument, value, error) from error
+        self.meets(argument, array, like)
+        return array
+
+    def meets(self, argument, array, like):
+        """Refuse an array that cannot be computed with where `like` is."""
+
+    def traced(self, array):
+        """Whether this array stands for values of another time."""
+        return self.tracing()
+
+    def widest(self, array):
+        """The widest integers that labels are told apart in."""
+        return np.int64
+
     def size(self, value):
         """A size as Python's integer, or as the symbol that a compiler knows it by; None for what is no integer."""
-        return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+        return checks.integer(value)
 
     def kind(self, array):
         """ "integer", "floating", "boolean" or "other"."""
@@ -91,12 +112,15 @@ def total(problem, settings, xp, elements=None):
 
 
 def terms(problem, settings, xp):
-    """Per-element loss, unsmoothed loss and weight, by the text of `spec`."""
+    """Per-element loss, unsmoothed loss and weight, by the text of `spec`.
+
+    A term with a denominator of its own is multiplied by their ratio, so that Σ loss / Σ weight is the mean.
+    """
     z, axis = problem.logits, settings.axis
     plan = spec.plan(problem, settings, xp)
-    if plan.smooth_share is not None:
-        own, other = denominators([(plan, z)], settings, xp)
-        plan = spec.scaled(plan, 1.0, other / own)
+    if plan.smooth_share is not None or plan.z_loss_share is not None:
+        own, *others = denominators([(plan, z)], settings, xp)
+        plan = spec.scaled(plan, 1.0, *(None if other is None else own * reciprocal(other, z, xp) for other in others))
     lse, nll, smooth = spec.finished(spec.statistics(z, plan, axis, xp), xp)
     share = xp.broadcast_to(xp.constant(plan.share, z), lse.shape)
     return Terms(spec.elements(lse, nll, smooth, plan, xp), spec.product(plan.label_weight, nll, xp), share)

@@ -41,6 +41,7 @@ class Plan(NamedTuple):
     label_weight: Any  # what multiplies nll at ε = 0
     share: Any  # the element's share of the mean's denominator
     smooth_share: Any  # the same for the smoothing term, where it has a denominator of its own
+    z_loss_share: Any  # the same for the z-loss
     alive: Any  # elements whose logits count; None: all
     mask: Any  # broadcasts to (N…, K), classes that exist; None: all
 
@@ -207,21 +208,18 @@ def plan(problem, settings, xp) -> Plan:
         label_weight=keep(times(label_weight, convention.scale), counted, z, xp),
         share=share(convention.denominator),
         smooth_share=share(convention.smooth_denominator),
+        z_loss_share=zeta if zeta is None else share(convention.divides_z_loss(problem.weight is not None)),
         alive=alive,
         mask=mask,
     )
     return built if convention.scale == 1.0 else scaled(built, convention.scale)
 
 
-def scaled(plan, factor, smooth_factor=None):
-    """The plan of `factor` times the loss; the smoothing term may have a factor of its own."""
-    smooth_factor = factor if smooth_factor is None else smooth_factor
-    return plan._replace(
-        a=times(plan.a, factor),
-        b=times(plan.b, smooth_factor),
-        const=times(plan.const, factor),
-        zeta=times(plan.zeta, factor),
-    )
+def scaled(plan, factor, smooth_factor=None, z_loss_factor=None):
+    """The plan of `factor` times the loss; the smoothing term and the z-loss may have factors of their own."""
+    own = ((plan.b, smooth_factor), (plan.zeta, z_loss_factor))
+    b, zeta = (times(value, factor if other is None else other) for value, other in own)
+    return plan._replace(a=times(plan.a, factor), b=b, const=times(plan.const, factor), zeta=zeta)
 
 
 def keep(value, where, z, xp):
