@@ -63,7 +63,7 @@ class Binding(Arguments):
     def template(self, targets, num_classes, axis, dtype):
         """(logits in shape and dtype only, targets): what `smooth_targets` binds in place of logits."""
         backend = self._backend
-        num_classes = checks.positive("num_classes", num_classes, "It is the length of the rows to make.")
+        num_classes = checks.positive("num_classes", num_classes, "It is the length of the rows to make.", backend.size)
         targets = backend.take("targets", targets)
         shape, kind = tuple(targets.shape), backend.kind(targets)
         target_checks.kind(kind, targets.dtype)
