@@ -4,20 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from multismooth.parity.divisors import fitted, powers, shares, takers, tidy
+from multismooth.parity.divisors import WEIGHTY, fitted, powers, shares, takers, tidy
 
 
-def readings(observations, pattern, tolerance, zeta=0.0, given=None):
-    """Every Reading with this Pattern; `zeta` is the first observation's, `given` the class weights if they are known.
+def readings(observations, pattern, tolerance, squared=False, given=None):
+    """Every Reading with this Pattern; `squared`: is there a z-loss? `given`: the class weights, if they are known.
 
     Weights that nobody told are free up to a factor: it is chosen such that the convention needs no scale, and for
     "kl" such that the entropy is right.
     """
     if given is not None and pattern.weight is not None:
         pattern = _with_weight(pattern, given, 1000 * tolerance)
-        known = [] if pattern is None else fitted(observations, pattern, tolerance, zeta)
+        known = [] if pattern is None else fitted(observations, pattern, tolerance, squared)
         return [replace(r, weight=given) for r in known if np.allclose(r.weight, given, rtol=1000 * tolerance)]
-    found, near = list(fitted(observations, pattern, tolerance, zeta)), 100 * tolerance
+    found, near = list(fitted(observations, pattern, tolerance, squared)), 100 * tolerance
     return found + [_tidied(r, near) for reading in found for r in _rescalings(reading, observations[0])]
 
 
@@ -51,7 +51,9 @@ def rescaled(reading, factor):
         denominator_floor=None if floor is None else floor * grown,
     )
     eps = smoothing / scale / changed.stretch(classes) if smoothing else 0.0
-    z_loss = reading.z_loss * convention.scale / scale * grown
+    kind = convention.z_loss_denominator or convention.denominator
+    square = factor if reading.reduction == "mean" and kind in WEIGHTY else 1.0
+    z_loss = reading.z_loss * convention.scale / scale * square
     weight = reading.weight * factor
     return replace(reading, convention=changed, label_smoothing=eps, z_loss=z_loss, weight=weight)
 
