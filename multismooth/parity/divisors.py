@@ -79,7 +79,8 @@ def fitted(observations, pattern, tolerance, squared):
         for x, top in zip((own, smooth), size, strict=True)
     ]
     near = 10 * tolerance * max(1.0, max(size) / np.abs(zeta).max()) if squared else 0.0  # ζ may be small beside A
-    squares = divisors(zeta, kinds, pattern, near, same) if near < 0.1 and squared else []
+    tries = (10 * tolerance, near) if squared and near < 0.1 else ()
+    squares = next(filter(None, (divisors(zeta, kinds, pattern, limit, same) for limit in tries)), [])
     for pair in product(*fits):
         both = zip(pair, (own[0], smooth[0]), strict=True)
         alike = [d._replace(top=zeta[0] * d.top / factor) for d, factor in both if d is not None and squared][:1]
