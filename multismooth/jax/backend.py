@@ -33,15 +33,20 @@ class JaxBackend(backend.Backend):
             return value
         if not self.is_array(value):
             value = np.asarray(value)
-        kind = value.dtype.kind
-        if kind not in "iu":
-            return jnp.asarray(value)
-        integer = jax.dtypes.canonicalize_dtype(np.int64)
+        if not jnp.issubdtype(value.dtype, jnp.integer):
+            return value if self.kind(value) == "other" else jnp.asarray(value)
+        integer, kind = self.widest(value), value.dtype.kind
         if value.dtype.itemsize < integer.itemsize or value.dtype == integer:
             return jnp.asarray(value, dtype=integer)
         xp, limits = (jnp if self.is_array(value) else np), np.iinfo(integer)
         low = limits.min if kind == "i" else 0
         return jnp.asarray(xp.clip(value, low, limits.max), dtype=integer)
+
+    def widest(self, array):
+        return jax.dtypes.canonicalize_dtype(np.int64)
+
+    def traced(self, array):
+        return isinstance(array, jax.core.Tracer)
 
     def kind(self, array):
         if jnp.issubdtype(array.dtype, jnp.floating):
@@ -55,7 +60,8 @@ class JaxBackend(backend.Backend):
             return None
         if not validate and any(device.platform != "cpu" for device in array.devices()):
             return None
-        return np.asarray(array) if array.dtype != jnp.bfloat16 else np.asarray(array).astype(np.float32)
+        array = np.asarray(array)
+        return array if array.dtype.kind in "biuf" else array.astype(np.float32)
 
     def first_row(self, z, axis, validate):
         # Computed logits arrive asynchronously; waiting for them here would stall the caller's pipeline.
