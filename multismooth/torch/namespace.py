@@ -58,5 +58,4 @@ XP = Namespace(
     stop_gradient=stop_gradient,
     pick=pick,
     deposit=deposit,
-    moveaxis=torch.movedim,  # torch.moveaxis has no rule for vmap
 )
