@@ -53,7 +53,6 @@ XP = Namespace(
     compat,
     float_of=float_of,
     number=number,
-    moveaxis=torch.movedim,  # which vmap knows
     constant=constant,
     stop_gradient=stop_gradient,
     pick=pick,
