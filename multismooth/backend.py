@@ -5,9 +5,11 @@ default `loss`, `terms`, … run the text of `spec`; override them only where a 
 backend to the table of `tests/adapters.py`, which is what proves it.
 """
 
-from multismooth import binary, correction, spec
+import numpy as np
+
+from multismooth import binary, containers, correction, spec
 from multismooth.problem import Terms
-from multismooth.reduction import denominators, reduced_plan
+from multismooth.reduction import denominators, reciprocal, reduced_plan
 
 
 class Backend:
@@ -15,6 +17,7 @@ class Backend:
 
     `xp` is the framework's array-API namespace plus
         float_of(z)                      the dtype that is computed in: float64 for float64, else float32
+        number(size, z)                  a size, to compute with: itself where it is known to be this number for ever
         constant(value, z)               a value as an array of that dtype on z's device (arrays pass through)
         stop_gradient(x)                 x as a constant to autodiff
         pick(z, index, axis)             z at one index per element; the class axis goes
@@ -30,6 +33,27 @@ class Backend:
     def array(self, value, like=None):
         """A number, list, NumPy array or own array as an own array, on `like`'s device."""
         raise NotImplementedError
+
+    def take(self, argument, value, like=None):
+        """A caller's argument as an own array. Refused: a container of more than values, no array, another device."""
+        containers.refuse(argument, value)
+        try:
+            array = self.array(value, like)
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+            raise containers.unreadable(argument, value, error) from error
+        self.meets(argument, array, like)
+        return array
+
+    def meets(self, argument, array, like):
+        """Refuse an array that cannot be computed with where `like` is."""
+
+    def traced(self, array):
+        """Whether this array stands for values of another time."""
+        return self.tracing()
+
+    def widest(self, array):
+        """The widest integers that labels are told apart in."""
+        return np.int64
 
     def kind(self, array):
         """ "integer", "floating", "boolean" or "other"."""
@@ -84,12 +108,15 @@ def total(problem, settings, xp, elements=None):
 
 
 def terms(problem, settings, xp):
-    """Per-element loss, unsmoothed loss and weight, by the text of `spec`."""
+    """Per-element loss, unsmoothed loss and weight, by the text of `spec`.
+
+    A term with a denominator of its own is multiplied by their ratio, so that Σ loss / Σ weight is the mean.
+    """
     z, axis = problem.logits, settings.axis
     plan = spec.plan(problem, settings, xp)
-    if plan.smooth_share is not None:
-        own, other = denominators([(plan, z)], settings, xp)
-        plan = spec.scaled(plan, 1.0, other / own)
+    if plan.smooth_share is not None or plan.z_loss_share is not None:
+        own, *others = denominators([(plan, z)], settings, xp)
+        plan = spec.scaled(plan, 1.0, *(None if other is None else own * reciprocal(other, z, xp) for other in others))
     lse, nll, smooth = spec.finished(spec.statistics(z, plan, axis, xp), xp)
     share = xp.broadcast_to(xp.constant(plan.share, z), lse.shape)
     return Terms(spec.elements(lse, nll, smooth, plan, xp), spec.product(plan.label_weight, nll, xp), share)

@@ -4,26 +4,33 @@ q    = t·(1 − ε) + ε/2
 loss = (1 − q)·z + (1 + (π − 1)·q)·log(1 + e^−z)  =  −[π·q·log σ(z) + (1 − q)·log(1 − σ(z))]
 """
 
+from multismooth.reduction import reciprocal, summed
+
 
 def loss(problem, reduction, xp):
     """The loss of `Functions.binary_loss`, differentiable in everything; `problem.weight` is π (pos_weight)."""
     s = problem.sample_weight
     z = xp.astype(problem.logits, xp.float_of(problem.logits), copy=False)
-    t = problem.targets
-    if s is not None:
-        z, t = (xp.where(s != 0, x, xp.zeros_like(x)) for x in (z, t))
-    q = t * (1 - problem.label_smoothing) + problem.label_smoothing / 2
-    balance = 1.0 if problem.weight is None else 1 + (problem.weight - 1) * q
+    t, epsilon, positive = problem.targets, problem.label_smoothing, problem.weight
+    if s is not None:  # an entry of weight 0 may hold anything, which no 0·NaN may bring back
+        z, t, epsilon, positive = (
+            x if x is None or isinstance(x, float) else xp.where(s != 0, x, xp.zeros_like(x))
+            for x in (z, t, epsilon, positive)
+        )
+    q = t * (1 - epsilon) + epsilon / 2
+    balance = 1.0 if positive is None else 1 + (positive - 1) * q
     each = (1 - q) * z + balance * xp.logaddexp(xp.zeros_like(z), -z)
     if s is not None:
         each = each * s
     if reduction == "none":
         return each
     total = xp.sum(each)
-    if reduction == "sum":
-        return total
+    return total if reduction == "sum" else total * _one_over(problem, z, xp)
+
+
+def _one_over(problem, z, xp):
+    """What makes the sum a mean."""
+    s = problem.sample_weight
     if problem.normalizer is not None:
-        over = xp.constant(problem.normalizer, z)
-    else:
-        over = xp.sum(xp.ones_like(z) if s is None else xp.broadcast_to(s, z.shape))
-    return xp.where(over == 0, xp.zeros_like(total), total / xp.where(over == 0, xp.ones_like(over), over))
+        return reciprocal(problem.normalizer, z, xp, lambda: 0 not in z.shape if s is None else xp.any(s != 0))
+    return reciprocal(summed(1.0 if s is None else s, z, None, xp), z, xp)

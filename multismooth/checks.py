@@ -4,8 +4,10 @@ Values arrive as NumPy arrays: a backend shows them only where that needs no dev
 `validate=True` asked for it); under a trace there are none. Shapes and dtypes are always there and always checked.
 """
 
+import math
 import sys
 import warnings
+from operator import index as whole
 
 import numpy as np
 
@@ -26,23 +28,111 @@ def first(bad):
     return int(np.count_nonzero(bad)), tuple(int(i) for i in index)
 
 
+def offenders(bad, values):
+    """What an error says of the offenders among some values: the first, where it is, and how many there are."""
+    number, index = first(bad)
+    value = f"{float(np.broadcast_to(values, bad.shape)[index]):g}"
+    return f"{value} at {index}, {number} in all" if bad.ndim else value
+
+
 def elements_shape(shape, axis):
     return tuple(shape[:axis]) + tuple(shape[axis + 1 :])
+
+
+# --- plain arguments ------------------------------------------------------------------------------------------------
+
+
+def integer(value):
+    """An integer of any kind, NumPy's too, as Python's; None for what is none."""
+    try:
+        return None if isinstance(value, (bool, np.bool_)) else whole(value)
+    except TypeError:
+        return None
+
+
+def positive(argument, value, remedy):
+    number = integer(value)
+    if number is None or number < 1:
+        raise complain(argument, "an integer ≥ 1", repr(value), remedy)
+    return number
+
+
+def place(axis, ndim, of):
+    """An axis as a number ≥ 0."""
+    number = integer(axis)
+    if number is None or not -ndim <= number < ndim:
+        remedy = f"It is the class axis of {of}; -1 is the last."
+        raise complain("axis", f"an integer in [{-ndim}, {ndim})", repr(axis), remedy)
+    return number % ndim
+
+
+def ignored_label(value, dtype):
+    """The ignored label as a Python integer, or None; `dtype` is the widest that labels have, in which it must fit."""
+    if value is None:
+        return None
+    number, limits = integer(value), np.iinfo(dtype)
+    if number is None:
+        remedy = "None ignores no label. For soft targets use sample_weight."
+        raise complain("ignore_index", "an integer or None", repr(value), remedy)
+    if not limits.min < number < limits.max:  # where labels end that are beyond
+        expected, got = f"a label that {np.dtype(dtype).name} can hold", repr(value)
+        raise complain("ignore_index", expected, got, "Mark such elements with a small negative label.")
+    return number
+
+
+def reduction(value):
+    if not isinstance(value, str) or value not in ("mean", "sum", "none"):
+        raise complain("reduction", '"mean", "sum" or "none"', repr(value), 'Per-element losses are "none".')
+
+
+def validation(value):
+    if value is not None and not isinstance(value, (bool, np.bool_)):
+        remedy = "None checks values where that needs no synchronisation, True always, False never."
+        raise complain("validate", "None, True or False", repr(value), remedy)
+
+
+# --- shapes ---------------------------------------------------------------------------------------------------------
+
+
+def same_shape(shape, other):
+    """Whether two shapes agree, asked size by size: a tuple of a compiler's symbols equals no tuple of numbers."""
+    return len(shape) == len(other) and all(n == m for n, m in zip(shape, other, strict=True))
 
 
 def broadcasts(argument, shape, to, what):
     """The argument's shape, padded with ones in front to the rank of `to`."""
     padded = (1,) * (len(to) - len(shape)) + tuple(shape)
-    if len(padded) != len(to) or any(n not in (1, m) for n, m in zip(padded, to, strict=True)):
-        raise complain(argument, f"a shape that broadcasts to {what} {tuple(to)}", f"{tuple(shape)}", "")
+    if len(padded) != len(to) or not all(n == 1 or n == m for n, m in zip(padded, to, strict=True)):
+        expected = f"a shape that broadcasts to {what} {tuple(to)}"
+        raise complain(argument, expected, f"{tuple(shape)}", _reshaped(argument, tuple(shape), tuple(to), what))
     return padded
 
 
+def _reshaped(argument, shape, to, what):
+    if [n for n in shape if n != 1] == [n for n in to if n != 1]:
+        return f"Pass {argument}.reshape({to})."
+    if shape == to[: len(shape)]:
+        return f"Pass {argument}.reshape({shape + (1,) * (len(to) - len(shape))}) for one to each of the first axes."
+    return f"Give it one entry for each of {what}, or axes of 1 where it is the same for all."
+
+
+PER_CLASS = {
+    "weight": "One weight for each element is sample_weight=; classes on another axis need axis=.",
+    "prior": "A distribution of its own for each element is a soft target: mix it into the targets.",
+    "bias": "It is that of the linear layer, as are the rows of the classifier.",
+}
+
+
 def per_class(argument, shape, num_classes, square=False):
-    allowed = [(num_classes,)] + ([(num_classes, num_classes)] if square else [])
-    if tuple(shape) not in allowed:
-        expected = " or ".join(map(str, allowed))
-        raise complain(argument, f"shape {expected}, one entry per class", f"{tuple(shape)}", "")
+    if not (same_shape(shape, (num_classes,)) or (square and same_shape(shape, (num_classes, num_classes)))):
+        expected = f"({num_classes},)" + (f" or ({num_classes}, {num_classes})" if square else "")
+        remedy = PER_CLASS[argument]
+        if math.prod(shape) == num_classes:
+            remedy = f"Pass {argument}.reshape({num_classes})."
+        raise complain(argument, f"shape {expected}, one entry per class", f"{tuple(shape)}", remedy)
+
+
+# --- values ---------------------------------------------------------------------------------------------------------
 
 
 def existing(mask, excluded, num_classes):
@@ -53,51 +143,73 @@ def existing(mask, excluded, num_classes):
         yield "convention", np.array([k not in excluded for k in range(num_classes)])
 
 
-def some_class(mask, axis, counted):
-    """Every counted element has a class that exists."""
-    bad = np.asarray(not mask.any()) if mask.ndim == 1 else ~mask.any(axis=axis) & counted
+def together(mask, excluded, num_classes, axis):
+    """(what they are called, the classes that both leave), or None where neither is given."""
+    found = dict(existing(mask, excluded, num_classes))
+    if not found:
+        return None
+    masks = list(found.values())
+    if len(masks) == 2 and mask.ndim > 1:
+        masks[1] = masks[1].reshape([-1 if k == axis else 1 for k in range(mask.ndim)])
+    return "` and `".join(found), masks[0] if len(masks) == 1 else masks[0] & masks[1]
+
+
+def some_class(what, mask, axis, counted):
+    """Every counted element has a class that exists, and that smoothed mass may go to."""
+    bad = np.asarray(not mask.any()) if mask.ndim == 1 else ~mask.any(axis=axis)
+    if bad.ndim and counted is not None:
+        bad = bad & counted
     if bad.any():
         number, index = first(bad)
-        raise complain("class_mask", "at least one existing class everywhere", f"none at {index}, {number} in all", "")
+        raise complain(
+            "class_mask" if "class_mask" in what else what,
+            f"at least one class everywhere that exists under `{what}`",
+            f"none at {index}, {number} in all",
+            "True is a class that exists. Elements that are to count for nothing get sample_weight 0.",
+        )
 
 
-def prior_left(prior, axis, mask, excluded):
-    """A (K,) prior keeps mass on the classes that exist; a (K, K) one may lack it for labels that never occur."""
-    if prior.ndim > 1:
-        return
-    for what, allowed in existing(mask, excluded, prior.shape[-1]):
-        allowed = allowed if allowed.ndim == 1 else np.moveaxis(allowed, axis, -1)
-        left = allowed.astype(prior.dtype) @ prior
-        if allowed.any() and not (left > 0).all():
-            raise complain("prior", f"mass on classes that `{what}` lets exist", "a prior with none there", "")
+def single_class(shape, axis):
+    """A softmax over one class is 1 whatever its logit is."""
+    warn(
+        f"logits of shape {tuple(shape)} have one class on axis {axis}: its probability is 1 and the loss 0 whatever "
+        "the logits are, so nothing is learnt. For a single score per element use binary_loss; axis= names another "
+        "class axis."
+    )
 
 
-def smoothing_range(value):
-    """label_smoothing, a number or an array, is in [0, 1]."""
-    value = np.asarray(value)
-    inside = (value >= 0) & (value <= 1)
-    if not inside.all():
-        number, index = first(~np.asarray(inside))
-        got = f"{float(value[index]):g}" + (f" at {index}, {number} such in all" if value.ndim else "")
+def smoothing_range(value, counted=None):
+    """label_smoothing, a number or an array, is in [0, 1] wherever it counts."""
+    if isinstance(value, float):  # which a compiler may be reading
+        got = None if 0 <= value <= 1 else f"{value:g}"
+    else:
+        bad = ~((value >= 0) & (value <= 1))
+        bad = bad & counted if counted is not None and bad.any() else bad
+        got = offenders(bad, value) if bad.any() else None
+    if got is not None:
         raise complain("label_smoothing", "a number in [0, 1]", got, "0 means no smoothing.", SmoothingError)
 
 
-def smoothing(value):
-    """The same, and above 0.5 it is probably not meant."""
-    smoothing_range(value)
-    if value.size and value.max() > 0.5:
+def smoothing(highest):
+    """Above 0.5 it is probably not meant."""
+    if highest > 0.5:
         warn(
-            f"label_smoothing={float(value.max()):g} shares out more than it leaves to the label; values around 0.1 "
+            f"label_smoothing={highest:g} shares out more than it leaves to the label; values around 0.1 "
             "are usual. If a percentage was meant, divide by 100."
         )
 
 
+def highest(value, counted=None):
+    """The largest ε that counts; 0 where there is none."""
+    if isinstance(value, float):
+        return value
+    value = value if counted is None else np.broadcast_to(value, counted.shape)[counted]
+    return float(value.max()) if value.size else 0.0
+
+
 def weights(w, mass, mask, excluded):
     """Class weights are finite and ≥ 0; warn when their ratio moves the smoothed optimum off the label."""
-    bad = ~(np.isfinite(w) & (w >= 0))
-    if bad.any():
-        number, index = first(bad)
-        raise complain("weight", "finite class weights ≥ 0", f"{w[index]} at {index}, {number} in all", "")
+    not_negative("weight", w)
     exists = np.ones(w.size, bool)
     for _, allowed in existing(mask, excluded, w.size):
         exists &= allowed if allowed.ndim == 1 else True
@@ -114,13 +226,40 @@ def weights(w, mass, mask, excluded):
         )
 
 
-def reduction(value):
-    if value not in ("mean", "sum", "none"):
-        raise complain("reduction", '"mean", "sum" or "none"', repr(value), "")
+NOT_NEGATIVE = {
+    "weight": "0 takes the class out of the loss.",
+    "pos_weight": "It multiplies the term of the positive label; 1 leaves it as it is.",
+    "sample_weight": "0 takes the element out of the loss.",
+    "normalizer": "It is the number to divide the sum by, such as the tokens of all accumulated batches.",
+    "z_loss": "0 is no z-loss.",
+}
 
 
-def not_negative(argument, values):
-    bad = ~(values >= 0) if values.dtype != bool else np.zeros(values.shape, bool)
+def not_negative(argument, values, counted=None):
+    """Finite numbers ≥ 0 wherever they count."""
+    values = np.asarray(values)
+    bad = np.asarray(~((values >= 0) & (values < np.inf)))
+    bad = bad & counted if counted is not None and bad.any() else bad
     if bad.any():
-        number, index = first(np.asarray(bad))
-        raise complain(argument, "numbers ≥ 0", f"{values[index]} at {index}, {number} in all", "")
+        expected = "finite numbers ≥ 0" if bad.ndim else "a finite number ≥ 0"
+        raise complain(argument, expected, offenders(bad, values), NOT_NEGATIVE[argument])
+
+
+def weighs_nothing():
+    """The error for a mean over class weights that are all 0, with a smoothing term or z-loss that is not."""
+    return complain(
+        "weight",
+        "a class weight > 0 for some counted label, since the mean divides by their sum",
+        "0 for all of them",
+        'Leave such elements out with ignore_index or sample_weight 0, or use reduction="sum".',
+    )
+
+
+def divides_by_nothing():
+    """The error for a normalizer of 0 where the sum that it divides is not empty."""
+    return complain(
+        "normalizer",
+        "a number > 0 where something is counted",
+        "0",
+        "Pass what the sum is to be divided by: the elements counted in all batches and processes, say.",
+    )

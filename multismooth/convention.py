@@ -20,6 +20,8 @@ CHOICES = {
     "ignore_scope": ("all", "nll_only"),
 }
 
+ALIKE = ("target_weight", "mixture_weight", "counted")  # the same divisor where there are no class weights
+
 DIVIDES_BY = {
     "target_weight": "the summed class weights of the counted labels (their number, without weights)",
     "mixture_weight": "Σ q·w over the counted elements",
@@ -49,6 +51,7 @@ class Convention:
         smoothing_map: "identity", or "classy": ε ↦ ε/(1 + ε), a target (t + ε/K)/(1 + ε) (ClassyVision).
         ignore_scope: "all": an ignored element is nothing; "nll_only": its smoothing term still counts.
         smooth_denominator: a denominator of its own for the smoothing term, or None.
+        z_loss_denominator: a denominator of its own for the z-loss, or None. No class weight multiplies a z-loss.
         denominator_add, denominator_floor: mean divides by max(denominator + add, floor).
         scale: a factor on the loss.
         ignore_index: the label that the original ignores by default; a call's own `ignore_index` is what counts.
@@ -70,6 +73,7 @@ class Convention:
     smoothing_map: str = "identity"
     ignore_scope: str = "all"
     smooth_denominator: str | None = None
+    z_loss_denominator: str | None = None
     denominator_add: float = 0.0
     denominator_floor: float | None = None
     scale: float = 1.0
@@ -80,15 +84,17 @@ class Convention:
     def __post_init__(self):
         for argument, choices in CHOICES.items():
             _choose(f"Convention.{argument}", getattr(self, argument), choices)
-        if self.smooth_denominator is not None:
-            _choose("Convention.smooth_denominator", self.smooth_denominator, CHOICES["denominator"])
+        for argument in ("smooth_denominator", "z_loss_denominator"):
+            own = getattr(self, argument)
+            if own is not None:
+                _choose(f"Convention.{argument}", own, CHOICES["denominator"])
+            if self.denominator in (own, "caller"):  # a normalizer divides everything
+                object.__setattr__(self, argument, None)
         for argument in ("denominator_add", "denominator_floor", "scale"):
             object.__setattr__(self, argument, _number(argument, getattr(self, argument)))
         object.__setattr__(self, "exclude", _classes(self.exclude))
         if self.ignore_index is not None:
             object.__setattr__(self, "ignore_index", _whole("ignore_index", self.ignore_index))
-        if self.smooth_denominator == self.denominator:
-            object.__setattr__(self, "smooth_denominator", None)
 
     def to_json(self) -> str:
         """All fields as a JSON object, so that a training run can record what it used; `from_json` reads it.
@@ -111,10 +117,11 @@ class Convention:
             values = json.loads(text)
         except (TypeError, ValueError) as error:
             raise complain(
-                "text", "a JSON object, as from Convention.to_json()", f"{text!r:.60}", str(error)
+                "text", "a JSON object, as from Convention.to_json()", f"{text!r:.60}", f"It cannot be read: {error}."
             ) from error
         if not isinstance(values, dict):
-            raise complain("text", "a JSON object, as from Convention.to_json()", f"{text!r:.60}", "")
+            remedy = "Pass what to_json wrote, not a part of it."
+            raise complain("text", "a JSON object, as from Convention.to_json()", f"{text!r:.60}", remedy)
         known = [f.name for f in fields(cls)]
         if unknown := [name for name in values if name not in known]:
             raise complain(
@@ -124,6 +131,11 @@ class Convention:
                 "A newer multismooth may have written it; what it means there cannot be guessed here.",
             )
         return cls(**values)
+
+    def divides_z_loss(self, weighted):
+        """The kind of divisor that a call's z-loss has to itself, with class weights or without; None: the loss's."""
+        alike = not weighted and {self.denominator, self.z_loss_denominator} <= {*ALIKE}
+        return None if alike else self.z_loss_denominator
 
     def mass(self, label_smoothing, num_classes):
         """ε′, the share of the target row that goes to r: ε, ε/(1 + ε) or these times K/(K − 1)."""
@@ -218,7 +230,10 @@ class Convention:
         entropy = " + Σ w q log q" if self.objective == "kl" else ""
         loss = f"  loss = −Σ w q log p{entropy};  class weights: {self.class_weights}"
         extras = [
-            f"  {f.name} = {getattr(self, f.name)}" for f in fields(self)[7:12] if getattr(self, f.name) != f.default
+            f"  {name} = {value}"
+            + (f": {DIVIDES_BY[value]}" if name in ("smooth_denominator", "z_loss_denominator") else "")
+            for name, value, usual in ((f.name, getattr(self, f.name), f.default) for f in fields(self)[7:13])
+            if value != usual
         ]
         return "\n".join(
             [
@@ -242,19 +257,22 @@ def _number(argument, value):
     if value is None and argument == "denominator_floor":
         return None
     if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
-        raise complain(f"Convention.{argument}", "a finite number", repr(value), "")
+        usual = {"scale": "1 leaves the loss as it is.", "denominator_add": "0 adds nothing."}
+        remedy = usual.get(argument, "None is no floor.")
+        raise complain(f"Convention.{argument}", "a finite number", repr(value), remedy)
     return float(value)
 
 
 def _smoothing(value):
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
-        raise complain("label_smoothing", "a number in [0, 1]", repr(value), "", SmoothingError)
+        raise complain("label_smoothing", "a number in [0, 1]", repr(value), "0 means no smoothing.", SmoothingError)
     return value
 
 
 def _whole(argument, value):
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise complain(f"Convention.{argument}", "an integer", repr(value), "")
+        remedy = "It is the number of a class or label."
+        raise complain(f"Convention.{argument}", "an integer", repr(value), remedy)
     return int(value)
 
 

@@ -44,7 +44,8 @@ def correction(hidden, classifier, bias, problem, settings, xp, rows_at=spec.row
         x = xp.where(xp.expand_dims(plan.alive, axis=-1), x, xp.zeros_like(x))
 
     def against_the_mean(table):
-        return xp.astype(rows_at(table, plan.labels, xp), x.dtype, copy=False) - mean_row(table, plan.v, xp)
+        rows, mean = xp.astype(rows_at(table, plan.labels, xp), x.dtype, copy=False), mean_row(table, plan.v, xp)
+        return rows - xp.reshape(mean, (1,) * (rows.ndim - mean.ndim) + tuple(mean.shape))
 
     gap = xp.sum(x * against_the_mean(classifier), axis=-1)
     gap = gap if bias is None else gap + against_the_mean(bias)

@@ -5,9 +5,13 @@ a JAX tracer is no `jax.Array` subclass, but it lives in a jax module).
 """
 
 import inspect
+from collections.abc import Callable
 from functools import wraps
+from typing import Any, Concatenate
 
+from multismooth.errors import complain
 from multismooth.functions import Functions
+from multismooth.public import Arguments, Result, misused, named
 
 
 def backend_of(array):
@@ -26,25 +30,29 @@ def backend_of(array):
             from multismooth import numpy as module
 
             return module
-    raise TypeError(
-        f"`logits`: expected a torch.Tensor, jax.Array or numpy.ndarray; got {type(array).__name__}. "
-        "Convert it, or call multismooth.numpy for nested lists."
+    raise complain(
+        "logits",
+        "a torch.Tensor, jax.Array or numpy.ndarray",
+        type(array).__name__,
+        "Convert it, or call multismooth.numpy for nested lists.",
+        TypeError,
     )
 
 
-def _dispatched(method):
+def _dispatched(method: Callable[Concatenate[Any, Arguments], Result]) -> Callable[Arguments, Result]:
     """The method's function of whichever backend its first argument belongs to."""
     name, signature = method.__name__, inspect.signature(method)
     parameters = list(signature.parameters.values())[1:]
     first = parameters[0].name
 
     @wraps(method)
-    def call(*args, **options):
+    def call(*args: Arguments.args, **options: Arguments.kwargs) -> Result:
+        if not args and first not in options:
+            raise misused(call, args, options)
         return getattr(backend_of(args[0] if args else options[first]), name)(*args, **options)
 
     call.__signature__ = signature.replace(parameters=parameters)
-    call.__qualname__, call.__module__ = name, "multismooth"
-    return call
+    return named(call, "multismooth")
 
 
 loss = _dispatched(Functions.loss)

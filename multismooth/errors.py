@@ -25,6 +25,8 @@ class MissingBackendError(ImportError):
 
 def complain(argument, expected, got, remedy, error=ValueError):
     """Build `error` in the one grammar of this library: argument, expected, got, remedy."""
+    if not remedy.strip():
+        raise ValueError(f"the complaint about `{argument}` lacks a remedy; it expected {expected} and got {got}")
     return error(f"`{argument}`: expected {expected}; got {got}. {remedy}")
 
 

@@ -7,7 +7,7 @@ from multismooth.problem import Terms
 
 
 class Functions(HeadFunctions):
-    """The functions of one backend. `multismooth.torch.loss` and its siblings are methods of an instance."""
+    """The functions of one backend. `multismooth.torch.loss` and its siblings are made of an instance's methods."""
 
     def __init__(self, backend):
         # Here, not above: it needs NumPy, and `import multismooth` needs only the signatures.
@@ -101,7 +101,7 @@ class Functions(HeadFunctions):
         """
         return self._backend.terms(*self._bind(
             logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
-            ignore_index, z_loss, None, None, axis, validate,
+            ignore_index, z_loss, "none", None, axis, validate,
         ))  # fmt: skip
 
     def loss_and_grad(
@@ -166,7 +166,7 @@ class Functions(HeadFunctions):
         template, targets = self._bind.template(targets, num_classes, axis, dtype)
         return self._backend.smooth_targets(*self._bind(
             template, targets, label_smoothing, convention, None, prior, class_mask, None,
-            ignore_index, 0.0, None, None, axis, None,
+            ignore_index, 0.0, "none", None, axis, None,
         ))  # fmt: skip
 
     def binary_loss(

@@ -40,7 +40,7 @@ def implementation(*names: str):
     """
     for name in names:
         if name not in (*NAMES, "fused"):
-            raise complain("names", f"some of {', '.join(NAMES)}, fused", repr(name), "")
+            raise complain("names", f"some of {', '.join(NAMES)}, fused", repr(name), "Without names all may run.")
     groups = tuple(FUSED if name == "fused" else (name,) for name in names)
     ran: list[str] = []
     token = _asked.set((groups or (NAMES,), ran))

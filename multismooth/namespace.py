@@ -32,6 +32,10 @@ def deposit(z, index, values, axis):
     return z
 
 
+def number(size, z):
+    return size
+
+
 def float_of(z):
     return np.float64 if z.dtype == np.float64 else np.float32
 
@@ -40,4 +44,6 @@ def constant(value, z):
     return np.asarray(value, dtype=float_of(z))
 
 
-XP = Namespace(np, stop_gradient=stop_gradient, pick=pick, deposit=deposit, float_of=float_of, constant=constant)
+XP = Namespace(
+    np, stop_gradient=stop_gradient, pick=pick, deposit=deposit, float_of=float_of, number=number, constant=constant
+)

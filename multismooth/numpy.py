@@ -9,11 +9,13 @@ import numpy as np
 
 from multismooth import cpu, linear, spec
 from multismooth.backend import Backend
+from multismooth.buffers import age
 from multismooth.cpu import quietly
 from multismooth.errors import complain
 from multismooth.functions import Functions
 from multismooth.implementations import choose
 from multismooth.namespace import XP
+from multismooth.public import public
 from multismooth.reduction import reduced_plan
 
 FEW = slice(0, 4)
@@ -21,6 +23,7 @@ FEW = slice(0, 4)
 
 def evaluate(z, plan, settings, wanted=True, out=None):
     """(the loss, summed or not; gradient of its sum or None) by the kernel that the caller named or the size wants."""
+    age()
     axis, summed = settings.axis, settings.reduction != "none"
     name = choose(*cpu.able(z, plan, axis))
     if name == "spec":
@@ -57,7 +60,10 @@ class NumpyBackend(Backend):
         return np.asarray(value)
 
     def kind(self, array):
-        kind = array.dtype.kind
+        """JAX's bfloat16 is a float of NumPy's too; a long double is computed by nothing here."""
+        if array.dtype.name == "bfloat16":
+            return "floating"
+        kind = "other" if array.dtype.itemsize > 8 else array.dtype.kind
         return {"i": "integer", "u": "integer", "f": "floating", "b": "boolean"}.get(kind, "other")
 
     def values(self, array, validate):
@@ -93,7 +99,7 @@ class NumpyBackend(Backend):
         if out is not None and (not isinstance(out, np.ndarray) or out.shape != z.shape or out.dtype != z.dtype):
             expected = f"an array of shape {z.shape} and dtype {z.dtype}"
             got = f"{type(out).__name__} {getattr(out, 'shape', '')} {getattr(out, 'dtype', '')}"
-            raise complain("out", expected, got, "")
+            raise complain("out", expected, got, "Make it with np.empty_like(logits).")
         return evaluate(z, reduced_plan(problem, settings, XP), settings, out=out)
 
     @quietly
@@ -102,9 +108,9 @@ class NumpyBackend(Backend):
 
     @quietly
     def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, problem, settings):
-        """float16 is multiplied in float32: in NumPy it has no BLAS, and ε/(K·N) is 0 in it."""
+        """Half precision is multiplied in float32: in NumPy it has no BLAS, and in float16 ε/(K·N) is 0."""
         given = (hidden, classifier, bias)
-        wide = (x.astype(np.float32) if x is not None and x.dtype == np.float16 else x for x in given)
+        wide = (x.astype(np.float32) if x is not None and x.itemsize == 2 else x for x in given)
         loss, gradients = linear.forward_and_gradient(*wide, chunk_rows, problem, settings, XP)
         back = zip(gradients, given, strict=True)
         return loss, tuple(g if g is None else g.astype(x.dtype, copy=False) for g, x in back)
@@ -115,11 +121,11 @@ class NumpyBackend(Backend):
 
 
 _functions = Functions(NumpyBackend())
-loss = _functions.loss
-terms = _functions.terms
-loss_and_grad = _functions.loss_and_grad
-smooth_targets = _functions.smooth_targets
-linear_loss = _functions.linear_loss
-linear_loss_and_grad = _functions.linear_loss_and_grad
-smoothing_correction = _functions.smoothing_correction
-binary_loss = _functions.binary_loss
+loss = public(_functions.loss, __name__)
+terms = public(_functions.terms, __name__)
+loss_and_grad = public(_functions.loss_and_grad, __name__)
+smooth_targets = public(_functions.smooth_targets, __name__)
+linear_loss = public(_functions.linear_loss, __name__)
+linear_loss_and_grad = public(_functions.linear_loss_and_grad, __name__)
+smoothing_correction = public(_functions.smoothing_correction, __name__)
+binary_loss = public(_functions.binary_loss, __name__)

@@ -1,5 +1,6 @@
 """What "mean" divides by. A mean is the plan scaled by 1/D: then every loss is a sum, for every kernel."""
 
+import math
 from numbers import Real
 
 from multismooth import spec
@@ -7,13 +8,14 @@ from multismooth.problem import Usual
 
 
 def summed(share, z, axis, xp):
-    """Σ share over the elements of z; a plain number is every element's share."""
+    """Σ share over the elements of z (axis None: its entries); a plain number is every element's share."""
+    shape = z.shape if axis is None else z.shape[:axis] + z.shape[axis + 1 :]
     if not isinstance(share, float):
-        return xp.sum(xp.broadcast_to(share, z.shape[:axis] + z.shape[axis + 1 :]))
+        return xp.sum(xp.broadcast_to(share, shape))
     count = 1
-    for place, size in enumerate(z.shape):
-        count *= size if place != axis else 1
-    return share * count
+    for size in shape:
+        count *= size
+    return share * xp.number(count, z)
 
 
 def denominator(shares, z, convention, xp):
@@ -24,34 +26,85 @@ def denominator(shares, z, convention, xp):
     return max(total, floor) if isinstance(total, float) else xp.where(total < floor, xp.constant(floor, z), total)
 
 
-def reciprocal(total, z, xp):
-    """1/total, and 0 for a total of 0: the mean over nothing."""
+def reciprocal(total, z, xp, counted=lambda: False):
+    """1/total. The mean over nothing is 0, so 1/0 is 0 there; where `counted()` finds something after all, it is NaN.
+
+    The only place that says what is divided by 0. Where values are in sight, `values` has refused such a call.
+    """
     if isinstance(total, Real):  # NumPy's numbers are, too, and arithmetic with Python's own is three times faster
-        return 1.0 / float(total) if total else 0.0
+        if total:
+            return 1.0 / float(total)
+        something = counted()
+        if isinstance(something, bool):
+            return math.nan if something else 0.0
+        return xp.where(something, xp.constant(math.nan, z), xp.constant(0.0, z))
     total = xp.astype(total, xp.float_of(z))
-    nothing = total == 0
-    return xp.where(nothing, xp.zeros_like(total), 1 / xp.where(nothing, xp.ones_like(total), total))
+    zero, something = total == 0, counted()
+    if isinstance(something, bool):
+        nothing = xp.full_like(total, math.nan if something else 0.0)
+    else:
+        nothing = xp.where(something, xp.full_like(total, math.nan), xp.zeros_like(total))
+    return xp.where(zero, nothing, 1 / xp.where(zero, xp.ones_like(total), total))
+
+
+SHARES = ("share", "smooth_share", "z_loss_share")
+ADDED = (("label_weight", "const"), ("b",), ("zeta",))  # what of a plan each of them divides
+
+
+def adds(plans, names, axis, xp):
+    """Whether anything is added up: one of these coefficients is not 0 somewhere."""
+    found = False
+    for plan, z in plans:
+        if 0 in (*z.shape[:axis], *z.shape[axis + 1 :]):
+            continue
+        for value in (getattr(plan, name) for name in names):
+            if value is not None:
+                found = found | (bool(value != 0) if isinstance(value, float) else xp.any(value != 0))
+    return found
+
+
+def added(settings, *terms):
+    """The names of what these terms of the loss add up. An ignored label's smoothing term is not counted."""
+    names = [name for term in terms for name in ADDED[term]]
+    return [name for name in names if name != "b" or settings.convention.ignore_scope != "nll_only"]
 
 
 def denominators(plans, settings, xp):
-    """(1/D, 1/D of the smoothing term or None) over all (plan, logits) pairs of a call."""
-    plans = list(plans)
+    """What the loss, its smoothing term and its z-loss are divided by, over all (plan, logits) pairs of a call.
+
+    None for a term that has no denominator of its own.
+    """
     first, z = plans[0]
 
-    def one_over(share):
-        total = sum(summed(getattr(plan, share), logits, settings.axis, xp) for plan, logits in plans)
-        return reciprocal(denominator(total, z, settings.convention, xp), z, xp)
+    def total(share):
+        if getattr(first, share) is None:
+            return None
+        shares = sum(summed(getattr(plan, share), logits, settings.axis, xp) for plan, logits in plans)
+        return denominator(shares, z, settings.convention, xp)
 
-    return one_over("share"), None if first.smooth_share is None else one_over("smooth_share")
+    return [total(share) for share in SHARES]
 
 
 def factors(plans, problem, settings, xp):
-    """(what multiplies a summed loss, the same for its smoothing term or None); `plans` as in `denominators`."""
+    """What multiplies a summed loss, its smoothing term and its z-loss, as the arguments of `spec.scaled`.
+
+    `plans` are (plan, logits) pairs, of which there may be many. A normalizer takes the place of all denominators.
+    """
     if settings.reduction != "mean":
-        return 1.0, None
+        return (1.0,)
+    z, axis = problem.logits, settings.axis
     if problem.normalizer is not None:
-        return reciprocal(problem.normalizer, problem.logits, xp), None
-    return denominators(plans, settings, xp)
+        return (reciprocal(problem.normalizer, z, xp, lambda: adds(plans, added(settings, 0, 1, 2), axis, xp)),)
+    plans = list(plans)
+    totals = denominators(plans, settings, xp)
+
+    def factor(term):
+        if problem.weight is None:  # without class weights a sum of shares is 0 only where there are none
+            return reciprocal(totals[term], z, xp)
+        others = [k for k in (1, 2) if term == 0 and totals[k] is None]
+        return reciprocal(totals[term], z, xp, lambda: adds(plans, added(settings, term, *others), axis, xp))
+
+    return [None if total is None else factor(term) for term, total in enumerate(totals)]
 
 
 def reduced_plan(problem, settings, xp):

@@ -41,6 +41,7 @@ class Plan(NamedTuple):
     label_weight: Any  # what multiplies nll at ε = 0
     share: Any  # the element's share of the mean's denominator
     smooth_share: Any  # the same for the smoothing term, where it has a denominator of its own
+    z_loss_share: Any  # the same for the z-loss
     alive: Any  # elements whose logits count; None: all
     mask: Any  # broadcasts to (N…, K), classes that exist; None: all
 
@@ -104,7 +105,7 @@ def reference(problem, settings, labels, t, xp):
             rows = rows_at(prior, labels, xp) if t is None else xp.moveaxis(t, axis, -1) @ prior
             prior = xp.moveaxis(rows, -1, axis)
     if allowed is None:
-        return prior, mask, z.shape[axis]
+        return prior, mask, xp.number(z.shape[axis], z)
     ones = xp.astype(allowed, xp.float_of(z))
     r = ones if prior is None else xp.where(allowed, prior, xp.zeros_like(prior))
     return r / xp.sum(r, axis=axis, keepdims=True), mask, xp.sum(ones, axis=axis)
@@ -156,7 +157,7 @@ def smooth_targets(problem, settings, xp):
     labels, counted, t = read_targets(problem, settings, xp)
     r, mask, classes = reference(problem, settings, labels, t, xp)
     eps = xp.constant(smoothed_mass(settings.convention, problem.label_smoothing, classes, xp), z)
-    r = xp.constant(1 / z.shape[axis], z) if r is None else r
+    r = xp.constant(1 / xp.number(z.shape[axis], z), z) if r is None else r
     q = xp.broadcast_to(wide(eps, axis, xp) * r, z.shape)
     right = possible(problem, settings, labels, counted, t, mask, xp)
     if t is not None:
@@ -177,7 +178,7 @@ def plan(problem, settings, xp) -> Plan:
     label_weight, smooth_weight, mixture, u, v = class_weights(problem, settings, labels, t, r, eps, xp)
     a, b = (1 - eps) * (mixture if convention.class_weights == "mixture" else label_weight), eps * smooth_weight
     shares = {"target_weight": label_weight if t is None else 1.0, "mixture_weight": mixture}
-    fixed = {None: None, "all": 1.0, "classes": float(z.shape[axis])}
+    fixed = {None: None, "all": 1.0, "classes": xp.number(z.shape[axis], z) * 1.0}
     right = possible(problem, settings, labels, counted, t, mask, xp)
     a, label_weight = (value_or_nan(x, right, z, xp) for x in (a, label_weight))
     const = entropy(a, b, eps, u, v, r, labels, t, z, axis, xp) if convention.objective == "kl" else None
@@ -207,21 +208,18 @@ def plan(problem, settings, xp) -> Plan:
         label_weight=keep(times(label_weight, convention.scale), counted, z, xp),
         share=share(convention.denominator),
         smooth_share=share(convention.smooth_denominator),
+        z_loss_share=zeta if zeta is None else share(convention.divides_z_loss(problem.weight is not None)),
         alive=alive,
         mask=mask,
     )
     return built if convention.scale == 1.0 else scaled(built, convention.scale)
 
 
-def scaled(plan, factor, smooth_factor=None):
-    """The plan of `factor` times the loss; the smoothing term may have a factor of its own."""
-    smooth_factor = factor if smooth_factor is None else smooth_factor
-    return plan._replace(
-        a=times(plan.a, factor),
-        b=times(plan.b, smooth_factor),
-        const=times(plan.const, factor),
-        zeta=times(plan.zeta, factor),
-    )
+def scaled(plan, factor, smooth_factor=None, z_loss_factor=None):
+    """The plan of `factor` times the loss; the smoothing term and the z-loss may have factors of their own."""
+    own = ((plan.b, smooth_factor), (plan.zeta, z_loss_factor))
+    b, zeta = (times(value, factor if other is None else other) for value, other in own)
+    return plan._replace(a=times(plan.a, factor), b=b, const=times(plan.const, factor), zeta=zeta)
 
 
 def keep(value, where, z, xp):
@@ -261,7 +259,8 @@ def entropy(a, b, eps, u, v, r, labels, t, z, axis, xp):
     """Σ_k W_k log q_k with W = a·u + b·v: what "kl" adds. No (N, K) rows are made for labels."""
     eps, b = xp.constant(eps, z), xp.constant(b, z)
     if r is None:
-        r = xp.broadcast_to(xp.constant(1 / z.shape[axis], z), [n if k == axis else 1 for k, n in enumerate(z.shape)])
+        r = xp.constant(1 / xp.number(z.shape[axis], z), z)
+        r = xp.broadcast_to(r, [n if k == axis else 1 for k, n in enumerate(z.shape)])
     v = r if v is None else v
     if t is not None:
         q = wide(1 - eps, axis, xp) * t + wide(eps, axis, xp) * r

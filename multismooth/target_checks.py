@@ -1,29 +1,35 @@
 """What is wrong with the targets and with the class axis that they imply; `checks` has the other arguments."""
 
+import math
+
 import numpy as np
 
-from multismooth.checks import elements_shape, existing, first, warn
+from multismooth.checks import elements_shape, existing, first, offenders, place, same_shape, warn
+from multismooth.containers import NUMBERED
 from multismooth.errors import LabelError, TargetError, complain
 
 
-def class_axis(shape, target_shape, soft, axis, rows=None):
+def kind(array_kind, dtype):
+    """Targets are integers, booleans or floats."""
+    if array_kind == "other":
+        expected = "integer labels, or floating or boolean rows"
+        raise complain("targets", expected, f"dtype {dtype}", NUMBERED, TargetError)
+
+
+def class_axis(shape, target_shape, soft, axis, rows=None, slack=1e-3):
     """The class axis as a number ≥ 0. Unsaid it is the last one, unless the targets say otherwise or fit twice."""
     ndim = len(shape)
     if axis is not None:
-        if isinstance(axis, bool) or not isinstance(axis, int) or not -ndim <= axis < ndim:
-            raise complain(
-                "axis", f"an integer in [{-ndim}, {ndim})", repr(axis), "It is the class axis of the logits."
-            )
-        return axis % ndim
+        return place(axis, ndim, "the logits")
     if soft:
-        if rows is not None and ndim > 2 and not is_distribution(rows, -1):
-            others = [k for k in range(1, ndim - 1) if is_distribution(rows, k)]
+        if rows is not None and ndim > 2 and not is_distribution(rows, -1, slack):
+            others = [k for k in range(1, ndim - 1) if is_distribution(rows, k, slack)]
             if others:
                 raise _other_axis(shape, target_shape, others[0])
         return ndim - 1
-    if ndim <= 2 and shape[:-1] == target_shape:
+    if ndim <= 2 and same_shape(shape[:-1], target_shape):
         return ndim - 1
-    fits = [k for k in range(ndim) if elements_shape(shape, k) == tuple(target_shape)]
+    fits = [k for k in range(ndim) if same_shape(elements_shape(shape, k), target_shape)]
     if fits and ndim - 1 not in fits:
         raise _other_axis(shape, target_shape, fits[-1])
     also = [k for k in fits if 0 < k < ndim - 1]
@@ -49,27 +55,37 @@ def _other_axis(shape, target_shape, axis):
 
 def target_shape(kind, target_shape, shape, axis):
     """Integers have the elements' shape, floating and boolean targets the logits'."""
-    expected, got = elements_shape(shape, axis), tuple(target_shape)
-    if kind == "integer":
-        if got == expected:
-            return
-        remedy = f"The logits are {tuple(shape)} with classes on axis {axis}."
-        if got == tuple(shape):
-            remedy = "One-hot rows must be floating or boolean: convert them, or pass the labels themselves."
-        elif got == (*expected, 1):
-            remedy = "Drop the last axis: targets.squeeze(-1) (reshape(-1) in NumPy)."
-        raise complain("targets", f"integer labels of shape {expected}", f"shape {got}", remedy, TargetError)
-    if got == tuple(shape):
+    expected, got, shape = elements_shape(shape, axis), tuple(target_shape), tuple(shape)
+    if same_shape(got, expected if kind == "integer" else shape):
         return
-    if kind == "floating" and got in (expected, (*expected, 1)):
-        raise complain(
-            "targets",
-            f"integer labels of shape {expected}, or distributions of shape {tuple(shape)}",
-            f"floating values of shape {got}",
-            "Label smoothing is for classes. Cast class ids to integers; for regression use a regression loss.",
-            TargetError,
-        )
-    raise complain("targets", f"{kind} targets of the logits' shape {tuple(shape)}", f"shape {got}", "", TargetError)
+    labels, rows = f"integer labels of shape {expected}", f"distributions of shape {shape}"
+    raise complain(
+        "targets",
+        labels if kind == "integer" else f"{labels}, or {rows}",
+        f"shape {got}" if kind == "integer" else f"{kind} values of shape {got}",
+        _fitting(kind, got, shape, axis),
+        TargetError,
+    )
+
+
+def _fitting(kind, got, shape, axis):
+    """What would make targets of a wrong shape fit."""
+    if kind == "integer" and got == shape:
+        return "One-hot rows must be floating or boolean: convert them, or pass the labels themselves."
+    ndim, expected, steps = len(shape), elements_shape(shape, axis), []
+    whole = [k for k in (axis, *range(1, ndim), 0) if elements_shape(shape, k) == got]
+    thin = [k for k in (axis, *range(1, ndim), 0) if (*shape[:k], 1, *shape[k + 1 :]) == got]
+    if kind == "floating" and (whole or thin or got == expected):
+        steps.append("Label smoothing is for classes: for regression use a regression loss.")
+        steps.append("Cast class ids to integers: targets.long() or targets.astype(int).")
+    if thin and not whole:
+        steps.append(f"Drop the axis of 1: targets.squeeze({-1 if thin[0] == ndim - 1 else thin[0]}).")
+    found = [*whole, *thin]
+    if found and axis not in found:
+        steps.append(f"Pass axis={found[0]}, the class axis.")
+    if not steps and math.prod(got) == math.prod(expected):
+        steps.append(f"Pass targets.reshape({expected}).")
+    return " ".join(steps) or f"The logits are {shape} with classes on axis {axis}; axis= names another one."
 
 
 def labels(y, num_classes, ignore_index, mask=None, axis=-1, excluded=(), something=None):
@@ -133,53 +149,89 @@ def _label_remedy(value, num_classes):
     return "Check the number of classes, or pass ignore_index if this value marks padding."
 
 
+# How far a row of probabilities may be from one: its sum from 1, its entries below 0. Looked up by the dtype that the
+# caller's own array has, because a conversion forgets how it was rounded.
 TOLERANCE = {"float64": 1e-5, "float32": 1e-3, "float16": 1e-2, "bfloat16": 2.0**-6}
 
 
 def tolerance(dtype):
-    """How far from 1 the sum of a row of probabilities may be, by the dtype that they were rounded to."""
-    return TOLERANCE.get(str(dtype).rpartition(".")[2], 1e-3)
+    """`TOLERANCE` of any framework's dtype; 8 bits and fewer are coarse."""
+    name = str(dtype).rpartition(".")[2]
+    return 0.125 if name.startswith(("float8", "float4")) else TOLERANCE.get(name, 1e-3)
 
 
-def _tolerance(rows):
-    return tolerance(rows.dtype)
-
-
-def is_distribution(rows, axis):
+def is_distribution(rows, axis, slack, lowest=None):
+    """Whether all rows sum to 1 and have no entry below `lowest` (−slack), to within `slack`."""
     with np.errstate(all="ignore"):
         total = np.sum(rows, axis=axis, dtype=np.float64)
-        return bool((rows >= 0).all() and (np.abs(total - 1) <= _tolerance(rows)).all())
+        lowest = -slack if lowest is None else lowest
+        return bool((rows >= lowest).all() and (np.abs(total - 1) <= slack).all())
 
 
-def distributions(argument, rows, axis, counted=None, error=TargetError):
-    """Every counted row is ≥ 0 and sums to 1 within the dtype's tolerance."""
+def distributions(argument, rows, axis, slack, counted=None, error=TargetError):
+    """Every counted row is ≥ 0 and sums to 1 within `slack`, the tolerance of its own dtype."""
     if rows.dtype == bool:
         rows = rows.astype(np.float32)
-    if is_distribution(rows, axis):
+    if is_distribution(rows, axis, slack):
         return
     with np.errstate(all="ignore"):
-        total = np.sum(rows, axis=axis, dtype=np.float64)
-        bad = ~(np.abs(total - 1) <= _tolerance(rows)) | ~(np.min(rows, axis=axis) >= 0)
+        total, least = np.sum(rows, axis=axis, dtype=np.float64), np.min(rows, axis=axis)
+        bad = ~(np.abs(total - 1) <= slack) | ~(least >= -slack)
     if counted is not None:
         bad = bad & np.broadcast_to(counted, bad.shape)
     if not bad.any():
         return
     number, index = first(bad)
-    lowest = float(np.min(rows, axis=axis)[index])
+    remedy = "Normalise it: prior / prior.sum(-1, keepdims=True)."
+    if argument == "targets":
+        remedy = (
+            "Label smoothing is for classes: normalise the rows, or use a regression loss for continuous targets; "
+            "rows that do not count may hold anything where sample_weight is 0."
+        )
     raise complain(
         argument,
         "distributions over the classes: entries ≥ 0 that sum to 1",
-        f"a row at {index} with sum {float(total[index]):.6g} and smallest entry {lowest:.6g}, {number} such in all",
-        "Label smoothing is for classes: normalise the rows, or use a regression loss for continuous targets.",
+        f"a row at {index} with sum {float(total[index]):.6g} and smallest entry {float(least[index]):.6g}, "
+        f"{number} such in all",
+        remedy,
         error,
     )
 
 
-def probabilities(row, everything):
-    """Logits that are all probabilities are a softmax too many; `everything` is asked for only if the first row is."""
-    if not 0 <= row[0] <= 1 or abs(float(row.sum()) - 1) > 0.01:
+def prior_left(prior, rows_of, axis, found, counted):
+    """A prior keeps mass on the classes that exist, at every counted element.
+
+    `rows_of`: the labels of a (K, K) prior's rows, or soft rows that mix them. `found` is from `checks.together`.
+    """
+    if found is None or (prior.ndim > 1 and rows_of is None):
         return
-    if not _probabilities(row, 0) or not _probabilities(*everything()):
+    what, allowed = found
+    allowed = allowed if allowed.ndim == 1 else np.moveaxis(allowed, axis, -1)
+    with np.errstate(all="ignore"):
+        if prior.ndim > 1 and rows_of.dtype.kind in "iu":
+            labels = np.where((rows_of >= 0) & (rows_of < len(prior)), rows_of, 0)
+            left = (prior @ allowed)[labels] if allowed.ndim == 1 else np.sum(allowed * prior[labels], axis=-1)
+        else:
+            rows = prior if prior.ndim == 1 else np.moveaxis(rows_of, axis, -1) @ prior
+            left = np.sum(allowed * rows, axis=-1)
+        none = np.asarray(~(left > 0))
+    if none.ndim and counted is not None:
+        none = none & counted
+    if none.any():
+        where = f" at {first(none)[1]}" if none.ndim else ""
+        raise complain(
+            "prior",
+            f"mass on the classes that exist under `{what}`",
+            f"a prior with none there{where}",
+            "Give these classes mass, or let a class exist that has some.",
+        )
+
+
+def probabilities(row, slack, everything):
+    """Logits that are all probabilities are a softmax too many; `everything` is asked for only if the first row is."""
+    if not 0 <= row[0] <= 1 or abs(float(row.sum(dtype=np.float64)) - 1) > slack:
+        return
+    if not _probabilities(row, 0, slack) or not _probabilities(*everything(), slack):
         return
     raise complain(
         "logits",
@@ -189,8 +241,24 @@ def probabilities(row, everything):
     )
 
 
-def _probabilities(rows, axis):
-    return bool(((rows > 0) & (rows < 1)).any()) and is_distribution(rows, axis)
+def _probabilities(rows, axis, slack):
+    return bool(((rows > 0) & (rows < 1)).any()) and is_distribution(rows, axis, slack, lowest=0)
+
+
+def probability(t, slack, counted):
+    """Every counted target of `binary_loss` is in [0, 1], to within `slack`."""
+    bad = ~((t >= -slack) & (t <= 1 + slack)) if t.dtype.kind not in "b" else np.zeros(t.shape, bool)
+    bad = bad if counted is None else bad & counted
+    if bad.any():
+        remedy = "Targets are probabilities: 0, 1 or between. Absent ones get sample_weight 0 and may hold anything."
+        raise complain("targets", "values in [0, 1]", offenders(bad, t), remedy, TargetError)
+
+
+def binary_fitting(got, shape):
+    """What would make the targets of `binary_loss` fit."""
+    if math.prod(got) == math.prod(shape):
+        return f"Pass targets.reshape({tuple(shape)})."
+    return "One target for each logit: labels of classes that exclude each other belong to loss."
 
 
 def largest_entry(mass, prior, labels, num_classes):

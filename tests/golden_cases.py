@@ -56,7 +56,7 @@ class Case:
     def convention(self):
         """The Convention that the case's parameters describe (that of the softmax, for a sigmoid case)."""
         params = self.params
-        own = params.get("smooth_denominator")
+        own, square = (params.get(f"{term}_denominator") for term in ("smooth", "z_loss"))
         return Convention(
             name=str(self),
             spread="others" if params.get("spread") == "others" else "all",
@@ -67,6 +67,7 @@ class Case:
             smoothing_map=params.get("eps_map", "identity"),
             ignore_scope=params.get("ignore_scope", "all"),
             smooth_denominator=None if own is None else DENOMINATORS.get(own, "caller"),
+            z_loss_denominator=None if square is None else DENOMINATORS.get(square, "caller"),
             denominator_add=params.get("denom_add", 0.0),
             denominator_floor=params.get("denom_floor"),
             scale=params.get("scale", 1.0),
@@ -106,6 +107,8 @@ class Case:
             targets = np.eye(5)[targets]
         if params.get("class_weight"):
             settings["weight"] = np.array(self.inputs["class_weight"])
+        if params.get("z_loss"):
+            settings["z_loss"] = params["z_loss"]
         if params.get("spread") == "prior":
             settings["prior"] = np.array(self.inputs["prior"])
         if (rows := self.row_weights()) is not None:
@@ -219,7 +222,8 @@ TIES = {
     "liger": {
         "liger-kernel": (
             "ignore_mean", "weight_ignore_mean", "ignore_sum", "weight_ignore_sum", "ignore_none",
-            "weight_ignore_none", "vocab_parallel_pytorch",
+            "weight_ignore_none", "vocab_parallel_pytorch", "z_loss_ignore_mean", "z_loss_weight_ignore_mean",
+            "z_loss_weight_ignore_sum", "z_loss_weight_ignore_none", "fused_linear_z_loss_weight_ignore_mean",
         )
     },
     "liger-megatron": {"liger-kernel": ("vocab_parallel_megatron",)},

@@ -22,6 +22,7 @@ TORCH = SimpleNamespace(
     smoothing_map="identity",
     ignore_scope="all",
     smooth_denominator=None,
+    z_loss_denominator=None,
     denominator_add=0.0,
     denominator_floor=None,
     scale=1.0,
@@ -219,7 +220,7 @@ class _Problem:
         scale = s * number(self.rules.scale)
         return SimpleNamespace(
             s=s, t=t, q=q, p=p, a=a, b=b, lse=lse, nll=scale * nll, scale=scale, zeta=zeta, ignored=ignored,
-            label=scale * (label_loss + zeta * lse**2), smooth=scale * smooth_loss,
+            label=scale * label_loss, smooth=scale * smooth_loss, square=scale * zeta * lse**2,
         )  # fmt: skip
 
     def share(self, element, rule):
@@ -248,22 +249,21 @@ class _Problem:
         return total if self.rules.denominator_floor is None else max(total, number(self.rules.denominator_floor))
 
     def divisors(self, elements):
-        label = self.denominator(elements, self.rules.denominator)
-        smooth = self.rules.smooth_denominator
-        return label, label if smooth is None else self.denominator(elements, smooth)
+        """What the label's term, the smoothing term and the z-loss are divided by."""
+        rules = self.rules
+        each = rules.denominator, rules.smooth_denominator, rules.z_loss_denominator
+        return [self.denominator(elements, rules.denominator if own is None else own) for own in each]
 
     def total(self):
         """The loss, summed where the reduction is "none"."""
         elements = {n: self.element(n) for n in np.ndindex(self.shape)}
-        label, smooth = self.divisors(elements)
         counted = [e for e in elements.values() if e is not None]
-        return _over(sum((e.label for e in counted), mpf(0)), label) + _over(
-            sum((e.smooth for e in counted), mpf(0)), smooth
-        )
+        sums = [sum((getattr(e, term) for e in counted), mpf(0)) for term in ("label", "smooth", "square")]
+        return sum(map(_over, sums, self.divisors(elements)), mpf(0))
 
     def answer(self):
         elements = {n: self.element(n) for n in np.ndindex(self.shape)}
-        label, smooth = self.divisors(elements)
+        label, smooth, square = self.divisors(elements)
         rows = {
             name: np.full((*self.shape, self.classes), mpf(0), dtype=object) for name in ("gradient", "q", "p", "c")
         }
@@ -275,10 +275,10 @@ class _Problem:
             if e is None:
                 continue
             c = [_over(x, label) + _over(y, smooth) for x, y in zip(e.a, e.b, strict=True)]
-            slope = sum(c, mpf(0)) + _over(2 * e.zeta * e.lse, label)
+            slope = sum(c, mpf(0)) + _over(2 * e.zeta * e.lse, square)
             rows["gradient"][n] = [e.scale * (slope * p - x) for p, x in zip(e.p, c, strict=True)]
             rows["p"][n], rows["c"][n] = e.p, [x + y for x, y in zip(e.a, e.b, strict=True)]
-            single["element"][n], single["nll"][n] = e.label + e.smooth, e.nll
+            single["element"][n], single["nll"][n] = e.label + e.smooth + e.square, e.nll
             single["share"][n] = mpf(0) if e.ignored else self.share(e, self.rules.denominator)
         laid = {name: np.moveaxis(values, -1, self.axis) for name, values in rows.items()}
         loss = single["element"] if self.reduction == "none" else self.total()
@@ -300,7 +300,8 @@ def _dot(weights, values):
 
 
 def _over(numerator, denominator):
-    return numerator / denominator if denominator else mpf(0)
+    """The mean over nothing is 0; something divided by 0 is nothing that a loss may say."""
+    return numerator / denominator if denominator else mpf(0) if numerator == 0 else mpf("nan")
 
 
 def evaluate_linear(hidden, classifier, targets, *, bias=None, digits=DIGITS, **settings):

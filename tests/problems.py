@@ -170,6 +170,9 @@ class _Generator:
         half_ignored = getattr(convention, "ignore_scope", "all") == "nll_only"
         ignored = self.ignore(targets, settings, 1.0 if half_ignored else 0.5) & (not half_ignored)
         dropped = self.sample_weight(settings)
+        if weighted and self.hard:
+            gone = (targets == settings.get("ignore_index", -100)) | dropped
+            self.weigh_something(settings["weight"], targets[~gone])
         if self.draw("z_loss", 0.3):
             settings["z_loss"] = float(rng.choice([1e-4, 0.01, 0.5]))
         self.reduce(settings, convention)
@@ -222,6 +225,8 @@ class _Generator:
             changes["smooth_denominator"] = str(plan.choice(["all", "counted", "nonzero"]))
             if self.hard and not prior and (not weighted or changes["class_weights"] == "nll_only"):
                 changes["ignore_scope"] = "nll_only"
+        if plan.random() < 0.5:
+            changes["z_loss_denominator"] = str(plan.choice(DENOMINATORS))
         return replace(torch, **changes), changes.get("exclude", ())
 
     def existing(self, masked, excluded):
@@ -295,6 +300,11 @@ class _Generator:
         weight = rng.uniform(0.2, 3.0, shape) * (rng.random(shape) < 0.75)
         settings["sample_weight"] = weight = np.asarray(weight if self.plan.random() < 0.6 else weight > 0)
         return np.broadcast_to(weight == 0, self.shape)
+
+    def weigh_something(self, weight, counted):
+        """A mean over counted labels that all weigh 0 divides by 0: an error, with tests of its own."""
+        if not weight[counted].any():
+            weight[counted] = 1.0
 
     def reduce(self, settings, convention):
         plan = self.plan

@@ -10,7 +10,7 @@ from golden_cases import FOLDER, cases
 
 from multismooth import SmoothingWarning
 
-RECORDED, EXPRESSIBLE = 148, 145
+RECORDED, EXPRESSIBLE = 157, 154
 BACKENDS = [pytest.param(adapter, id=adapter.name, marks=marks(adapter)) for adapter in ADAPTERS if not adapter.slow]
 
 

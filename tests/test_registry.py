@@ -8,7 +8,7 @@ import coming_from
 import numpy as np
 import pytest
 from adapters import NUMPY
-from formulas import FORMULAS, difference
+from formulas import FORMULAS, Z_LOSSES, difference
 from golden_cases import TIES, behind, cases
 
 from multismooth import Convention, conventions, loss
@@ -56,12 +56,9 @@ def changes(convention):
     """Every (field, other value) of a convention that means something else."""
     for name, choices in CHOICES.items():
         yield from ((name, value) for value in choices if value != getattr(convention, name))
-    own = convention.smooth_denominator
-    yield from (
-        ("smooth_denominator", value)
-        for value in (None, *CHOICES["denominator"])
-        if value not in (own, convention.denominator)
-    )
+    for field in ("smooth_denominator", "z_loss_denominator"):
+        same = (getattr(convention, field), convention.denominator)
+        yield from ((field, value) for value in (None, *CHOICES["denominator"]) if value not in same)
     yield "exclude", () if convention.exclude else (1,)
     yield "denominator_add", convention.denominator_add + 1
     yield "denominator_floor", 100.0
@@ -79,9 +76,9 @@ def noticed(name, **change):
 
 @pytest.mark.parametrize("name", ["torch", "fastai"])
 def test_records_with_everything_notice_every_change_of_every_field(name):
-    tried = list(changes(conventions[name]))
+    tried = [change for change in changes(conventions[name]) if change[0] != "z_loss_denominator"]
     meaningful = {f.name for f in fields(Convention) if f.compare}
-    assert {field for field, _ in tried} == meaningful
+    assert {field for field, _ in tried} == meaningful - {"z_loss_denominator"}
     assert [(field, value) for field, value in tried if not noticed(name, **{field: value})] == []
 
 
@@ -122,12 +119,36 @@ def test_a_wrong_divisor_is_noticed(name):
         assert noticed(name, denominator_floor=100.0)
 
 
+SQUARED = [name for name in TIES if any(case.params.get("z_loss") for case in behind(name))]
+
+
+def test_a_wrong_divisor_of_the_z_loss_is_noticed():
+    """Class weights tell all of them apart, but for what sample weights, which Liger has not, do."""
+    assert SQUARED == ["liger", "flash-attn", "t5x"]
+    others = [value for field, value in changes(conventions["liger"]) if field == "z_loss_denominator"]
+    assert [value for value in others if not noticed("liger", z_loss_denominator=value)] == ["nonzero"]
+    for value in ("all", "classes"):
+        assert noticed("flash-attn", z_loss_denominator=value)
+
+
+def test_records_with_a_z_loss_have_class_weights_and_ignored_labels():
+    chosen = [case for case in behind("liger") if case.params.get("z_loss")]
+    assert {case.params["reduction"] for case in chosen if case.params.get("class_weight")} == {"mean", "sum", "none"}
+    assert all(case.params["target"] == "targets_ignored" for case in chosen)
+
+
 # --- libraries without a record: their formulas ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_a_name_without_a_record_has_its_formula(name):
     assert difference(name) < 1e-14
+
+
+@pytest.mark.parametrize("name", Z_LOSSES)
+def test_the_z_loss_of_a_name_without_a_record_has_its_formula(name):
+    assert difference(name, z_loss=0.1) < (1e-6 if conventions[name].denominator_add else 1e-14)
+    assert difference(name, replace(conventions[name], z_loss_denominator="classes"), z_loss=0.1) > 1e-3
 
 
 @pytest.mark.parametrize("name", FORMULAS)

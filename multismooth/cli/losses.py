@@ -141,7 +141,8 @@ def _ignored(text):
     try:
         return {"ignore_index": int(text)}
     except ValueError as error:
-        raise complain("--ignore-index", "an integer or none", repr(text), "") from error
+        remedy = "It is a label; none ignores no label."
+        raise complain("--ignore-index", "an integer or none", repr(text), remedy) from error
 
 
 def _names(text):
@@ -152,7 +153,7 @@ def _number(option, text):
     try:
         return float(text)
     except ValueError as error:
-        raise complain(option, "a number", repr(text), "") from error
+        raise complain(option, "a number", repr(text), "Write it with a point, as in 0.1.") from error
 
 
 def _numbers(option, text):

@@ -28,7 +28,8 @@ def load(target, given=()):
     if isinstance(found, type):
         found, keywords = _object(found, keywords), {}
     if not callable(found):
-        raise complain("target", "a function, a class or an object that can be called", type(found).__name__, "")
+        expected, remedy = "a function, a class or an object that can be called", "Name the loss itself."
+        raise complain("target", expected, type(found).__name__, remedy)
     return partial(found, **keywords) if keywords else found
 
 

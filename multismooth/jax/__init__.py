@@ -14,6 +14,7 @@ require("jax", "jax")
 
 from multismooth.functions import Functions
 from multismooth.jax.backend import JaxBackend
+from multismooth.public import public
 
 __all__ = [
     "binary_loss",
@@ -27,11 +28,11 @@ __all__ = [
 ]
 
 _functions = Functions(JaxBackend())
-loss = _functions.loss
-terms = _functions.terms
-loss_and_grad = _functions.loss_and_grad
-smooth_targets = _functions.smooth_targets
-linear_loss = _functions.linear_loss
-linear_loss_and_grad = _functions.linear_loss_and_grad
-smoothing_correction = _functions.smoothing_correction
-binary_loss = _functions.binary_loss
+loss = public(_functions.loss, __name__)
+terms = public(_functions.terms, __name__)
+loss_and_grad = public(_functions.loss_and_grad, __name__)
+smooth_targets = public(_functions.smooth_targets, __name__)
+linear_loss = public(_functions.linear_loss, __name__)
+linear_loss_and_grad = public(_functions.linear_loss_and_grad, __name__)
+smoothing_correction = public(_functions.smoothing_correction, __name__)
+binary_loss = public(_functions.binary_loss, __name__)

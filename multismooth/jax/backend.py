@@ -20,6 +20,10 @@ class JaxBackend(backend.Backend):
     name = "jax"
     xp = XP
 
+    def __init__(self, product=linear.Product()):
+        """`product`: how a linear head's features meet its classifier."""
+        self.product = product
+
     def is_array(self, value):
         return isinstance(value, (jax.Array, jax.core.Tracer))
 
@@ -29,15 +33,20 @@ class JaxBackend(backend.Backend):
             return value
         if not self.is_array(value):
             value = np.asarray(value)
-        kind = value.dtype.kind
-        if kind not in "iu":
-            return jnp.asarray(value)
-        integer = jax.dtypes.canonicalize_dtype(np.int64)
+        if not jnp.issubdtype(value.dtype, jnp.integer):
+            return value if self.kind(value) == "other" else jnp.asarray(value)
+        integer, kind = self.widest(value), value.dtype.kind
         if value.dtype.itemsize < integer.itemsize or value.dtype == integer:
             return jnp.asarray(value, dtype=integer)
         xp, limits = (jnp if self.is_array(value) else np), np.iinfo(integer)
         low = limits.min if kind == "i" else 0
         return jnp.asarray(xp.clip(value, low, limits.max), dtype=integer)
+
+    def widest(self, array):
+        return jax.dtypes.canonicalize_dtype(np.int64)
+
+    def traced(self, array):
+        return isinstance(array, jax.core.Tracer)
 
     def kind(self, array):
         if jnp.issubdtype(array.dtype, jnp.floating):
@@ -51,7 +60,8 @@ class JaxBackend(backend.Backend):
             return None
         if not validate and any(device.platform != "cpu" for device in array.devices()):
             return None
-        return np.asarray(array) if array.dtype != jnp.bfloat16 else np.asarray(array).astype(np.float32)
+        array = np.asarray(array)
+        return array if array.dtype.kind in "biuf" else array.astype(np.float32)
 
     def first_row(self, z, axis, validate):
         # Computed logits arrive asynchronously; waiting for them here would stall the caller's pipeline.
@@ -87,10 +97,12 @@ class JaxBackend(backend.Backend):
         return _binary_loss(problem, reduction)
 
     def linear_loss(self, hidden, classifier, bias, chunk_rows, problem, settings):
-        return linear.loss(hidden, classifier, bias, chunk_rows, problem._replace(logits=None), settings)
+        call = linear.Call(chunk_rows, settings, self.product)
+        return linear.loss(call, hidden, classifier, bias, problem._replace(logits=None))
 
     def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, problem, settings):
-        return linear.loss_and_grad(hidden, classifier, bias, chunk_rows, problem._replace(logits=None), settings)
+        call = linear.Call(chunk_rows, settings, self.product)
+        return linear.loss_and_grad(call, hidden, classifier, bias, problem._replace(logits=None))
 
     def smoothing_correction(self, hidden, classifier, bias, problem, settings):
         return _smoothing_correction(hidden, classifier, bias, problem._replace(logits=None), settings)

@@ -87,9 +87,9 @@ def gradient(logits, plan, axis):
     """`spec.gradient`."""
     if plan.u is not None:
         return spec.gradient(logits, spec.statistics(logits, plan, axis, XP), plan, axis, XP)
-    along = slope(*parts(logits, plan, axis), plan, axis)
-    shape = jax.ShapeDtypeStruct(logits.shape, XP.float_of(logits))
-    return jax.linear_transpose(along, shape)(jnp.ones(plan.labels.shape, shape.dtype))[0]
+    found, e, total = parts(logits, plan, axis)
+    along = slope(found, e, total, plan, axis)
+    return jax.linear_transpose(along, e)(jnp.ones_like(along(e)))[0]  # of e, for its type inside `shard_map`
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -10,6 +10,10 @@ def float_of(z):
     return jnp.float64 if z.dtype == jnp.float64 else jnp.float32
 
 
+def number(size, z):
+    return size if isinstance(size, int) else jnp.asarray(size, dtype=float_of(z))
+
+
 def constant(value, z):
     return jnp.asarray(value, dtype=float_of(z))
 
@@ -33,5 +37,11 @@ def deposit(z, index, values, axis):
 
 
 XP = Namespace(
-    jnp, float_of=float_of, constant=constant, stop_gradient=jax.lax.stop_gradient, pick=pick, deposit=deposit
+    jnp,
+    float_of=float_of,
+    number=number,
+    constant=constant,
+    stop_gradient=jax.lax.stop_gradient,
+    pick=pick,
+    deposit=deposit,
 )

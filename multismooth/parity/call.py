@@ -46,7 +46,8 @@ class Box:
             answer = self.caller(z, y, call)
         loss, gradient = answer.loss, answer.gradient
         if loss.size != 1 and loss.size != labels.size:
-            raise complain("fn", "a loss, or one per element", f"shape {loss.shape} for targets {y.shape}", "")
+            got, remedy = f"shape {loss.shape} for targets {y.shape}", "Reduce it, or return one loss per element."
+            raise complain("fn", "a loss, or one per element", got, remedy)
         if gradient is not None:
             gradient = self.as_rows(gradient, logits)
         loss = loss.reshape(-1) if loss.size == labels.size and loss.ndim else loss.reshape(())
@@ -98,11 +99,14 @@ def connect(fn, framework=None, num_classes=None, *, layouts=tuple(LAYOUTS), giv
     Raises ValueError with every way that was tried when none does.
     """
     if not callable(fn):
-        raise complain("fn", "a function fn(logits, targets) that returns a loss", type(fn).__name__, "")
+        expected, remedy = "a function fn(logits, targets) that returns a loss", "Pass the function, not its result."
+        raise complain("fn", expected, type(fn).__name__, remedy)
     if framework not in (None, *FRAMEWORKS):
         raise complain("framework", 'None, "torch", "jax" or "numpy"', repr(framework), "None tries them all.")
     if framework in FRAMEWORKS and not find_spec(framework):
-        raise MissingBackendError(f"parity needs {framework} to call fn with, and it is not installed")
+        raise MissingBackendError(
+            f"parity needs {framework} to call fn with, and it is not installed: pip install {framework}"
+        )
     failures = {}
     for classes in CLASSES if num_classes is None else (num_classes,):
         for mode in _modes(framework):

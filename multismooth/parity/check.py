@@ -172,7 +172,8 @@ def _one_k(num_classes, arrays):
     sizes = {name: array.shape[-1] for name, array in arrays.items() if array.ndim}
     for name, size in sizes.items():
         if num_classes not in (None, size):
-            raise complain(name, f"one entry for each of the {num_classes} classes", f"{size}", "")
+            remedy = "Leave num_classes to the arrays, or give all of them as many entries."
+            raise complain(name, f"one entry for each of the {num_classes} classes", f"{size}", remedy)
         num_classes = size
     return num_classes
 

@@ -5,6 +5,7 @@ from html import escape
 from typing import Any
 
 from multismooth.convention import DIVIDES_BY, Convention
+from multismooth.errors import complain
 from multismooth.parity.probes import Reading
 
 
@@ -41,7 +42,7 @@ class Identification:
     def settings(self) -> dict[str, Any]:
         """Keyword arguments for `multismooth.loss` (normalizer="sentences": pass the length of the first axis)."""
         if not self.readings:
-            raise ValueError(f"`settings`: expected a function that was identified; got none. {self.why}")
+            raise complain("settings", "a function that was identified", "none", f"Why: {self.why}.")
         return self.readings[0].settings("sentences")
 
     def __str__(self):

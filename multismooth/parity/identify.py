@@ -55,7 +55,7 @@ def identify(fn, framework=None, *, num_classes=None, weight=None) -> Identifica
     if weight is not None:
         weight = np.asarray(weight, dtype=np.float64)
         if weight.ndim != 1 or num_classes not in (None, len(weight)):
-            raise complain("weight", "shape (K,), one entry per class", f"{weight.shape}", "")
+            raise complain("weight", "shape (K,), one entry per class", f"{weight.shape}", "num_classes= is K too.")
         num_classes = len(weight)
     box = connect(fn, framework, num_classes)
     return Search(box, weight).run()

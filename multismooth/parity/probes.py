@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from multismooth.convention import Convention
+from multismooth.errors import complain
 from multismooth.implementations import implementation
 from multismooth.numpy import NumpyBackend
 from multismooth.problem import Problem, Settings
@@ -143,9 +144,11 @@ def unknowns(box, num_classes, labels):
         return 3
     count = num_classes + 2 if answer.loss.ndim else n * (num_classes + 1) + 1
     if count > 5000:
-        raise ValueError(
-            f"`fn`: {n} elements of {num_classes} classes have {count} unknowns, too many to find from loss values "
-            "alone. Let fn return (loss, gradient), or take logits of fewer classes."
+        raise complain(
+            "fn",
+            "at most 5000 unknowns where loss values are all there is",
+            f"{count}: {n} elements of {num_classes} classes",
+            "Let fn return (loss, gradient), or take logits of fewer classes.",
         )
     return count + count // 8 + 3
 

@@ -106,5 +106,6 @@ def chosen(argument, names, known):
     """The names, as a tuple; ValueError for one that is not known."""
     names = (names,) if isinstance(names, str) else tuple(names)
     if unknown := [name for name in names if name not in known]:
-        raise complain(argument, "names out of " + ", ".join(known), ", ".join(map(repr, unknown)), "")
+        remedy = "Leave the argument out for all of them."
+        raise complain(argument, "names out of " + ", ".join(known), ", ".join(map(repr, unknown)), remedy)
     return names

@@ -134,7 +134,12 @@ FRAMEWORKS = (
 )
 
 KERNELS = (
-    Convention("liger", source="liger-kernel 0.8, src/liger_kernel/ops/cross_entropy.py"),
+    Convention(
+        "liger",
+        z_loss_denominator="counted",
+        source="liger-kernel 0.8, src/liger_kernel/ops/cross_entropy.py, fused_linear_cross_entropy.py",
+        notes="Class weights enter the smoothed loss and its divisor alone; z_loss=lse_square_scale is a plain mean.",
+    ),
     Convention(
         "liger-megatron",
         spread="others",
@@ -146,6 +151,7 @@ KERNELS = (
         "flash-attn",
         denominator="counted",
         source="flash-attn 0251105, flash_attn/losses/cross_entropy.py CrossEntropyLoss",
+        notes="z_loss=lse_square_scale is part of each element's loss there, as here.",
     ),
     Convention(
         "transformer-engine",

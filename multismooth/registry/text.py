@@ -161,7 +161,7 @@ TEXT = (
         denominator="caller",
         ignore_index=None,
         source="t5x cc342d4, t5x/losses.py compute_weighted_cross_entropy",
-        notes="normalizer: loss_normalizing_factor; without one it is the sum.",
+        notes="normalizer: loss_normalizing_factor, which divides the z-loss too; without one it is the sum.",
     ),
     Convention("trax", denominator="counted", ignore_index=None, source="trax 7c189c2, trax/layers/metrics.py"),
     Convention(
@@ -176,15 +176,17 @@ TEXT = (
         "praxis",
         spread="others",
         denominator="counted",
+        denominator_add=1e-6,
         ignore_index=None,
         source="praxis 1.4, praxis/layers/embedding_softmax.py FullSoftmax",
+        notes="Its z-loss, z_loss_weight, divides by the summed weights too, but without the 1e-6.",
     ),
     Convention(
         "praxis-gshard",
-        denominator="counted",
+        denominator="all",
         ignore_index=None,
         source="praxis 1.4, praxis/layers/embedding_softmax.py GShardSharedEmbeddingSoftmax",
-        notes="No smoothing in evaluation.",
+        notes='z-loss alike. use_tgt_labels_size_as_loss_denominator=False: "counted". No smoothing in evaluation.',
     ),
     Convention(
         "allennlp",

@@ -1,7 +1,9 @@
 """How PyTorch tensors are made, looked at and evaluated for `multismooth.functions`."""
 
+import numpy as np
 import torch
 
+from multismooth import containers
 from multismooth.backend import Backend, total
 from multismooth.errors import complain
 from multismooth.functions import Functions
@@ -12,6 +14,20 @@ from multismooth.torch.namespace import XP
 from multismooth.torch.plans import planned
 
 FEW = slice(0, 4)
+NUMPYS = (torch.float32, torch.float64, torch.float16)
+
+
+def readable(value):
+    """What PyTorch can read: lists and numbers as they are, other containers as arrays in a layout that it knows."""
+    if isinstance(value, (list, tuple, int, float)) or hasattr(value, "__cuda_array_interface__"):
+        return value
+    if torch.compiler.is_compiling():
+        return value
+    value = np.asarray(value)
+    if value.dtype.name == "bfloat16":
+        return torch.from_numpy(value.astype(np.float32)).to(torch.bfloat16)
+    plain = value.flags.writeable and value.dtype.isnative and all(step >= 0 for step in value.strides)
+    return value if plain else value.astype(value.dtype.newbyteorder("="), order="C")
 
 
 class TorchBackend(Backend):
@@ -22,11 +38,39 @@ class TorchBackend(Backend):
         return isinstance(value, torch.Tensor)
 
     def array(self, value, like=None):
-        """Tensors stay on their device (torch itself refuses to mix); other integers become int64, to index with."""
+        """Tensors stay on their device (`meets` refuses to mix); other integers become int64, to index with."""
         if not isinstance(value, torch.Tensor):
-            value = torch.as_tensor(value, device=None if like is None else like.device)
+            value = torch.as_tensor(readable(value), device=None if like is None else like.device)
         integer = not (value.dtype.is_floating_point or value.dtype.is_complex or value.dtype is torch.bool)
-        return value.long() if integer and value.dtype is not torch.int64 else value
+        if not integer or value.dtype is torch.int64:
+            return value
+        labels = value.long()
+        if value.dtype is torch.uint64:  # of which half is negative there: what names no class must not wrap to one
+            labels = torch.where(labels < 0, torch.iinfo(torch.int64).max, labels)
+        return labels
+
+    def take(self, argument, value, like=None):
+        if isinstance(value, torch.Tensor):
+            if value.is_nested:
+                raise containers.lossy(argument, containers.NESTED, containers.PAD)
+            if value.layout is not torch.strided:
+                raise containers.lossy(argument, f"a tensor of layout {value.layout}", containers.DENSE)
+            if value.is_quantized:
+                raise containers.lossy(argument, "a quantized tensor", containers.QUANTIZED)
+        return super().take(argument, value, like)
+
+    def meets(self, argument, array, like):
+        """One device for all, but for plain numbers, which a CPU holds for any."""
+        if like is None or array.device == like.device:
+            return
+        if array.ndim == 0 and array.device.type == "cpu" and argument != "targets":
+            return
+        raise complain(
+            argument,
+            f"a tensor on {like.device}, where the {'features' if argument == 'classifier' else 'logits'} are",
+            f"one on {array.device}",
+            f"Move it: {argument}.to({str(like.device)!r}).",
+        )
 
     def kind(self, array):
         if array.dtype.is_floating_point:
@@ -39,7 +83,8 @@ class TorchBackend(Backend):
         if array.device.type != "cpu" and not validate:
             return None
         array = array.detach() if array.device.type == "cpu" else array.detach().cpu()
-        return array.float().numpy() if array.dtype is torch.bfloat16 else array.numpy()
+        known = array.dtype in NUMPYS or not array.dtype.is_floating_point
+        return (array if known else array.float()).resolve_neg().numpy()
 
     def first_row(self, z, axis, validate):
         if z.numel() == 0:
@@ -53,9 +98,12 @@ class TorchBackend(Backend):
     def glance(self, z, targets, axis):
         if not (z.is_cpu and targets.is_cpu and z.numel() and fused.eligible(z, targets)):
             return None, None
-        z = z.detach() if z.dtype is torch.bfloat16 else z.detach().numpy()
-        few = z[0, :4] if axis == 1 and z.ndim == 2 else z[tuple(FEW if k == axis else 0 for k in range(z.ndim))]
-        return targets.numpy(), few.tolist()
+        try:
+            z = z.detach() if z.dtype is torch.bfloat16 else z.detach().numpy()
+            few = z[0, :4] if axis == 1 and z.ndim == 2 else z[tuple(FEW if k == axis else 0 for k in range(z.ndim))]
+            return targets.numpy(), few.tolist()
+        except (TypeError, RuntimeError):  # a layout or dtype that NumPy lacks
+            return None, None
 
     def tracing(self):
         return torch.compiler.is_compiling()
@@ -76,7 +124,10 @@ class TorchBackend(Backend):
         z = problem.logits
         if out is not None and (not isinstance(out, torch.Tensor) or out.shape != z.shape or out.dtype != z.dtype):
             expected = f"a tensor of shape {tuple(z.shape)} and dtype {z.dtype}"
-            raise complain("out", expected, f"{type(out).__name__} {tuple(getattr(out, 'shape', ()))}", "")
+            got = f"{type(out).__name__} {tuple(getattr(out, 'shape', ()))} {getattr(out, 'dtype', '')}"
+            raise complain("out", expected, got, "Make it with torch.empty_like(logits).")
+        if out is not None:
+            self.meets("out", out, z)
         if type(settings) is not Usual and not fused.eligible(z):
             self._by_spec()
             return self._loss_and_grad_by_autograd(problem, settings, out)

@@ -14,7 +14,7 @@ import math
 import torch
 
 from multismooth import spec
-from multismooth.buffers import Kept
+from multismooth.buffers import SCRATCH
 from multismooth.chunks import Odd
 from multismooth.frame import shared
 from multismooth.torch.namespace import XP, float_of
@@ -23,7 +23,6 @@ ENTRIES = 2**20  # of a chunk: 8 MiB with the scratch, a share of the last cache
 LONG = 4096  # from here on softmax's own sum (sixteen running ones) is worth repeating: 2e-5 off at 128,256 classes
 FEW_ABSENT = 16  # at most one class in so many: an entry that is filled in costs as much as ten that are added
 DROWNED = 4.0  # |Σ v·z| beyond so many times the smoothing term: float32 has spent its digits on the offset
-SCRATCH = Kept()
 
 
 def average(p, v):

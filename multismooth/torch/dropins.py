@@ -92,7 +92,9 @@ def linear_cross_entropy(
     shape = (*input.shape[:-1], classes, *extra)
     soft = target.shape == torch.Size(shape)
     if soft and ignore_index is not None:
-        raise complain("ignore_index", "None with probability targets", repr(ignore_index), "", RuntimeError)
+        raise complain(
+            "ignore_index", "None with probability targets", repr(ignore_index), "Leave it out.", RuntimeError
+        )
     ignore_index = -100 if ignore_index is None else ignore_index
     if extra:
         bias = None if linear_bias is None else linear_bias.reshape(-1)
@@ -118,7 +120,7 @@ def _bind(logits, target, weight, ignore_index, reduction, label_smoothing):
     """Problem and Settings of a call, with the checks that torch has and none that it has not."""
     checks.reduction(reduction)
     if not isinstance(label_smoothing, (Real, torch.Tensor)) or isinstance(label_smoothing, bool):
-        raise complain("label_smoothing", "a number in [0, 1]", repr(label_smoothing), "", TypeError)
+        raise complain("label_smoothing", "a number in [0, 1]", repr(label_smoothing), "0.0 means none.", TypeError)
     label_smoothing = float(label_smoothing)
     if not 0.0 <= label_smoothing <= 0.5:
         checks.smoothing_range(label_smoothing)
@@ -127,9 +129,8 @@ def _bind(logits, target, weight, ignore_index, reduction, label_smoothing):
     kind = _backend.kind(target)
     soft = kind == "floating" and target.shape == logits.shape
     if soft and ignore_index >= 0:
-        raise complain(
-            "ignore_index", "a negative number with probability targets", repr(ignore_index), "", RuntimeError
-        )
+        expected, remedy = "a negative number with probability targets", "They have no ignored label: leave it out."
+        raise complain("ignore_index", expected, repr(ignore_index), remedy, RuntimeError)
     target_checks.target_shape("integer" if kind == "boolean" else kind, target.shape, logits.shape, axis)
     if weight is not None:
         checks.per_class("weight", weight.shape, logits.shape[axis])

@@ -15,7 +15,6 @@ from multismooth import spec
 from multismooth.implementations import asked
 from multismooth.namespace import XP as NUMPY
 from multismooth.problem import Problem
-from multismooth.reduction import reciprocal
 from multismooth.torch import gpu
 
 MOST = 2**17  # elements that one block of threads goes through, twice: beyond, the launches are no longer what counts
@@ -29,9 +28,13 @@ def able(problem, settings):
     z, convention = problem.logits, settings.convention
     if settings.soft or convention.exclude or convention.smooth_denominator is not None or z.dtype is torch.float64:
         return False
+    if problem.z_loss is not None and convention.divides_z_loss(weighted=False) is not None:
+        return False
     if any(value is not None for name, value in zip(problem._fields, problem, strict=True) if name not in USUAL):
         return False
     if any(isinstance(value, torch.Tensor) for value in (problem.label_smoothing, problem.z_loss, problem.normalizer)):
+        return False
+    if problem.normalizer == 0:  # which may be NaN: see `reduction.reciprocal`
         return False
     return 0 < problem.targets.numel() <= MOST and z.shape[settings.axis] > 1 and gpu.device(z)
 
@@ -55,7 +58,7 @@ def planned(problem, settings):
     targets, convention = problem.targets.contiguous(), settings.convention
     classes, counted = problem.logits.shape[settings.axis], settings.reduction == "mean" and problem.normalizer is None
     found = table(settings, classes, problem.label_smoothing, problem.z_loss)
-    factor = 1.0 if problem.normalizer is None else reciprocal(problem.normalizer, problem.logits, None)
+    factor = 1.0 if problem.normalizer is None else 1.0 / problem.normalizer
     pairs = tuple(x if x is None else (factor * x[0], factor * x[1]) for x in (getattr(found, n) for n in NUMBERS))
     memory = tuple(x if x is None else torch.empty_like(targets, dtype=torch.float32) for x in pairs)
     labels = torch.empty_like(targets)

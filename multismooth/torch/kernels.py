@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from multismooth import chunks, cpu, spec
-from multismooth.buffers import gradient_memory
+from multismooth.buffers import age, gradient_memory
 from multismooth.frame import VECTOR, frame_of
 from multismooth.implementations import asked, choose, runs, wish
 from multismooth.problem import Usual
@@ -29,6 +29,7 @@ NUMPY = (torch.float32, torch.float64)
 
 def chosen(logits, plan, axis, wanted=True):
     """The kernel for a call, by the caller's wish or by size."""
+    age()
     return KERNELS[choose(*able(logits, plan, axis, wanted))]
 
 
@@ -36,6 +37,7 @@ def chosen_once(settings, logits, plan, wanted=True):
     """The same, remembered for calls that are alike."""
     if type(settings) is not Usual:
         return chosen(logits, plan, settings.axis, wanted)
+    age()
     name = settings.kernels.get(key := (wanted, wish()))
     if name is not None:
         return KERNELS[runs(name)]

@@ -10,15 +10,19 @@ def float_of(z):
     return torch.float64 if z.dtype == torch.float64 else torch.float32
 
 
+def number(size, z):
+    """A size that a compiler reads may be a symbol: as a tensor it is computed with, and no code branches on it."""
+    known = type(size) is int and not torch.compiler.is_compiling()
+    return size if known else torch.full((), size, dtype=float_of(z), device=z.device)
+
+
 def constant(value, z):
-    """The value as a tensor of the computing dtype; a plain number stays on the CPU, where it may meet any device."""
+    """The value as a tensor of the computing dtype on the device of z."""
     if isinstance(value, torch.Tensor):
         return value.to(float_of(z))
-    return (
-        torch.full((), value, dtype=float_of(z), device=z.device)
-        if isinstance(value, float)
-        else torch.tensor(value, dtype=float_of(z), device=z.device)
-    )
+    if isinstance(value, list):
+        return torch.tensor(value, dtype=float_of(z), device=z.device)
+    return torch.full((), value, dtype=float_of(z), device=z.device)
 
 
 def stop_gradient(x):
@@ -34,4 +38,12 @@ def deposit(z, index, values, axis):
     return z.scatter_add(axis, index.unsqueeze(axis), values.unsqueeze(axis))
 
 
-XP = Namespace(compat, float_of=float_of, constant=constant, stop_gradient=stop_gradient, pick=pick, deposit=deposit)
+XP = Namespace(
+    compat,
+    float_of=float_of,
+    number=number,
+    constant=constant,
+    stop_gradient=stop_gradient,
+    pick=pick,
+    deposit=deposit,
+)

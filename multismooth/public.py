@@ -1,0 +1,89 @@
+"""The public functions of a module, made of the methods of `Functions`: plain functions, known by their name there.
+
+Pickle and deepcopy go by that name, and so do `help`, compilers and errors. What Python itself says of a call with
+wrong arguments names internals and counts one too many; `misused` says it so that it can be mended.
+"""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Any, ParamSpec, TypeVar
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+# What other libraries call an argument: the first of ours that the function has is meant.
+SYNONYMS = {
+    "label_smoothing": "smoothing smooth smoothing_factor label_smoothing_factor label_smooth ls_eps eps epsilon alpha",
+    "weight": "class_weight class_weights weights label_weights ce_weight",
+    "pos_weight": "positive_weight class_weight class_weights",
+    "sample_weight": "weight weights mask where padding_mask attention_mask loss_mask element_weight",
+    "class_mask": "mask where logits_mask",
+    "ignore_index": "ignore_label ignored_index pad pad_id pad_token_id padding_idx padding_index ignore_class",
+    "reduction": "size_average reduce average aggregation",
+    "normalizer": "num_items num_items_in_batch denominator divisor avg_factor num_tokens",
+    "z_loss": "z_loss_weight lse_square_scale z_loss_multiplier",
+    "axis": "dim class_axis class_dim",
+    "bias": "linear_bias classifier_bias",
+    "hidden": "input inputs features embeddings hidden_states",
+    "classifier": "linear_weight lm_head_weight head_weight",
+    "logits": "input inputs scores y_pred preds predictions outputs",
+    "targets": "target labels label y_true y one_hot",
+    "num_classes": "classes n_classes vocab_size depth",
+    "prior": "label_prior class_prior unigram smoothing_distribution",
+    "convention": "style variant method mode",
+}
+
+
+def public(method: Callable[Arguments, Result], module: str) -> Callable[Arguments, Result]:
+    """A bound method as a function of a module."""
+
+    @wraps(method)
+    def call(*args: Arguments.args, **options: Arguments.kwargs) -> Result:
+        try:
+            return method(*args, **options)
+        except TypeError:
+            wrong = misused(call, args, options)
+            if wrong is None:
+                raise
+        raise wrong
+
+    return named(call, module)
+
+
+def named(function, module):
+    """A function that stands in a module under its own name."""
+    function.__module__, function.__qualname__ = module, function.__name__
+    return function
+
+
+def misused(function: Callable, args: tuple, options: dict[str, Any]) -> TypeError | None:
+    """The error of a call that the function's signature does not allow, saying what is probably meant; else None."""
+    parameters, name = signature(function).parameters, function.__name__
+    positional = [p.name for p in parameters.values() if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    first = ", ".join(positional)
+    for given in options:
+        if given not in parameters:
+            return TypeError(f"{name}() got an unexpected keyword argument {given!r}. {meant(given, parameters)}")
+    if len(args) > len(positional):
+        extra = args[len(positional)]
+        example = f"label_smoothing={extra!r}" if isinstance(extra, float) else "label_smoothing=0.1"
+        return TypeError(
+            f"{name}() takes {len(positional)} positional arguments ({first}) but {len(args)} were given. "
+            f"Settings are keywords: {example}."
+        )
+    if twice := [p for p in positional[: len(args)] if p in options]:
+        return TypeError(f"{name}() got {twice[0]!r} twice, by position and by name. Its first arguments are {first}.")
+    if missing := [p for p in positional[len(args) :] if p not in options]:
+        return TypeError(f"{name}() is missing {' and '.join(map(repr, missing))}. Its first arguments are {first}.")
+    return None
+
+
+def meant(word, parameters):
+    """What a wrong keyword probably means."""
+    found = [own for own, others in SYNONYMS.items() if own in parameters and word.lower() in others.split()]
+    found = found or get_close_matches(word.lower(), parameters, n=1)
+    if found:
+        return f"Did you mean {' or '.join(found)}?"
+    return f"It takes {', '.join(parameters)}."

@@ -1,0 +1,194 @@
+"""Every error that the package raises goes through `complain`, with a remedy, and every such place is walked through."""
+
+import ast
+import importlib
+import sys
+import warnings
+from pathlib import Path
+
+import bad_calls
+import numpy as np
+import pytest
+from conftest import need
+from test_bad_inputs import refused
+
+import multismooth
+from multismooth import Convention, conventions, errors
+
+ROOT = Path(multismooth.__file__).parent
+FILES = {
+    ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in ROOT.rglob("*.py")
+}
+TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
+
+# What is raised without `complain`, and why.
+ELSEWHERE = {
+    ("multismooth", "AttributeError"): "what Python says of a module",
+    ("multismooth.parity.identification", "AttributeError"): "what Python says of an object",
+    ("multismooth.errors", "MissingBackendError"): "says what to install",
+    ("multismooth.errors", "ValueError"): "is about a complaint",
+    ("multismooth.parity.call", "MissingBackendError"): "says what to install",
+    ("multismooth.demo", "ModuleNotFoundError"): "says what to install",
+    ("multismooth.backend", "NotImplementedError"): "a method that a backend has to bring",
+    ("multismooth.compiled.arithmetic", "NotImplementedError"): "compiled, and never run",
+    ("multismooth.compiled.by_rows", "NotImplementedError"): "compiled, and never run",
+    ("multismooth.public", "wrong"): "the TypeError of a wrong call, which `misused` words",
+    ("multismooth.dispatch", "misused"): "the same",
+    ("multismooth.parity.report", "AssertionError"): "is the report, with its advice",
+    ("multismooth.parity.decode", "Undecoded"): "is a part of what identify says",
+    ("multismooth.parity.callers", "TypeError"): "is why one way of calling fn failed, under a complaint of `connect`",
+    ("multismooth.parity.sides", "self._answers[case]"): "is what fn raised",
+    ("multismooth.cli.app", "typer.Exit"): "an exit status",
+    ("multismooth.cli.demo", "typer.Exit"): "an exit status",
+    ("multismooth.cli.doctor", "typer.Exit"): "an exit status",
+    ("multismooth.cli.losses", "typer.Exit"): "an exit status",
+}
+
+
+def called(node):
+    """The last part of the name of what is called, or None."""
+    function = getattr(node, "func", None)
+    return getattr(function, "attr", getattr(function, "id", None))
+
+
+def makers():
+    """Functions of the package that return nothing but complaints."""
+    functions = [node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    found = {"complain"}
+    for _ in range(2):
+        for function in functions:
+            returned = [node.value for node in ast.walk(function) if isinstance(node, ast.Return)]
+            if returned and all(called(value) in found for value in returned):
+                found.add(function.name)
+    return found
+
+
+def raised():
+    """(module, node of what is raised) for every `raise` that names something."""
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Raise) and node.exc is not None:
+                yield name, node.exc
+
+
+def test_every_error_is_a_complaint_or_has_a_reason():
+    found, complaints = set(), makers()
+    for name, node in raised():
+        if called(node) not in complaints:
+            found.add((name, ast.unparse(node.func if isinstance(node, ast.Call) else node)))
+    assert found == set(ELSEWHERE)
+
+
+@pytest.mark.parametrize("name", sorted(TREES))
+def test_no_remedy_is_empty(name):
+    for node in ast.walk(TREES[name]):
+        if called(node) == "complain":
+            assert len(node.args) >= 4, ast.unparse(node)
+            remedy = node.args[3]
+            assert not isinstance(remedy, ast.Constant) or remedy.value.strip().endswith((".", "?")), remedy.value
+
+
+def test_a_complaint_without_a_remedy_is_refused():
+    with pytest.raises(ValueError, match="the complaint about `x` lacks a remedy"):
+        errors.complain("x", "a number", "a word", " ")
+
+
+# --- every place ----------------------------------------------------------------------------------------------------
+
+LOGITS, LABELS, HIDDEN, CLASSIFIER = bad_calls.LOGITS, bad_calls.LABELS, bad_calls.HIDDEN, bad_calls.CLASSIFIER
+
+
+def with_implementation(name, call):
+    with multismooth.implementation(name):
+        call()
+
+
+def on_meta(**arguments):
+    torch = need("torch")
+    tensors = {"logits": torch.zeros(4, 3), "targets": torch.tensor(LABELS), **arguments}
+    multismooth.torch.loss_and_grad(**tensors)
+
+
+OTHERS = {
+    "a list": (TypeError, "nested lists", lambda: multismooth.loss([[0.0, 1.0]], [0])),
+    "no implementation": (ValueError, "Without names", lambda: with_implementation("fast", lambda: None)),
+    "not able": (
+        ValueError,
+        "Name none",
+        lambda: with_implementation("triton", lambda: multismooth.loss(LOGITS, LABELS)),
+    ),
+    "no choice": (ValueError, "case-sensitive", lambda: Convention(spread="All")),
+    "no scale": (ValueError, "1 leaves the loss as it is", lambda: Convention(scale=float("nan"))),
+    "no label": (ValueError, "number of a class or label", lambda: Convention(ignore_index=0.5)),
+    "no classes": (ValueError, "Count from 0", lambda: Convention(exclude=(-1,))),
+    "no JSON": (ValueError, "cannot be read", lambda: Convention.from_json("{")),
+    "no object": (ValueError, "not a part of it", lambda: Convention.from_json("3")),
+    "no field": (ValueError, "newer multismooth", lambda: Convention.from_json('{"colour": 1}')),
+    "no class left": (ValueError, "gives nothing to class 0", lambda: Convention(exclude=(0,)).first_label(1)),
+    "no common classes": (
+        ValueError,
+        "No ε makes",
+        lambda: Convention().smoothing_for(Convention(exclude=(0,)), 0.1, 3),
+    ),
+    "no ε": (
+        multismooth.SmoothingError,
+        "smaller ε",
+        lambda: conventions["others"].smoothing_for(conventions["torch"], 1.0, 3),
+    ),
+    "ε of a row": (multismooth.SmoothingError, "no smoothing", lambda: Convention().target_row(2.0, 3)),
+    "another device": (
+        ValueError,
+        "Move it",
+        lambda: on_meta(targets=need("torch").tensor(LABELS, device="meta")),
+    ),
+    "a sparse tensor": (ValueError, "to_dense", lambda: on_meta(logits=need("torch").eye(4).to_sparse())),
+    "a nested tensor": (
+        ValueError,
+        "to_padded_tensor",
+        lambda: on_meta(logits=need("torch").nested.nested_tensor([need("torch").zeros(2)])),
+    ),
+    "a quantized tensor": (
+        ValueError,
+        "dequantize",
+        lambda: on_meta(logits=need("torch").quantize_per_tensor(need("torch").zeros(4, 3), 0.1, 0, quint8())),
+    ),
+}
+
+
+def quint8():
+    return need("torch").quint8
+
+
+def places():
+    """(file, line) of every call of `complain` in what runs a loss; the drop-ins and the checker have tests of theirs."""
+    for name, tree in TREES.items():
+        if name.split(".")[1:2] in (["parity"], ["cli"], ["demo"]) or name == "multismooth.torch.dropins":
+            continue
+        yield from ((name, node.lineno) for node in ast.walk(tree) if called(node) == "complain")
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_every_place_is_walked_through(monkeypatch):
+    for framework in ("torch", "jax"):
+        need(framework)
+    seen, complain = set(), errors.complain
+
+    def recorded(*arguments, **more):
+        frame = sys._getframe(1)
+        seen.add((frame.f_globals["__name__"], frame.f_lineno))
+        return complain(*arguments, **more)
+
+    modules = [importlib.import_module(name) for name, _ in set(places()) | {("multismooth.containers", 0)}]
+    for module in modules:
+        monkeypatch.setattr(module, "complain", recorded)
+    for framework in ("numpy", "torch", "jax"):
+        for bad in bad_calls.ALL:
+            refused(importlib.import_module(f"multismooth.{framework}"), bad)
+    for error, match, call in OTHERS.values():
+        with pytest.raises(error, match=match), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            call()
+    assert not set(places()) - seen
+    assert np.isfinite(float(multismooth.loss(LOGITS, LABELS)))
