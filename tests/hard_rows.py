@@ -280,6 +280,9 @@ def infinite():
     each = {"label_smoothing": np.array([0.0, 0.0, 0.0, 0.25], F32)}
     yield Hard("−inf where an element's ε is 0", at(Z, ([0, 1], [0, 2]), -INF), LABELS, each)
     yield Hard("−inf with mass", at(Z, (1, 2), -INF), LABELS)
+    yield Hard("−inf with mass, ε = 1", at(Z, (1, 2), -INF), LABELS, {"label_smoothing": 1.0})
+    prior = {"class_mask": at(some, 3, False), "prior": np.array([0.25, 0.125, 0.125, 0.25, 0.25], F32)}
+    yield Hard("no class behind an ignored label, prior", np.where(some, Z, NAN), IGNORED, prior)
     yield Hard("−inf at a label", at(Z, (1, 0), -INF), LABELS, {"label_smoothing": 0.0})
     yield Hard("−inf with mass, soft", at(Z, (2, 1), -INF), CORNERS, {"label_smoothing": 0.0})
     yield Hard("−inf everywhere but at the label, ε = 0", np.where(np.eye(5, dtype=bool)[LABELS], Z, -INF), LABELS, {

@@ -7,8 +7,8 @@ from conftest import interpreted, need
 from hard_answers import answers
 from hard_numpy import empty, half, not_columns, rows_differ
 from hard_paths import (
-    REDUCTIONS, infinite_entropy, infinite_slopes, labels, loss_dtype, no_head, no_targets, not_core, not_in_the_original,
-    not_of_rank_one, not_rows, options, path, rule, soft,
+    REDUCTIONS, infinite_entropy, infinite_slopes, labels, loss_dtype, no_head, no_targets, not_in_the_original,
+    not_of_rank_one, not_rows, options, path, rule, shared_memory,
 )  # fmt: skip
 from hard_rows import LAYOUTS
 
@@ -133,7 +133,7 @@ def double_backward(row):
         yield f"curve {reduction}", torch.autograd.grad(slope, row.z, row.direction)[0], row.own
 
 
-@on("torch.func.jvp")
+@on("torch.func.jvp", shared_memory)
 def forward_mode(row):
     for reduction in ("mean", "none"):
         value, tangent = torch.func.jvp(row.of(reduction), (row.z,), (row.direction,))
@@ -141,7 +141,7 @@ def forward_mode(row):
         yield f"tangent {reduction}", tangent, row.wide
 
 
-@on("torch.func.grad")
+@on("torch.func.grad", shared_memory)
 def func_grad(row):
     yield "slope mean", torch.func.grad(row.of("mean"))(row.z), row.own
     weighted = lambda z: (row.of("none")(z) * row.cotangent).sum()  # noqa: E731
@@ -271,7 +271,7 @@ def linear_and_grad(row):
                     yield f"{name} {reduction}", gradient, row.own
 
 
-@on("linear_loss, double backward and torch.func", no_head)
+@on("linear_loss, double backward and torch.func", no_head, shared_memory)
 def linear_twice(row):
     hidden, classifier, bias = row.head()
 

@@ -86,7 +86,8 @@ def slope(found, e, total, plan, axis):
 def gradient(logits, plan, axis):
     """`spec.gradient`."""
     if plan.u is not None:
-        return spec.gradient(logits, spec.statistics(logits, plan, axis, XP), plan, axis, XP)
+        z = logits.astype(XP.float_of(logits))  # once: the derivative of every cast is rounded
+        return spec.gradient(z, spec.statistics(z, plan, axis, XP), plan, axis, XP)
     found, e, total = parts(logits, plan, axis)
     along = slope(found, e, total, plan, axis)
     return jax.linear_transpose(along, e)(jnp.ones_like(along(e)))[0]  # of e, for its type inside `shard_map`
