@@ -4,7 +4,7 @@ from numbers import Real
 
 import numpy as np
 
-from multismooth import checks
+from multismooth import checks, target_checks
 from multismooth.errors import SmoothingError, complain
 
 FLOATING = {
@@ -112,6 +112,30 @@ class Arguments:
         if (seen := self._values(value, validate)) is not None:
             checks.not_negative(name, seen)
         return self._backend.xp.astype(value, self._backend.xp.float_of(z))
+
+    def _unseen(self, problem, validate):
+        """The Problem with NaN for what `values` would refuse, had it been in sight: no wrong number without a word."""
+        changed = {}
+        for name in ("weight", "prior", "sample_weight", "z_loss", "normalizer"):
+            value = getattr(problem, name)
+            if value is None or isinstance(value, float) or self._values(value, validate) is not None:
+                continue
+            right = self._right(name, value)
+            changed[name] = self._backend.xp.where(
+                right,
+                self._backend.xp.constant(value, problem.logits),
+                self._backend.xp.constant(np.nan, problem.logits),
+            )
+        return problem._replace(**changed) if changed else problem
+
+    def _right(self, name, value):
+        """Where an array of numbers is what it ought to be."""
+        xp = self._backend.xp
+        if name != "prior":
+            return (value >= 0) & (value < float("inf"))
+        slack, rows = target_checks.tolerance(value.dtype), xp.astype(value, xp.float_of(value))
+        total, lowest = xp.sum(rows, axis=-1, keepdims=True), xp.min(rows, axis=-1, keepdims=True)
+        return (lowest >= -slack) & (xp.abs(total - 1) <= slack)
 
     def _normalizer(self, value, reduction, z, validate):
         if value is None:

@@ -7,7 +7,7 @@ backend to the table of `tests/adapters.py`, which is what proves it.
 
 import numpy as np
 
-from multismooth import binary, containers, correction, spec
+from multismooth import binary, checks, containers, correction, spec
 from multismooth.problem import Terms
 from multismooth.reduction import denominators, reciprocal, reduced_plan
 
@@ -54,6 +54,10 @@ class Backend:
     def widest(self, array):
         """The widest integers that labels are told apart in."""
         return np.int64
+
+    def size(self, value):
+        """A size as Python's integer, or as the symbol that a compiler knows it by; None for what is no integer."""
+        return checks.integer(value)
 
     def kind(self, array):
         """ "integer", "floating", "boolean" or "other"."""

@@ -53,6 +53,7 @@ class Binding(Arguments):
         _combinations(convention, problem, soft, reduction)
         if validate is False:  # rows that nobody is to look at are taken as they are
             return problem, settings
+        problem = self._unseen(problem, validate)
         valid, clean = values.check(
             problem, settings, seen, lambda array: self._values(array, validate), backend.tracing()
         )
@@ -62,7 +63,7 @@ class Binding(Arguments):
     def template(self, targets, num_classes, axis, dtype):
         """(logits in shape and dtype only, targets): what `smooth_targets` binds in place of logits."""
         backend = self._backend
-        num_classes = checks.positive("num_classes", num_classes, "It is the length of the rows to make.")
+        num_classes = checks.positive("num_classes", num_classes, "It is the length of the rows to make.", backend.size)
         targets = backend.take("targets", targets)
         shape, kind = tuple(targets.shape), backend.kind(targets)
         target_checks.kind(kind, targets.dtype)
@@ -131,6 +132,7 @@ class Binding(Arguments):
             normalizer=self._normalizer(normalizer, reduction, z, validate),
         )
         if validate is not False:
+            problem = self._unseen(problem, validate)
             values.check_binary(problem, seen, slack, lambda array: self._values(array, validate))
         return problem
 

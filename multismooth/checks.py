@@ -50,8 +50,8 @@ def integer(value):
         return None
 
 
-def positive(argument, value, remedy):
-    number = integer(value)
+def positive(argument, value, remedy, read=integer):
+    number = read(value)
     if number is None or number < 1:
         raise complain(argument, "an integer ≥ 1", repr(value), remedy)
     return number

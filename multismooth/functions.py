@@ -45,7 +45,8 @@ class Functions(HeadFunctions):
             class_mask: boolean, (K,) or broadcasts to the logits; False: the class does not exist here.
             sample_weight: ≥ 0, broadcasts to (N…): multiplies the element's loss and its share of the mean.
             ignore_index: elements with this label contribute exactly nothing. None: no label is special.
-            z_loss: adds z_loss·logsumexp(logits)² per counted element.
+            z_loss: adds z_loss·logsumexp(logits)² per counted element; `Convention.z_loss_denominator` is what its mean
+                divides by, where that is not what the loss's does.
             reduction: "mean", "sum" or "none".
             normalizer: divide the sum by this instead of the convention's denominator; needs "mean".
             axis: the class axis; None is the last, where the shapes leave no doubt.

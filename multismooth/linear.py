@@ -85,7 +85,8 @@ def chunks(problem, settings, shape, chunk_rows, xp, plan=None):
     """
     rows, num_classes = problem.logits.shape
     size = chunk_size(rows, num_classes, chunk_rows)
-    parts = [(start, min(start + size, rows)) for start in range(0, max(rows, 1), size)]
+    one = size >= rows  # rows may be a compiler's symbol, over which there is no loop
+    parts = [(0, rows)] if one else [(start, min(start + size, rows)) for start in range(0, rows, size)]
     if plan is not None:
         for start, stop in parts:
             yield slice(start, stop), mapped(plan, lambda x, place=slice(start, stop): x[place], lambda row: row)

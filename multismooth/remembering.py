@@ -41,8 +41,7 @@ class RememberingBinding(Binding):
             ignore_index, z_loss, reduction, normalizer, axis, validate,
         )  # fmt: skip
         usual = key is not None and settings.clean and problem.targets is targets
-        quiet = label_smoothing <= 0.5 and problem.logits.shape[settings.axis] > 1  # what warns does so every time
-        if usual and quiet and not settings.convention.exclude:
+        if usual and _silent(problem, settings) and not settings.convention.exclude:
             if len(self._usual) >= REMEMBERED:
                 self._usual.clear()
             settings = self._usual[key] = Usual(*settings)
@@ -62,3 +61,8 @@ class RememberingBinding(Binding):
         if min(few) < 0.0 or max(few) > 1.0:
             return True
         return len(few) == z.shape[settings.axis] and abs(sum(few) - 1) > 0.125  # the coarsest tolerance
+
+
+def _silent(problem, settings):
+    """Whether nothing warns, which it would have to every time."""
+    return problem.label_smoothing <= 0.5 and problem.logits.shape[settings.axis] > 1

@@ -139,6 +139,13 @@ def with_z_loss(z, y, label_smoothing, reduction, z_loss):
     return reduced(each + squares, y != -100, reduction)
 
 
+@form(4, "liger", WEIGHTED + " z_loss")
+def with_class_weights_and_a_plain_mean_of_squares(z, y, label_smoothing, reduction, weight, z_loss):
+    each = functional.cross_entropy(z, y, weight.to(z.dtype), label_smoothing=label_smoothing, reduction=reduction)
+    squares = z_loss * z.logsumexp(1).square().masked_fill(y == -100, 0)
+    return each + reduced(squares, y != -100, reduction)
+
+
 @form(3, "torch", "label_smoothing normalizer")
 def over_a_number(z, y, label_smoothing, normalizer):
     return functional.cross_entropy(z, y, label_smoothing=label_smoothing, reduction="sum") / normalizer

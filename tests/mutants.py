@@ -254,6 +254,14 @@ def lse_not_squared(z, y):
     return (each + 0.01 * jnp.abs(lse) * counted).sum() / jnp.maximum(counted.sum(), 1)
 
 
+@jax_mutant("divides its lse² by all 12 elements", z_loss=0.01)
+def z_loss_over_all_elements(z, y):
+    """jnp.mean of what is 0 where ignored."""
+    each, counted = jax_exact(z, y)
+    squares = jax.scipy.special.logsumexp(z, -1) ** 2 * counted
+    return each.sum() / jnp.maximum(counted.sum(), 1) + 0.01 * squares.mean()
+
+
 @jax_mutant("sample weights", accepts=("sample_weight",), convention="keras-weighted")
 def sample_weights_not_in_the_divisor(z, y, sample_weight=None):
     """The loss is weighted, its mean divides by the number of elements."""

@@ -337,6 +337,65 @@ def z_loss_summed(z, y):
     return functional.cross_entropy(z, y, label_smoothing=EPS) + 0.01 * squares.sum()
 
 
+LIGER = {"convention": "liger", "weight": WEIGHT, "z_loss": 0.01}
+
+
+def of_liger(z, y, divisor):
+    """The weighted loss, and Σ lse² of what counts over a divisor."""
+    squares = z.logsumexp(1).square().masked_fill(y == -100, 0)
+    return functional.cross_entropy(z, y, z.new_tensor(WEIGHT), label_smoothing=EPS) + 0.01 * squares.sum() / divisor
+
+
+@mutant("divides its lse² by the summed class weights", **LIGER)
+def z_loss_over_the_class_weights(z, y):
+    """The z-loss is divided by Σ w_y, as the rest is, where its mean is a plain one."""
+    return of_liger(z, y, z.new_tensor(WEIGHT)[y[y != -100]].sum())
+
+
+@mutant("divides its lse² by the 7 counted elements", **{**LIGER, "convention": "torch"})
+def z_loss_over_the_count(z, y):
+    """The other way round: it has no part in the weighted mean."""
+    return of_liger(z, y, (y != -100).sum())
+
+
+@mutant("by all 12 elements, the 5 ignored ones included; the reference by the 7 counted elements", **LIGER)
+def z_loss_over_all_elements(z, y):
+    """lse² is set to 0 where ignored, and then .mean() is taken."""
+    return of_liger(z, y, len(y))
+
+
+@mutant("divides its lse² by all 12 elements", z_loss=0.01)
+def z_loss_alone_over_all_elements(z, y):
+    """The same without class weights."""
+    squares = z.logsumexp(1).square().masked_fill(y == -100, 0)
+    return functional.cross_entropy(z, y, label_smoothing=EPS) + 0.01 * squares.mean()
+
+
+@mutant(**LIGER)
+def z_loss_with_class_weights(z, y):
+    """w_y multiplies lse²."""
+    w = z.new_tensor(WEIGHT)[y.masked_fill(y == -100, 0)]
+    squares = (w * z.logsumexp(1).square()).masked_fill(y == -100, 0).sum() / (y != -100).sum()
+    return functional.cross_entropy(z, y, z.new_tensor(WEIGHT), label_smoothing=EPS) + 0.01 * squares
+
+
+@mutant("z-loss and weights", convention="liger", accepts=("weight", "z_loss"))
+def z_loss_in_the_weighted_mean(z, y, weight=None, z_loss=0.0):
+    """Right without class weights, and without a z-loss."""
+    squares = z_loss * z.logsumexp(1).square() * (y != -100)
+    share = (y != -100) if weight is None else weight[y.masked_fill(y == -100, 0)] * (y != -100)
+    return functional.cross_entropy(z, y, weight, label_smoothing=EPS) + squares.sum() / share.sum()
+
+
+@mutant("z-loss and weights", accepts=("sample_weight", "z_loss"))
+def z_loss_without_sample_weights(z, y, sample_weight=None, z_loss=0.0):
+    """The elements are weighted, their z-losses are not."""
+    own, every, counted = parts(z, y)
+    s = (once(own) if sample_weight is None else sample_weight) * counted
+    squares = z_loss * z.logsumexp(1).square() * (s > 0)
+    return (s * mixed(own, every) + squares).sum() / s.sum()
+
+
 @mutant("2 times as large")
 def doubled(z, y):
     """A loss weight of 2 was left in."""

@@ -3,6 +3,7 @@
 import io
 import json
 from contextlib import redirect_stdout
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 
@@ -12,6 +13,7 @@ from conftest import need
 
 import multismooth
 from multismooth import Convention, conventions, parity
+from multismooth.convention import CHOICES
 from multismooth.parity.cases import VARIED, Ground, ordinary, separating
 from multismooth.parity.sides import Reference
 from multismooth.parity.trials import NAMES
@@ -71,6 +73,21 @@ def test_the_cases_tell_every_pair_of_registry_conventions_apart(capsys):
         print(f"\n  {len(gaps)} pairs of conventions, the nearest differs by {gaps[nearest]:.2g}", end=" ")
 
 
+def test_the_cases_tell_what_a_z_loss_divides_by():
+    """Two conventions that differ in nothing else, of a loss that takes class weights, sample weights and a z_loss."""
+    ground = Ground(5, ignored=-100, accepts=("weight", "sample_weight", "z_loss"))
+    cases = list(ordinary(ground))
+    kinds = [kind for kind in CHOICES["denominator"] if kind != "caller"]
+    found = {kind: answers(Convention(z_loss_denominator=kind), cases) for kind in kinds}
+    for a, b in combinations(kinds, 2):
+        assert furthest(found[a], found[b]) > 1e-3, (a, b)
+    # without sample weights, which few losses take, class weights and ignored labels tell all but one pair
+    cases = list(ordinary(replace(ground, accepts=("weight", "z_loss"))))
+    found = {kind: answers(Convention(z_loss_denominator=kind), cases) for kind in kinds}
+    alike = [pair for pair in combinations(kinds, 2) if furthest(*(found[kind] for kind in pair)) < 1e-3]
+    assert alike == [("counted", "nonzero")]
+
+
 def test_the_ordinary_cases_tell_what_needs_no_weights_apart():
     cases = list(ordinary(Ground(5, forbidden=frozenset({0}), ignored=-100)))
     names = [
@@ -110,6 +127,26 @@ def test_the_advice_names_the_divisors_with_their_numbers():
     assert "optax, keras" in report.advice[1]
     assert report.identified[0].convention.denominator == "all"
     assert parity.check(by_all_rows, "keras", ignore_index=-100)
+
+
+def test_the_advice_says_what_the_z_losses_divide_by():
+    weight = np.array([0.25, 4.0, 1.0, 0.5, 8.0])
+    settings = {"weight": weight, "z_loss": 0.01, "framework": "numpy"}
+    of_torch = partial(multismooth.numpy.loss_and_grad, weight=weight, z_loss=0.01)
+    report = parity.check(of_torch, "liger", **settings)
+    assert not report
+    assert report.advice[0].endswith(
+        "divides its lse² by the summed class weights of the counted labels (their number, without weights); "
+        "the reference by the 7 counted elements: divide by (labels != -100).sum()"
+    )
+    of_liger = partial(of_torch, convention="liger")
+    assert parity.check(of_liger, "liger", **settings)
+    told = str(parity.check(of_liger, "torch", **settings))
+    assert "divides its lse² by the 7 counted elements; the reference by the summed class weights" in told
+    assert "divide by weight[labels].sum() over the counted elements" in told
+    ported = parity.compare(of_torch, of_liger, ignore_index=-100, num_classes=5)
+    assert any("divides its lse² by" in sentence for sentence in ported.advice)
+    assert "z_loss_denominator" not in str(parity.check(of_torch, "keras", ignore_index=-100, **settings).advice)
 
 
 def executed(report, **names):

@@ -59,6 +59,9 @@ def test_calls_that_say_more_are_planned_by_spec(device):
     labels, weight = [0, 1, 2, -100], torch.ones(5, device=device)
     assert gpu_plans.able(*bound(device, labels))
     assert gpu_plans.able(*bound(device, labels, normalizer=7.0))
+    assert gpu_plans.able(*bound(device, labels, convention="liger", z_loss=0.1))  # no weights, so one divisor
+    apart = multismooth.Convention(z_loss_denominator="all")
+    assert gpu_plans.able(*bound(device, labels, convention=apart))
     for more in (
         {"weight": weight},
         {"prior": weight / 5},
@@ -67,6 +70,7 @@ def test_calls_that_say_more_are_planned_by_spec(device):
         {"label_smoothing": torch.tensor(0.1, device=device)},
         {"normalizer": torch.tensor(7.0, device=device)},
         {"convention": multismooth.Convention(exclude=(1,))},
+        {"convention": apart, "z_loss": 0.1},
     ):
         assert not gpu_plans.able(*bound(device, labels, **more)), more
 
@@ -101,7 +105,7 @@ def plan_for(labels, dtype, device):
     count = labels.numel()
     a = torch.linspace(0.5, 0.9, count, dtype=dtype, device=device)
     alive = torch.arange(count, device=device) != 1
-    return spec.Plan(labels, None, None, a, 0.1, 1.0, 1.0, None, 1e-3, 1.0, 1.0, None, alive, None)
+    return spec.Plan(labels, None, None, a, 0.1, 1.0, 1.0, None, 1e-3, 1.0, 1.0, None, None, alive, None)
 
 
 def by_spec(logits, plan):

@@ -57,18 +57,25 @@ def random_values(rng, k, convention, reduction):
     return values
 
 
+def squared(rng, settings):
+    """The settings with a z-loss that has a divisor of its own."""
+    convention = replace(settings["convention"], z_loss_denominator=DIVISORS[rng.integers(len(DIVISORS))])
+    return settings | {"convention": convention, "z_loss": round(rng.uniform(0.001, 0.1), 4)}
+
+
 def shows(k, settings):
     """Whether answers can show everything: see above."""
     convention, ignored = settings["convention"], settings["ignore_index"]
     counting = set(range(k)) - set(convention.exclude) - {ignored}
-    mixing = "mixture" in convention.class_weights + convention.denominator + str(convention.smooth_denominator)
+    divisors = convention.denominator, convention.smooth_denominator, convention.z_loss_denominator
+    mixing = "mixture" in convention.class_weights + "".join(map(str, divisors))
     hidden = "weight" in settings and ignored in range(k) and ignored not in convention.exclude
     return len(counting) >= 3 and not (hidden and (mixing or "prior" in settings))
 
 
 def draws(number, seed):
     """(K, settings, what to tell identify) of random losses."""
-    rng, found = np.random.default_rng(seed), 0
+    rng, more, found = np.random.default_rng(seed), np.random.default_rng((seed, 1)), 0
     while found < number:
         k = int(rng.choice([4, 5, 7]))
         convention, reduction, ignored = random_shape(rng, k)
@@ -76,7 +83,8 @@ def draws(number, seed):
         settings |= random_values(rng, k, convention, reduction)
         if shows(k, settings):
             found += 1
-            yield k, settings, told(rng, k, settings)
+            apart = squared(more, settings)
+            yield k, apart if more.random() < 0.3 and shows(k, apart) else settings, told(rng, k, settings)
 
 
 def told(rng, k, settings):
@@ -154,6 +162,9 @@ def jax_draws(shapes, each, seed):
         if not shows(k, shape | values):
             continue
         found += 1
+        if found % 3 == 0:
+            apart = squared(rng, shape | values)
+            shape["convention"], values["z_loss"] = apart["convention"], apart["z_loss"]
         for _ in range(each):
             again = values | {"label_smoothing": round(rng.uniform(0.005, 0.6), 3)}
             if "weight" in values:
@@ -312,6 +323,44 @@ def test_class_weights_and_z_loss_are_found():
     np.testing.assert_allclose(found.weight, weight, rtol=1e-9)
     assert (found.z_loss, found.convention.class_weights, found.reduction) == (0.01, "per_term", "sum")
     assert {reading.label_smoothing for reading in found.readings} >= {0.2, 0.25}  # one K: "classy" and more
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_what_a_z_loss_divides_by_is_found(told):
+    """Liger's by the count beside class weights; the same with Σ w_y is PyTorch's and no name of Liger's."""
+    weight = np.array([0.2, 1.0, 3.0, 0.7, 10.0])
+    for name, divisor in (("liger", "counted"), ("torch", "target_weight")):
+        fn = partial(multismooth.numpy.loss_and_grad, convention=name, weight=weight, z_loss=0.01)
+        found = parity.identify(fn, "numpy", weight=weight if told else None)
+        convention = found.convention
+        assert (convention.z_loss_denominator or convention.denominator) == divisor
+        assert convention.denominator == "target_weight"
+        assert {"liger", "torch"} & set(found.names) == {name}
+        assert ("lse² by the counted elements" in str(found)) == (name == "liger")
+        if told or name == "liger":  # else only up to the factor of the weights
+            assert found.z_loss == 0.01
+
+
+def test_a_z_loss_has_one_divisor_with_the_rest_where_nothing_tells_another():
+    fn = partial(multismooth.numpy.loss_and_grad, convention="liger", z_loss=0.01)
+    found = parity.identify(fn, "numpy")
+    assert found.convention.z_loss_denominator is None
+    assert {"liger", "torch", "flash-attn"} <= set(found.names)
+
+
+def test_a_small_z_loss_in_single_precision_is_not_taken_for_another_divisor():
+    torch = need("torch")
+
+    def fn(z, y):
+        z = z.float()
+        plain = torch.nn.functional.cross_entropy(z, y, label_smoothing=0.1)
+        return plain + 1e-3 * z.logsumexp(1).square()[y != -100].mean()
+
+    found = parity.identify(fn, "torch")
+    assert found, str(found)
+    assert found.convention.z_loss_denominator is None
+    assert abs(found.z_loss - 1e-3) < 1e-6
+    assert "torch" in found.names
 
 
 @pytest.mark.parametrize("spread", ["all", "others"])

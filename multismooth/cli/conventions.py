@@ -83,8 +83,8 @@ def _differences(a, b):
         before, after = getattr(a, f.name), getattr(b, f.name)
         if f.name in ("name", "source", "notes", "spread", "smoothing_map") or before == after:
             continue
-        if f.name == "denominator":
-            before, after = DIVIDES_BY[before], DIVIDES_BY[after]
+        if f.name.endswith("denominator"):
+            before, after = (DIVIDES_BY.get(kind, "what the loss does") for kind in (before, after))
         yield "ignored label" if f.name == "ignore_index" else f.name.replace("_", " "), before, after
 
 

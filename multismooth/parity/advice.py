@@ -128,6 +128,14 @@ def _divisors(mine, theirs, names, labels):
             f"{names.mine} divides by max(D + {a.denominator_add:g}, {a.denominator_floor}); "
             f"{names.theirs} by max(D + {b.denominator_add:g}, {b.denominator_floor})"
         )
+    own = [None if r.z_loss == 0 else c.z_loss_denominator or c.denominator for r, c in ((mine, a), (theirs, b))]
+    follow = a.z_loss_denominator is b.z_loss_denominator is None  # then it is said with what the losses divide by
+    if None not in own and own[0] != own[1] and not follow:
+        by = [_counted(kind, labels, theirs.ignore_index) for kind in own]
+        yield (
+            f"{names.mine} divides its lse² by {by[0]}; {names.theirs} by {by[1]}"
+            + _written(own[1], theirs.ignore_index)
+        )
 
 
 def _unweighted(reading, told_apart=True):
@@ -137,32 +145,42 @@ def _unweighted(reading, told_apart=True):
     convention = reading.convention
     if reading.weight is not None:
         return convention
-    own = kinds.get(convention.denominator, convention.denominator)
-    return replace(convention, denominator=own, smooth_denominator=kinds.get(*[convention.smooth_denominator] * 2))
+    fields = ("denominator", "smooth_denominator", "z_loss_denominator")
+    return replace(convention, **{field: kinds.get(*[getattr(convention, field)] * 2) for field in fields})
 
 
 def _divisor(reading, labels, ignored):
     """What a mean divides by, with the numbers that it is on these labels."""
     if reading.normalizer is not None:
         return "the sentences" if reading.normalizer == "sentences" else f"{reading.normalizer:.6g}"
-    convention, n = _unweighted(reading), len(labels)
-    gone = 0 if ignored is None else int((labels == ignored).sum())
+    convention = _unweighted(reading)
+    text = _counted(convention.denominator, labels, ignored)
+    if convention.smooth_denominator:
+        text += f", and the smoothing term by {_counted(convention.smooth_denominator, labels, ignored)}"
+    return text
+
+
+def _counted(kind, labels, ignored):
+    """A kind of divisor, with the number that it is on these labels."""
+    n, gone = len(labels), 0 if ignored is None else int((labels == ignored).sum())
     texts = {
         "counted": f"the {n - gone} counted elements",
         "nonzero": f"the {n - gone} counted elements, whatever their sample weights",
         "all": f"all {n} elements" + f", the {gone} ignored ones included" * bool(gone),
         "classes": f"all {n} elements times K",
     }
-    text = texts.get(convention.denominator, DIVIDES_BY[convention.denominator])
-    if convention.smooth_denominator:
-        other = convention.smooth_denominator
-        text += f", and the smoothing term by {texts.get(other, DIVIDES_BY[other])}"
-    return text
+    return texts.get(kind, DIVIDES_BY[kind])
 
 
 def _remedy(theirs):
     """How the other divisor is written."""
-    labels = "labels != ignore_index" if theirs.ignore_index is None else f"labels != {theirs.ignore_index}"
+    if theirs.convention.smooth_denominator:
+        return ""
+    return _written(_unweighted(theirs).denominator, theirs.ignore_index)
+
+
+def _written(kind, ignored):
+    labels = "labels != ignore_index" if ignored is None else f"labels != {ignored}"
     written = {
         "counted": f"({labels}).sum()",
         "nonzero": f"({labels}).sum()",
@@ -170,5 +188,4 @@ def _remedy(theirs):
         "classes": "the number of logits",
         "target_weight": "weight[labels].sum() over the counted elements",
     }
-    kind = _unweighted(theirs).denominator
-    return f": divide by {written[kind]}" if kind in written and not theirs.convention.smooth_denominator else ""
+    return f": divide by {written[kind]}" if kind in written else ""

@@ -13,6 +13,7 @@ import numpy as np
 from multismooth.parity.callers import NOTHING
 
 OTHER_CLASSES = (2, 3, 10, 1000)  # also asked for, where the loss takes any K
+Z_LOSS = 0.0625
 PER_CLASS, PER_ELEMENT = ("weight", "prior", "class_mask"), ("sample_weight",)
 
 
@@ -98,6 +99,10 @@ def ordinary(ground):
     if {"weight", "sample_weight"} <= set(ground.accepts):
         given = {"weight": class_weights(ground.num_classes), "sample_weight": element_weights(12)}
         yield ground.case("both kinds of weights", given=given)
+    if "z_loss" in ground.accepts:  # what divides it shows beside weights alone
+        for name, own in (("weight", class_weights(ground.num_classes)), ("sample_weight", element_weights(12))):
+            if name in ground.accepts:
+                yield ground.case("z-loss and weights", given={"z_loss": Z_LOSS, name: own})
 
 
 def separating(ground):
@@ -164,7 +169,7 @@ def _priors(ground):
 
 
 def _squares(ground):
-    yield ground.case("z-loss", given={"z_loss": 0.0625})
+    yield ground.case("z-loss", given={"z_loss": Z_LOSS})
 
 
 def _normalizers(ground):

@@ -226,7 +226,7 @@ def shares(pattern, observation):
 
 
 def factors(pattern, observation, with_lse):
-    """(G, H, misfit) with A = G·U + H·V: fitted to the answers; NaN for a term that is absent here."""
+    """(G, H, ζ, misfit) with A = G·U + H·V: fitted to the answers; NaN for a term that is absent here."""
     log_p, lse = log_softmax(observation.logits)
     pair = terms(pattern, observation)
     extra = [pair[0].any(-1).astype(float)] if with_lse else []
@@ -243,4 +243,4 @@ def factors(pattern, observation, with_lse):
     found = np.linalg.lstsq(design, wanted)[0]
     misfit = np.abs(design @ found - wanted).max() / max(np.abs(wanted).max(), 1e-300)
     there = [float(found[i]) if pair[i].any() else np.nan for i in (0, 1)]
-    return *there, float(np.nan_to_num(misfit, nan=np.inf))
+    return *there, float(found[2]) if with_lse else np.nan, float(np.nan_to_num(misfit, nan=np.inf))

@@ -13,6 +13,8 @@ from multismooth.convention import Convention
 from multismooth.parity import decode
 from multismooth.parity.probes import Reading
 
+WEIGHTY = ("target_weight", "mixture_weight")  # the divisors that grow with the class weights
+
 
 class Divisor(NamedTuple):
     """max(D + add, floor) of one kind D, as fitted; `top` is the term's factor times it."""
@@ -24,13 +26,16 @@ class Divisor(NamedTuple):
     mass: float | None = None  # ε′, where the kind tells it
     expected: float | None = None  # Σ r·w, likewise
 
+    def grown(self, factor):
+        """What the divisor and its constants are multiplied by where the class weights are multiplied by a factor."""
+        return factor if self.kind in WEIGHTY else 1.0
+
 
 def powers(convention, reduction):
     """The powers of a factor of the class weights with which the two terms of A shrink or grow."""
-    weighty = ("target_weight", "mixture_weight") if reduction == "mean" else ()
-    own, smooth = (kind in weighty for kind in (convention.denominator, convention.smooth_denominator))
-    smooth = own if convention.smooth_denominator is None else smooth
-    return own - 1, smooth - (convention.class_weights != "nll_only")
+    own, smooth = convention.denominator, convention.smooth_denominator or convention.denominator
+    grow = [reduction == "mean" and kind in WEIGHTY for kind in (own, smooth)]
+    return grow[0] - 1, grow[1] - (convention.class_weights != "nll_only")
 
 
 def takers(convention, num_classes):
@@ -59,9 +64,10 @@ def _revealed(pattern, expected):
     return replace(pattern, weight=np.where(hidden, rest, pattern.weight), revealed=True)
 
 
-def fitted(observations, pattern, tolerance, zeta):
+def fitted(observations, pattern, tolerance, squared):
+    """The readings of a pattern whose class weights stay as they are; `squared`: whether there is a z-loss."""
     kinds = [decode.shares(pattern, o) for o in observations]
-    own, smooth, misfits = np.array([decode.factors(pattern, o, bool(zeta)) for o in observations]).T
+    own, smooth, zeta, misfits = np.array([decode.factors(pattern, o, squared) for o in observations]).T
     if misfits.max() > 10 * tolerance:
         return
     size = [np.nanmax(np.abs(x)) if np.isfinite(x).any() else 0.0 for x in (own, smooth)]
@@ -72,14 +78,18 @@ def fitted(observations, pattern, tolerance, zeta):
         divisors(x, kinds, pattern, 10 * tolerance, same) if top > tolerance * max(size) else [None]
         for x, top in zip((own, smooth), size, strict=True)
     ]
+    near = 10 * tolerance * max(1.0, max(size) / np.abs(zeta).max()) if squared else 0.0  # ζ may be small beside A
+    tries = (10 * tolerance, near) if squared and near < 0.1 else ()
+    squares = next(filter(None, (divisors(zeta, kinds, pattern, limit, same) for limit in tries)), [])
     for pair in product(*fits):
-        reading = _spelled(pair, pattern, observations[0], 100 * tolerance)
-        if reading is None:
-            continue
-        if zeta:
-            factor, divisor = (own[0], pair[0]) if pair[0] else (smooth[0], pair[1])
-            reading = replace(reading, z_loss=tidy(zeta * divisor.top / factor / reading.convention.scale, tolerance))
-        yield from _spreads(reading, observations[0].num_classes, tolerance)
+        both = zip(pair, (own[0], smooth[0]), strict=True)
+        alike = [d._replace(top=zeta[0] * d.top / factor) for d, factor in both if d is not None and squared][:1]
+        apart = [square for square in squares if alike and square.kind != alike[0].kind]
+        for square in [*alike, *apart] or [None]:
+            reading = _spelled(pair, square, pattern, observations[0], 100 * tolerance)
+            if reading is not None:
+                reading = replace(reading, z_loss=tidy(reading.z_loss, max(tolerance, near / 10)))
+                yield from _spreads(reading, observations[0].num_classes, tolerance)
 
 
 def divisors(factors, kinds, pattern, near, mass=None):
@@ -145,15 +155,16 @@ def _with_mass(c, floor, add, sign, pattern, mass):
     return _divisor("target_weight" if mixing else "mixture_weight", top, (c, floor, add, sign), mass, expected)
 
 
-def _spelled(pair, pattern, observation, near):
-    """The Reading, at spread "all", of a pair of divisors; None where the two do not go together."""
-    known = [divisor for divisor in pair if divisor is not None]
-    if not known or len({divisor.kind == "" for divisor in known}) > 1:
+def _spelled(pair, square, pattern, observation, near):
+    """The Reading, at spread "all", of the divisors of the two terms and of lse²; None where they do not go together.
+
+    `square` is None where there is no z-loss.
+    """
+    known = [divisor for divisor in (*pair, square) if divisor is not None]
+    if not any(pair) or len({divisor.kind == "" for divisor in known}) > 1:
         return None
     if len({"caller" in divisor.kind for divisor in known}) > 1:
         return None
-    add = next((divisor.add for divisor in known if divisor.add), 0.0)
-    floors = [divisor.floor for divisor in known if divisor.floor is not None]
     masses = [divisor.mass for divisor in known if divisor.mass is not None]
     tops = [0.0 if divisor is None else divisor.top for divisor in pair]
     scale = sum(tops)
@@ -167,37 +178,39 @@ def _spelled(pair, pattern, observation, near):
         weight = _unmixed(pattern, mass)
     if weight is not None and (weight < 0).any():
         return None
-    kinds = [_named(divisor, pattern.mode) if divisor else None for divisor in pair]
-    kinds = [kinds[0] or kinds[1], kinds[1] or kinds[0]]
+    kinds = [_named(divisor, pattern.mode) if divisor else None for divisor in (*pair, square)]
+    kinds = [kinds[0] or kinds[1], kinds[1] or kinds[0], kinds[2]]
     averaged = known[0].kind != ""
     convention = Convention(
         exclude=pattern.exclude,
         class_weights=pattern.mode if weight is not None else "per_term",
         denominator=kinds[0] if averaged else "target_weight",
         smooth_denominator=kinds[1] if averaged else None,
+        z_loss_denominator=kinds[2] if averaged else None,
         ignore_scope=pattern.ignore_scope,
         ignore_index=pattern.ignore_index,
     )
     reduction = "none" if observation.per_element else "mean" if averaged else "sum"
     factor, (own, smooth) = 1.0, powers(convention, reduction)
-    if weight is not None and own != smooth and all(tops):
-        factor = _weight_factor(pair, masses, own - smooth)
+    if weight is not None:
+        apart = own != smooth and all(tops)
+        factor = _weight_factor(pair, masses, own - smooth) if apart else _unit(known[0], known[-1])
         weight, tops = weight * factor, [tops[0] * factor**own, tops[1] * factor**smooth]
     scale = sum(tops)
     if not scale > 0:
         return None
     mass = tops[1] / scale
-    grown = factor ** (own + 1)
+    add = next((divisor.add * divisor.grown(factor) for divisor in known if divisor.add), 0.0)
+    floor = next((divisor.floor * divisor.grown(factor) for divisor in known if divisor.floor is not None), None)
     convention = replace(
         convention,
         scale=tidy(scale, near),
-        denominator_add=tidy(add * grown, near) if averaged else 0.0,
-        denominator_floor=tidy(floors[0] * grown, near) if averaged and floors else None,
+        denominator_add=tidy(add, near) if averaged else 0.0,
+        denominator_floor=tidy(floor, near) if averaged and floor is not None else None,
     )
+    z_loss = 0.0 if square is None else square.top * square.grown(factor) / scale
     normalizer = "sentences" if convention.denominator == "caller" else None
-    return Reading(
-        convention, float(mass), reduction, pattern.ignore_index, weight, pattern.prior, normalizer=normalizer
-    )
+    return Reading(convention, float(mass), reduction, pattern.ignore_index, weight, pattern.prior, z_loss, normalizer)
 
 
 def _weight_factor(pair, masses, power):
@@ -206,9 +219,14 @@ def _weight_factor(pair, masses, power):
     if masses and 0 < masses[0] < 1:
         ratio = smooth.top / label.top * (1 - masses[0]) / masses[0]
         return ratio ** (1 / power) if ratio > 0 else 1.0
+    return _unit(label, smooth)
+
+
+def _unit(*pair):
+    """The factor of the class weights at which two divisors have the same constants: one grows with them, one not."""
     constants = [divisor.floor for divisor in pair]
     constants = constants if all(constants) else [divisor.add for divisor in pair]
-    weighty = [divisor.kind in ("target_weight", "mixture_weight") for divisor in pair]
+    weighty = [divisor.kind in WEIGHTY for divisor in pair]
     if not all(constants) or weighty[0] == weighty[1]:
         return 1.0
     ratio = constants[1] / constants[0] if weighty[0] else constants[0] / constants[1]

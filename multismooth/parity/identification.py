@@ -135,6 +135,8 @@ def divisor_text(reading):
         text = "the sentences" if reading.normalizer == "sentences" else f"{reading.normalizer:.6g}"
     if convention.smooth_denominator:
         text += f"; the smoothing term by {DIVIDES_BY[convention.smooth_denominator]}"
+    if convention.z_loss_denominator:
+        text += f"; lse² by {DIVIDES_BY[convention.z_loss_denominator]}"
     if convention.denominator_add:
         text += f"; plus {convention.denominator_add:.6g}"
     return text if convention.denominator_floor is None else f"{text}; at least {convention.denominator_floor:.6g}"

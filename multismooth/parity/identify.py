@@ -93,7 +93,7 @@ class Search:
         candidates = []
         for pattern in patterns:
             pattern, more = self.with_sentinel(pattern, sentinels)
-            found = readings(self.seen + more, pattern, self.tolerance, self.zeta(), self.weight)
+            found = readings(self.seen + more, pattern, self.tolerance, self.squared(), self.weight)
             candidates += [(reading, self.seen + more) for reading in found]
         near = 10 * self.tolerance
         fitting = [r for r, seen in candidates if all(r.residual(o) <= near for o in seen)]
@@ -149,7 +149,7 @@ class Search:
                 (changed, [observation])
                 for label, observation in sentinels.items()
                 for changed in [replace(pattern, ignore_index=label, ignore_scope=scope)]
-                if decode.factors(changed, observation, bool(self.zeta()))[2] <= 10 * self.tolerance
+                if decode.factors(changed, observation, self.squared())[-1] <= 10 * self.tolerance
             ]
             if found and scope == "nll_only" and len(found) > 1:  # what one-hot rows make of any impossible label
                 self.notes = ["a label outside the classes is not refused: it loses its own term and keeps ε′"]
@@ -159,11 +159,9 @@ class Search:
                 return found[0]
         return pattern, []
 
-    def zeta(self):
-        """ζ of a counted element of the first problem, 0.0 for rounding."""
-        zeta = self.target.zeta
-        largest = float(zeta[np.abs(zeta).argmax()])
-        return largest if abs(largest) > 10 * self.tolerance * np.abs(self.target.mass).max() else 0.0
+    def squared(self):
+        """Whether there is a z-loss: ζ of an element of the first problem that is more than rounding."""
+        return bool(np.abs(self.target.zeta).max() > 10 * self.tolerance * np.abs(self.target.mass).max())
 
     # --- concluding -----------------------------------------------------------------------------------------------
 

@@ -4,20 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from multismooth.parity.divisors import fitted, powers, shares, takers, tidy
+from multismooth.parity.divisors import WEIGHTY, fitted, powers, shares, takers, tidy
 
 
-def readings(observations, pattern, tolerance, zeta=0.0, given=None):
-    """Every Reading with this Pattern; `zeta` is the first observation's, `given` the class weights if they are known.
+def readings(observations, pattern, tolerance, squared=False, given=None):
+    """Every Reading with this Pattern; `squared`: is there a z-loss? `given`: the class weights, if they are known.
 
     Weights that nobody told are free up to a factor: it is chosen such that the convention needs no scale, and for
     "kl" such that the entropy is right.
     """
     if given is not None and pattern.weight is not None:
         pattern = _with_weight(pattern, given, 1000 * tolerance)
-        known = [] if pattern is None else fitted(observations, pattern, tolerance, zeta)
+        known = [] if pattern is None else fitted(observations, pattern, tolerance, squared)
         return [replace(r, weight=given) for r in known if np.allclose(r.weight, given, rtol=1000 * tolerance)]
-    found, near = list(fitted(observations, pattern, tolerance, zeta)), 100 * tolerance
+    found, near = list(fitted(observations, pattern, tolerance, squared)), 100 * tolerance
     return found + [_tidied(r, near) for reading in found for r in _rescalings(reading, observations[0])]
 
 
@@ -36,11 +36,16 @@ def _with_weight(pattern, given, near):
     return replace(pattern, weight=target, hidden=())
 
 
-def rescaled(reading, factor):
-    """The same loss with class weights `factor` times as large: scale, ε and the divisor's constants follow."""
+def rescaled(reading, factor, of_square=False):
+    """The same loss with class weights `factor` times as large: scale, ε and the divisor's constants follow.
+
+    of_square: the constants show in what the z-loss divides by, not in what the label's term does.
+    """
     convention, classes = reading.convention, takers(reading.convention, len(reading.weight))
     own, smooth = powers(convention, reading.reduction)
-    grown = factor ** (own + 1)  # the label's divisor
+    kind = convention.z_loss_denominator or convention.denominator
+    square = factor if reading.reduction == "mean" and kind in WEIGHTY else 1.0
+    grown = square if of_square else factor ** (own + 1)
     mass = convention.mass(reading.label_smoothing, classes)
     label, smoothing = convention.scale * (1 - mass) * factor**own, convention.scale * mass * factor**smooth
     scale, floor = label + smoothing, convention.denominator_floor
@@ -51,7 +56,7 @@ def rescaled(reading, factor):
         denominator_floor=None if floor is None else floor * grown,
     )
     eps = smoothing / scale / changed.stretch(classes) if smoothing else 0.0
-    z_loss = reading.z_loss * convention.scale / scale * grown
+    z_loss = reading.z_loss * convention.scale / scale * square
     weight = reading.weight * factor
     return replace(reading, convention=changed, label_smoothing=eps, z_loss=z_loss, weight=weight)
 
@@ -61,7 +66,10 @@ def _rescalings(reading, observation):
     if reading.weight is None:
         return
     if abs(reading.convention.scale - 1) > 1e-12:
-        yield from (rescaled(reading, f) for f in _roots(lambda f: rescaled(reading, f).convention.scale - 1))
+        for f in _roots(lambda f: rescaled(reading, f).convention.scale - 1):
+            yield rescaled(reading, f)
+            if reading.convention.z_loss_denominator:
+                yield rescaled(reading, f, of_square=True)
     if reading.convention.objective == "kl" and reading.convention.class_weights == "nll_only":
         each = (rescaled(reading, f) for f in _roots(lambda f: rescaled(reading, f).excess(observation)))
         yield from (r for r in each if 0 <= r.label_smoothing <= 1)

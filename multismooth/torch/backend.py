@@ -3,12 +3,13 @@
 import numpy as np
 import torch
 
-from multismooth import containers
+from multismooth import containers, spec
 from multismooth.backend import Backend, total
 from multismooth.errors import complain
 from multismooth.functions import Functions
 from multismooth.implementations import choose
 from multismooth.problem import Usual
+from multismooth.reduction import reduced_plan
 from multismooth.torch import fused, kernels, linear, ops
 from multismooth.torch.namespace import XP
 from multismooth.torch.plans import planned
@@ -38,9 +39,11 @@ class TorchBackend(Backend):
         return isinstance(value, torch.Tensor)
 
     def array(self, value, like=None):
-        """Tensors stay on their device (`meets` refuses to mix); other integers become int64, to index with."""
+        """Tensors stay on their device (`meets` refuses to mix), and a pending minus sign is carried out, for NumPy to
+        see their memory; other integers become int64, to index with."""
         if not isinstance(value, torch.Tensor):
             value = torch.as_tensor(readable(value), device=None if like is None else like.device)
+        value = value.resolve_neg()
         integer = not (value.dtype.is_floating_point or value.dtype.is_complex or value.dtype is torch.bool)
         if not integer or value.dtype is torch.int64:
             return value
@@ -72,9 +75,12 @@ class TorchBackend(Backend):
             f"Move it: {argument}.to({str(like.device)!r}).",
         )
 
+    def size(self, value):
+        return value if isinstance(value, torch.SymInt) else super().size(value)
+
     def kind(self, array):
         if array.dtype.is_floating_point:
-            return "floating"
+            return "floating" if array.itemsize > 1 else "other"  # with eight bits there is no arithmetic
         return "boolean" if array.dtype is torch.bool else "other" if array.dtype.is_complex else "integer"
 
     def values(self, array, validate):
@@ -82,9 +88,9 @@ class TorchBackend(Backend):
             return None
         if array.device.type != "cpu" and not validate:
             return None
-        array = array.detach() if array.device.type == "cpu" else array.detach().cpu()
+        array = array.detach()
         known = array.dtype in NUMPYS or not array.dtype.is_floating_point
-        return (array if known else array.float()).resolve_neg().numpy()
+        return (array if known else array.float()).numpy(force=True)
 
     def first_row(self, z, axis, validate):
         if z.numel() == 0:
@@ -96,7 +102,7 @@ class TorchBackend(Backend):
         return None if values is None else values[first]
 
     def glance(self, z, targets, axis):
-        if not (z.is_cpu and targets.is_cpu and z.numel() and fused.eligible(z, targets)):
+        if not (z.is_cpu and targets.is_cpu and z.numel() and fused.eligible(z, targets)) or z.is_neg():
             return None, None
         try:
             z = z.detach() if z.dtype is torch.bfloat16 else z.detach().numpy()
@@ -130,7 +136,7 @@ class TorchBackend(Backend):
             self.meets("out", out, z)
         if type(settings) is not Usual and not fused.eligible(z):
             self._by_spec()
-            return self._loss_and_grad_by_autograd(problem, settings, out)
+            return self._loss_and_grad_by_spec(problem, settings, out)
         with torch.no_grad():
             plan = planned(problem, settings)
             kernel = kernels.chosen_once(settings, z, plan)
@@ -140,13 +146,12 @@ class TorchBackend(Backend):
         if not self.tracing():  # a compiler cannot look at the caller's wish
             choose("spec")
 
-    def _loss_and_grad_by_autograd(self, problem, settings, out):
-        def summed(logits):
-            loss = super(TorchBackend, self).loss(problem._replace(logits=logits), settings)
-            return loss.sum(), loss
-
-        gradient, loss = torch.func.grad(summed, has_aux=True)(problem.logits)
-        return loss, gradient if out is None else out.copy_(gradient)
+    def _loss_and_grad_by_spec(self, problem, settings, out):
+        with torch.set_grad_enabled(torch._C._are_functorch_transforms_active()):  # else no graph, as of a kernel
+            plan = reduced_plan(problem, settings, XP)
+            loss, gradient = spec.losses_and_gradient(problem.logits, plan, settings.axis, XP)
+            loss = loss if settings.reduction == "none" else loss.sum()
+            return loss, gradient.to(problem.logits.dtype) if out is None else out.copy_(gradient)
 
     def linear_loss(self, hidden, classifier, bias, chunk_rows, problem, settings):
         traced = None

@@ -1,22 +1,17 @@
 """Drop-ins for torch's own losses: their signatures and results, class axis 1, computed by multismooth.
 
 They differ from the originals only where those are wrong: fp16 does not overflow, an ignored or absent element leaks
-no NaN, ε = NaN or −0.1 is an error. As in torch, soft targets need not be distributions and the mean over nothing
-is NaN (with a gradient of 0).
+no NaN, and what `originals` lists is an error. As in torch, soft targets need not be distributions, the mean over
+nothing is NaN (with a gradient of 0), and under autocast the loss is float32.
 """
-
-import math
-from numbers import Real
 
 import torch
 
-from multismooth import checks, spec, target_checks
+from multismooth.checks import same_shape
 from multismooth.errors import complain
-from multismooth.problem import Problem, Settings
-from multismooth.reduction import summed
-from multismooth.registry import conventions
+from multismooth.torch import originals
 from multismooth.torch.backend import TorchBackend
-from multismooth.torch.namespace import XP
+from multismooth.torch.originals import Refusal
 
 _backend = TorchBackend()
 
@@ -33,8 +28,12 @@ def cross_entropy(
 ) -> torch.Tensor:
     """`torch.nn.functional.cross_entropy`: −Σ_k w_k q_k log softmax(input)_k with classes on axis 1, in nats.
 
-    Takes and returns what torch's function does (any integer dtype of labels besides), in the input's dtype.
-    Raises TargetError for labels that name no class (an IndexError too, as in torch), SmoothingError for a bad ε.
+    Takes, refuses and returns what torch's function does, in its dtype: the input's, float32 under autocast, for
+    probabilities the widest of all arguments'. Its RuntimeErrors are ValueErrors too.
+
+    Raises:
+        TargetError: targets of another shape or dtype; labels that name no class (an IndexError too, as in torch).
+        SmoothingError: ε outside [0, 1]. TypeError: what is no tensor, or no number.
 
     >>> import torch
     >>> logits, labels = torch.tensor([[2.0, 0.5, -1.0]]), torch.tensor([0])
@@ -42,9 +41,15 @@ def cross_entropy(
     >>> torch.allclose(ours, torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1))
     True
     """
-    reduction = _reduction(size_average, reduce, reduction)
-    problem, settings = _bind(input, target, weight, ignore_index, reduction, label_smoothing)
-    return _as_torch(_backend.loss(problem, settings), problem, settings, input.dtype)
+    reduction = originals.reduction_of(size_average, reduce, reduction)
+    problem, settings, nothing, dtype = originals.bound(
+        _backend, input, target, weight, ignore_index, reduction, label_smoothing
+    )
+    if problem.logits.shape[settings.axis] == 0:
+        loss = problem.logits.sum(settings.axis)  # no class, no loss, whatever 1/K may be
+        loss = loss if reduction == "none" else loss.sum()
+        return originals.finished(loss, reduction == "mean", dtype)
+    return originals.finished(_backend.loss(problem, settings), nothing, dtype)
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
@@ -82,71 +87,51 @@ def linear_cross_entropy(
 
     `cross_entropy(linear(input, linear_weight, linear_bias), target, …)` without the (N, C) logits. `options`
     (a `torch.nn.LinearCrossEntropyOptions`) may fix the rows per chunk; chunking happens with and without it. A
-    weight with more than two axes, (C, d_1, …, D), makes the logits, as the original does.
+    weight with more than two axes, (C, d_1, …, D), makes the logits, as the original does. Errors are those of
+    `cross_entropy`.
 
     >>> import torch
     >>> linear_cross_entropy(torch.eye(2), torch.ones(3, 2), torch.tensor([0, 2]), label_smoothing=0.1)
     tensor(1.0986)
     """
-    classes, *extra, features = linear_weight.shape
-    shape = (*input.shape[:-1], classes, *extra)
-    soft = target.shape == torch.Size(shape)
-    if soft and ignore_index is not None:
-        raise complain(
-            "ignore_index", "None with probability targets", repr(ignore_index), "Leave it out.", RuntimeError
-        )
+    originals.tensors("input", input, target=target, linear_weight=linear_weight, linear_bias=linear_bias)
+    shape = _logits_shape(input, linear_weight, linear_bias)
+    if ignore_index is not None and target.shape == torch.Size(shape):
+        remedy = "Leave it out: probabilities are no labels."
+        raise complain("ignore_index", "None with probabilities", repr(ignore_index), remedy, Refusal)
     ignore_index = -100 if ignore_index is None else ignore_index
-    if extra:
+    originals.same_layer_dtype(input, linear_weight=linear_weight, linear_bias=linear_bias)
+    classes, *extra, features = linear_weight.shape
+    if extra or classes == 0:
         bias = None if linear_bias is None else linear_bias.reshape(-1)
         logits = torch.nn.functional.linear(input, linear_weight.reshape(-1, features), bias).reshape(shape)
         return cross_entropy(
             logits, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
         )
     template = _backend.template(shape, input.dtype, input)
-    problem, settings = _bind(template, target, weight, ignore_index, reduction, label_smoothing)
+    problem, settings, nothing, dtype = originals.bound(
+        _backend, template, target, weight, ignore_index, reduction, label_smoothing
+    )
     rows = getattr(options, "batch_chunk_size", None)
-    loss = _backend.linear_loss(input, linear_weight, linear_bias, rows or None, problem, settings)
-    return _as_torch(loss, problem, settings, input.dtype)
+    layer = (None if tensor is None else _backend.array(tensor) for tensor in (input, linear_weight, linear_bias))
+    return originals.finished(_backend.linear_loss(*layer, rows or None, problem, settings), nothing, dtype)
 
 
-def _reduction(size_average, reduce, reduction):
-    """torch's two retired flags, which still win over `reduction` there."""
-    if size_average is not None or reduce is not None:
-        return torch.nn._reduction.legacy_get_string(size_average, reduce)
-    return reduction
-
-
-def _bind(logits, target, weight, ignore_index, reduction, label_smoothing):
-    """Problem and Settings of a call, with the checks that torch has and none that it has not."""
-    checks.reduction(reduction)
-    if not isinstance(label_smoothing, (Real, torch.Tensor)) or isinstance(label_smoothing, bool):
-        raise complain("label_smoothing", "a number in [0, 1]", repr(label_smoothing), "0.0 means none.", TypeError)
-    label_smoothing = float(label_smoothing)
-    if not 0.0 <= label_smoothing <= 0.5:
-        checks.smoothing_range(label_smoothing)
-    axis = min(logits.ndim - 1, 1)
-    target = _backend.array(target, logits)
-    kind = _backend.kind(target)
-    soft = kind == "floating" and target.shape == logits.shape
-    if soft and ignore_index >= 0:
-        expected, remedy = "a negative number with probability targets", "They have no ignored label: leave it out."
-        raise complain("ignore_index", expected, repr(ignore_index), remedy, RuntimeError)
-    target_checks.target_shape("integer" if kind == "boolean" else kind, target.shape, logits.shape, axis)
-    if weight is not None:
-        checks.per_class("weight", weight.shape, logits.shape[axis])
-    seen = None if soft else _backend.values(target, None)
-    clean = seen is not None and target_checks.labels(seen, logits.shape[axis], ignore_index)
-    problem = Problem(logits, target, label_smoothing, weight=weight)
-    return problem, Settings(conventions["torch"], axis, soft, ignore_index, reduction, seen is not None, clean)
-
-
-def _as_torch(loss, problem, settings, dtype):
-    """In the input's dtype, and NaN for the mean over nothing."""
-    loss = loss.to(dtype)
-    if settings.reduction != "mean" or (settings.clean and problem.weight is None and problem.targets.numel()):
-        return loss
-    if settings.soft:
-        return loss if problem.targets.numel() else loss + math.nan
-    shares = spec.plan(problem._replace(logits=problem.logits.detach()), settings, XP).share
-    shares = summed(shares, problem.logits, settings.axis, XP)
-    return torch.where(torch.as_tensor(shares, device=loss.device) == 0, loss.new_full((), math.nan), loss)
+def _logits_shape(input, linear_weight, linear_bias):
+    """The shape of the logits (N, C, d_1, …), where the layer's tensors fit each other."""
+    if not 1 <= input.ndim <= 2:
+        raise complain("input", "(D,) or (N, D) features", f"{tuple(input.shape)}", "Reshape it to (-1, D).", Refusal)
+    if linear_weight.ndim < 2:
+        expected, got = "shape (C, D) or (C, d_1, …, D)", f"{tuple(linear_weight.shape)}"
+        raise complain("linear_weight", expected, got, "Pass a linear layer's weight.", Refusal)
+    classes, *extra, features = linear_weight.shape
+    if input.shape[-1] != features:
+        expected = f"(C, {input.shape[-1]}) for input {tuple(input.shape)}"
+        raise complain("linear_weight", expected, f"{tuple(linear_weight.shape)}", "Transpose it?", Refusal)
+    if linear_bias is not None and not same_shape(linear_bias.shape, (classes, *extra)):
+        expected, got = f"shape {(classes, *extra)}", f"{tuple(linear_bias.shape)}"
+        raise complain("linear_bias", expected, got, "Pass one number per output.", Refusal)
+    if extra and input.ndim == 1:
+        expected, got = f"(N, {features}) for linear_weight {tuple(linear_weight.shape)}", f"{tuple(input.shape)}"
+        raise complain("input", expected, got, "Add a batch axis: input[None].", Refusal)
+    return *input.shape[:-1], classes, *extra

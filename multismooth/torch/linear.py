@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from multismooth import correction, linear
 from multismooth.implementations import choose
-from multismooth.torch import fused, gpu, gpu_plans, kernels
-from multismooth.torch.namespace import XP
+from multismooth.torch import autocast, fused, gpu, gpu_plans, kernels
+from multismooth.torch.namespace import XP, known
 
 WORKSPACE = 2**23  # logits per chunk, 32 MiB of float32: the kernel writes their gradient over them
 DEVICE_WORKSPACE = 2**30  # bytes of logits per chunk on a GPU, whose products want rows in the thousands
@@ -29,8 +29,13 @@ def _rows(hidden, classifier):
 
 
 def _chunk_rows(hidden, classifier, chunk_rows, settings=None):
-    """Rows per chunk: by what fits a cache on a CPU, by memory on other devices. Without settings, for plain text."""
+    """Rows per chunk: by what fits a cache on a CPU, by memory on other devices. Without settings, for plain text.
+
+    All, where their number is a compiler's symbol: a loop would fix it.
+    """
     rows, classes = _rows(hidden, classifier), classifier.shape[0]
+    if not known(rows):
+        return rows
     if hidden.is_cpu:
         return linear.chunk_size(rows, classes, chunk_rows, WORKSPACE if settings else linear.WORKSPACE)
     in_place = settings and not settings.soft and gpu.compiled()
@@ -106,7 +111,7 @@ def with_gradients(
     scale = _scale(hidden, _rows(hidden, classifier), problem, settings)
     more = (
         {}
-        if fused.transforming()
+        if kernel is linear.plain_kernel
         else {"products": partial(_Products, scale=scale, upstream=upstream), "planned": planned}
     )
     return linear.forward_and_gradient(hidden, classifier, bias, *call, XP, kernel, needed=needed, **more)
@@ -219,11 +224,7 @@ def _differentiable(inputs, needed, call, upstream):
 
 def cast(*tensors):
     """What autocast makes of a linear layer's tensors: the products here are made in place, which it lets be."""
-    kind = tensors[0].device.type
-    if not torch.is_autocast_enabled(kind):
-        return tensors
-    dtype = torch.get_autocast_dtype(kind)
-    return [tensor if tensor is None or tensor.dtype is torch.float64 else tensor.to(dtype) for tensor in tensors]
+    return [tensor if tensor is None else tensor.to(autocast.layer_dtype(tensor)) for tensor in tensors]
 
 
 def _cast(*tensors):
@@ -245,7 +246,7 @@ def loss(hidden, classifier, bias, chunk_rows, problem, settings):
 def loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings):
     given = hidden, classifier, bias
     with torch.no_grad():
-        kernel = linear.plain_kernel if fused.transforming() else _kernel
+        kernel = _kernel if fused.eligible(*(tensor for tensor in given if tensor is not None)) else linear.plain_kernel
         value, gradients = with_gradients(*_cast(*given), (chunk_rows, problem, settings), kernel=kernel)
     back = zip(gradients, given, strict=True)
     return value, tuple(gradient if gradient is None else gradient.to(of.dtype) for gradient, of in back)
@@ -259,5 +260,5 @@ def _rows_at(table, labels, xp):
 
 
 def smoothing_correction(hidden, classifier, bias, problem, settings):
-    with torch.autocast(hidden.device.type, enabled=False):  # Σ_k v_k W_k is no layer
+    with autocast.without(hidden.device):  # Σ_k v_k W_k is no layer
         return correction.correction(hidden, classifier, bias, problem, settings, XP, _rows_at)

@@ -5,15 +5,26 @@ import torch
 
 from multismooth.namespace import Namespace
 
+try:
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+except ImportError:  # an older torch, whose compiler is asked nothing and makes another graph for another size
+
+    def has_static_value(size):
+        return True
+
 
 def float_of(z):
     return torch.float64 if z.dtype == torch.float64 else torch.float32
 
 
+def known(size):
+    """Whether a size is a number, and no symbol that a compiler has for it."""
+    return type(size) is int and (not torch.compiler.is_compiling() or has_static_value(size))
+
+
 def number(size, z):
-    """A size that a compiler reads may be a symbol: as a tensor it is computed with, and no code branches on it."""
-    known = type(size) is int and not torch.compiler.is_compiling()
-    return size if known else torch.full((), size, dtype=float_of(z), device=z.device)
+    """A symbol is computed with as a tensor, on whose value no code branches."""
+    return size if known(size) else torch.full((), size, dtype=float_of(z), device=z.device)
 
 
 def constant(value, z):
@@ -43,8 +54,10 @@ XP = Namespace(
     moveaxis=torch.movedim,  # the same; under the other name vmap does not know it
     float_of=float_of,
     number=number,
+    moveaxis=torch.movedim,  # which vmap knows
     constant=constant,
     stop_gradient=stop_gradient,
     pick=pick,
     deposit=deposit,
+    moveaxis=torch.movedim,  # torch.moveaxis has no rule for vmap
 )

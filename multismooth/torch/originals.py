@@ -1,0 +1,190 @@
+"""The arguments of torch's own cross-entropy, checked as it checks them, for the drop-ins.
+
+What the original refuses is refused here, with an error of the original's type that is one of this library's too. More
+is refused only where the original answers with nonsense: ε = NaN or below 0, a boolean ε, complex class weights,
+one-element labels of unbatched logits (which it cannot differentiate), and logits and labels on two devices of which
+one is "meta".
+"""
+
+import math
+
+import numpy as np
+import torch
+
+from multismooth import checks, spec, target_checks
+from multismooth.errors import SmoothingError, TargetError, complain
+from multismooth.problem import Problem, Settings
+from multismooth.registry import conventions
+from multismooth.torch.autocast import layer_dtype, loss_dtype
+from multismooth.torch.namespace import XP
+
+LOGITS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+LABELS = (torch.int64, torch.uint8)
+
+
+class Refusal(ValueError, RuntimeError):
+    """A bad argument of a drop-in: a RuntimeError, as of torch, and a ValueError, as of this library."""
+
+
+class TargetRefusal(Refusal, TargetError):
+    """The same of targets."""
+
+
+class SmoothingRefusal(Refusal, SmoothingError):
+    """The same of ε."""
+
+
+class DtypeRefusal(Refusal, NotImplementedError):
+    """The same of logits that torch has no kernel for."""
+
+
+REFUSALS = {ValueError: Refusal, TargetError: TargetRefusal, SmoothingError: SmoothingRefusal}
+
+
+def bound(backend, logits, target, weight, ignore_index, reduction, label_smoothing):
+    """(Problem, Settings, whether a mean is over nothing, the result's dtype) of a call."""
+    tensors("input", logits, target=target, weight=weight)
+    ignore_index, label_smoothing = _ignored(ignore_index), _smoothing(label_smoothing)
+    try:
+        checks.reduction(reduction)
+        if not 0.0 <= label_smoothing <= 1.0:
+            checks.smoothing_range(label_smoothing)
+        dtype = _logits(logits)
+        logits = readable(logits, backend)
+        axis = min(logits.ndim - 1, 1)
+        soft = checks.same_shape(target.shape, logits.shape)
+        target, dtype = _targets(logits, target, axis, soft, ignore_index, dtype)
+        weight, dtype = _weight(logits, weight, axis, soft, dtype)
+    except ValueError as error:
+        raise REFUSALS.get(type(error), type(error))(*error.args) from None
+    target, weight = readable(target, backend), None if weight is None else readable(weight, backend)
+    seen = None if soft else backend.values(target, None)
+    clean = seen is not None and target_checks.labels(seen, logits.shape[axis], ignore_index)
+    problem = Problem(logits, target, label_smoothing, weight=weight)
+    settings = Settings(conventions["torch"], axis, soft, ignore_index, reduction, soft or seen is not None, clean)
+    nothing = reduction == "mean" and _over_nothing(problem, settings, seen, backend)
+    return problem, settings, nothing, dtype
+
+
+def tensors(first, one, **others):
+    """Every argument is a tensor on one device; None is none."""
+    for name, value in ((first, one), *others.items()):
+        if isinstance(value, torch.Tensor):
+            if value.device != one.device:
+                remedy = f"Move it: {name}.to({first}.device)."
+                raise complain(name, f"a tensor on {one.device}, like `{first}`", f"{value.device}", remedy, Refusal)
+        elif value is not None or name in ("input", "target"):
+            raise complain(name, "a tensor", type(value).__name__, "Convert it: torch.as_tensor(…).", TypeError)
+
+
+def readable(tensor, backend):
+    """A tensor as the kernels read it: strided and, what only autocast lets come so far, not of eight bits."""
+    tensor = tensor if tensor.layout is torch.strided else tensor.to_dense()
+    return backend.array(tensor.float() if tensor.dtype.is_floating_point and tensor.itemsize == 1 else tensor)
+
+
+def reduction_of(size_average, reduce, reduction):
+    """The reduction's name, from torch's two retired flags too, which still win over `reduction` there."""
+    if size_average is not None or reduce is not None:
+        return torch.nn._reduction.legacy_get_string(size_average, reduce)
+    if reduction == "elementwise_mean":
+        torch.nn._reduction.get_enum(reduction)  # which warns
+        return "mean"
+    return reduction
+
+
+def same_layer_dtype(input, **parameters):
+    """A linear layer multiplies tensors of one dtype, after autocast."""
+    for name, tensor in parameters.items():
+        if tensor is not None and layer_dtype(tensor) is not layer_dtype(input):
+            remedy = "Cast one of them."
+            raise complain(name, f"the dtype of `input`, {input.dtype}", f"{tensor.dtype}", remedy, Refusal)
+
+
+def finished(loss, nothing, dtype):
+    """The loss in the original's dtype, and NaN for the mean over nothing."""
+    loss = loss.to(dtype)
+    if isinstance(nothing, torch.Tensor):
+        return torch.where(nothing, math.nan, loss)
+    return loss + math.nan if nothing else loss
+
+
+# --- one argument at a time -----------------------------------------------------------------------------------------
+
+
+def _ignored(value):
+    if isinstance(value, torch.Tensor) and value.ndim == 0 and value.dtype in (torch.int64, torch.int32):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer, torch.SymInt)):
+        remedy = "Leave it at -100 where no label is ignored."
+        raise complain("ignore_index", "an integer", repr(value), remedy, TypeError)
+    if not -(2**63) <= value < 2**63:
+        raise complain("ignore_index", "an integer of 64 bits", repr(value), "Pass one that a label can be.")
+    return value
+
+
+def _smoothing(value):
+    if isinstance(value, torch.Tensor):
+        right = value.ndim == 0 and not value.requires_grad and not value.is_complex()
+    else:
+        right = isinstance(value, (float, int, np.floating, np.integer)) and not isinstance(value, bool)
+    if not right:
+        remedy = "Pass a float; multismooth.torch.loss takes one ε per element, and differentiates it."
+        raise complain("label_smoothing", "a number in [0, 1]", repr(value), remedy, TypeError)
+    return float(value)
+
+
+def _logits(logits):
+    dtype = loss_dtype(logits)
+    if dtype not in LOGITS or logits.layout is not torch.strided:
+        got = f"{logits.dtype}" if logits.layout is torch.strided else f"layout {logits.layout}"
+        raise complain("input", "dense logits of a floating dtype", got, "Cast it, or to_dense().", DtypeRefusal)
+    if logits.ndim == 0:
+        raise complain("input", "logits with a class axis", "a single number", "Put the classes on axis 0 or 1.")
+    return dtype
+
+
+def _targets(logits, target, axis, soft, ignore_index, dtype):
+    """(targets, dtype of the result so far)"""
+    if not soft:
+        floating = target.dtype.is_floating_point
+        target_checks.target_shape("floating" if floating else "integer", target.shape, logits.shape, axis)
+        if target.dtype not in LABELS:
+            raise complain("target", "labels of dtype int64 or uint8", f"{target.dtype}", "Cast: target.long().")
+        return target, dtype
+    if not target.dtype.is_floating_point:
+        expected = f"labels of shape {checks.elements_shape(logits.shape, axis)}, or floating probabilities"
+        remedy = "Cast one-hot rows: target.to(input.dtype)."
+        raise complain("target", expected, f"{target.dtype} of shape {tuple(target.shape)}", remedy, TargetError)
+    if ignore_index >= 0:
+        remedy = "Probabilities are no labels: weight the elements of reduction='none' instead."
+        raise complain("ignore_index", "a negative number with probabilities", repr(ignore_index), remedy)
+    return target, torch.promote_types(dtype, loss_dtype(target))
+
+
+def _weight(logits, weight, axis, soft, dtype):
+    """(class weights, dtype of the result)"""
+    if weight is None:
+        return None, dtype
+    checks.per_class("weight", weight.shape, logits.shape[axis])
+    theirs = loss_dtype(weight)
+    if weight.is_complex() or not (soft or theirs is dtype):
+        expected = "a real dtype" if soft else f"the dtype of `input`, {dtype}"
+        raise complain("weight", expected, f"{weight.dtype}", "Cast: weight.to(input.dtype).")
+    return weight, torch.promote_types(dtype, theirs) if soft else dtype
+
+
+def _over_nothing(problem, settings, seen, backend):
+    """Whether Σ w_y over the counted elements is 0: a bool, or a tensor where only the device or a compiler knows."""
+    z, targets, weight = problem.logits, problem.targets, problem.weight
+    if settings.soft:
+        return XP.number(math.prod(checks.elements_shape(z.shape, settings.axis)), z) == 0
+    if seen is not None and (weight is None or (values := backend.values(weight, None)) is not None):
+        counted = seen if settings.clean else seen[seen != settings.ignore_index]
+        return counted.size == 0 if weight is None or counted.size == 0 else bool(values[counted].sum() == 0)
+    counted = targets != settings.ignore_index
+    if weight is None:
+        return ~counted.any()
+    inside = counted & (targets >= 0) & (targets < z.shape[settings.axis])
+    shares = spec.rows_at(weight, torch.where(inside, targets, 0), XP)
+    return torch.where(inside, shares, 0).sum() == 0
