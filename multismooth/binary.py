@@ -1,7 +1,9 @@
 """Binary and multi-label smoothing: two classes per entry, so ε/2 goes to each.
 
 q    = t·(1 − ε) + ε/2
-loss = (1 − q)·z + (1 + (π − 1)·q)·log(1 + e^−z)  =  −[π·q·log σ(z) + (1 − q)·log(1 − σ(z))]
+loss = π·q·log(1 + e^−z) + (1 − q)·log(1 + e^z)  =  −[π·q·log σ(z) + (1 − q)·log(1 − σ(z))]
+
+No summand is negative, so nothing cancels.
 """
 
 from multismooth.reduction import reciprocal, summed
@@ -18,14 +20,16 @@ def loss(problem, reduction, xp):
             for x in (z, t, epsilon, positive)
         )
     q = t * (1 - epsilon) + epsilon / 2
-    balance = 1.0 if positive is None else 1 + (positive - 1) * q
-    each = (1 - q) * z + balance * xp.logaddexp(xp.zeros_like(z), -z)
+    on, off = q if positive is None else positive * q, 1 - q
+    sure = xp.isinf(z) & (xp.where(z < 0, on, off) == 0)  # as impossible as the logit says: 0·inf is 0
+    z = xp.where(sure, xp.zeros_like(z), z)
+    each = on * xp.logaddexp(xp.zeros_like(z), -z) + off * xp.logaddexp(xp.zeros_like(z), z)
+    each = xp.where(sure, xp.zeros_like(z), each)
     if s is not None:
         each = each * s
     if reduction == "none":
         return each
-    total = xp.sum(each)
-    return total if reduction == "sum" else total * _one_over(problem, z, xp)
+    return xp.sum(each if reduction == "sum" else each * _one_over(problem, z, xp))
 
 
 def _one_over(problem, z, xp):

@@ -30,9 +30,11 @@ def mean_row(table, v, xp):
     if v is None:
         return xp.sum(table, axis=0, dtype=dtype) / table.shape[0]
     v = xp.reshape(v, (-1,))
+    if table.ndim == 1:
+        return xp.sum(spec.product(v, xp.astype(table, dtype, copy=False), xp))  # a −inf bias is that of no class
     if table.dtype == v.dtype:
         return v @ table
-    return xp.sum(xp.reshape(v, (-1, *(1,) * (table.ndim - 1))) * table, axis=0)
+    return xp.sum(xp.expand_dims(v, axis=-1) * table, axis=0)
 
 
 def correction(hidden, classifier, bias, problem, settings, xp, rows_at=spec.rows_at):
@@ -49,6 +51,6 @@ def correction(hidden, classifier, bias, problem, settings, xp, rows_at=spec.row
 
     gap = xp.sum(x * against_the_mean(classifier), axis=-1)
     gap = gap if bias is None else gap + against_the_mean(bias)
-    loss = (plan.b + 0 * plan.a) * gap  # a is NaN where the label names no class, and so must this be
+    loss = spec.product(plan.b + 0 * plan.a, gap, xp)  # a is NaN where the label names no class, and so must this be
     loss = loss if plan.const is None else loss + plan.const
     return loss if settings.reduction == "none" else xp.sum(loss)

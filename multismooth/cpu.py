@@ -28,7 +28,7 @@ TOGETHER = 2**18  # logits from which on waking up other threads pays
 LOG2_E = 1 / math.log(2)
 BLOCK = 1024  # einsum adds in sixteen running sums: beyond this many summands each, again
 
-quietly = np.errstate(invalid="ignore", divide="ignore")
+quietly = np.errstate(invalid="ignore", divide="ignore", over="ignore")
 
 
 # --- which kernel, and all chunks of a call ---------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def fits(frame, logits, out):
 def columns(logits, labels, a, b, wanted=True, summed=True):
     """(a·nll + b·smooth or its sum, gradient of the sum) for (N, K) logits, (N,) labels, numbers a and b, uniform v."""
     rows, classes = logits.shape
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         e = logits.T.copy("C")  # (K, N): the rows side by side
         e -= np.maximum.reduce(e, 0)
         place = (labels, np.arange(rows))
@@ -136,6 +136,11 @@ def columns(logits, labels, a, b, wanted=True, summed=True):
         e -= b / classes
         e[place] -= a
     return loss, np.ascontiguousarray(e.T)  # or autograd would copy it, more slowly
+
+
+def plain(loss):
+    """Whether `columns` is right: beyond are 0·inf, and sums over many elements that are infinite though theirs is not."""
+    return math.isfinite(loss) if np.ndim(loss) == 0 else bool(np.isfinite(loss).all())
 
 
 def summed(e):

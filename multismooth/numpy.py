@@ -26,16 +26,19 @@ def evaluate(z, plan, settings, wanted=True, out=None):
     age()
     axis, summed = settings.axis, settings.reduction != "none"
     name = choose(*cpu.able(z, plan, axis))
+    if name == "columns":
+        loss, gradient = cpu.columns(z, plan.labels, plan.a, plan.b, wanted, summed)
+        if cpu.plain(loss):
+            return loss, placed(gradient, z, out) if wanted else None
+        name = "spec"
     if name == "spec":
         if wanted:
             loss, gradient = spec.losses_and_gradient(z, plan, axis, XP)
         else:
             loss, gradient = spec.losses(z, plan, axis, XP), None
-    elif name == "columns":
-        loss, gradient = cpu.columns(z, plan.labels, plan.a, plan.b, wanted, summed)
     else:
         loss, gradient = cpu.evaluate(name, z, plan, axis, wanted, out)
-    if summed and name != "columns":
+    if summed:
         loss = np.add.reduce(loss, None)
     return loss, placed(gradient, z, out) if wanted else None
 

@@ -14,7 +14,8 @@ def read_targets(problem, settings, xp):
     """(labels moved into [0, K), which elements are not ignored, soft rows t); None for what does not apply."""
     z, targets, s = problem.logits, problem.targets, problem.sample_weight
     if settings.soft:
-        t = xp.astype(targets, xp.float_of(z))
+        t, mask = xp.astype(targets, xp.float_of(z)), existing(problem, settings, xp)
+        t = t if mask is None else xp.where(mask, t, xp.zeros_like(t))
         return None, None, t if s is None else xp.where(wide(s != 0, settings.axis, xp), t, xp.zeros_like(t))
     if settings.clean:
         return targets, None, None
@@ -24,11 +25,16 @@ def read_targets(problem, settings, xp):
     return xp.where(inside, targets, xp.zeros_like(targets)), counted, None
 
 
+def existing(problem, settings, xp):
+    """The mask of existing classes, which broadcasts to the logits; None: all exist."""
+    mask = problem.class_mask
+    return along(mask, problem.logits, settings.axis, xp) if rank(mask) == 1 else mask
+
+
 def reference(problem, settings, labels, t, xp):
     """(r, the mask of existing classes, how many classes take smoothed mass); r is None for 1/K on every class."""
-    z, axis, prior, mask = problem.logits, settings.axis, problem.prior, problem.class_mask
-    mask = along(mask, z, axis, xp) if rank(mask) == 1 else mask
-    allowed = mask
+    z, axis, prior = problem.logits, settings.axis, problem.prior
+    allowed = mask = existing(problem, settings, xp)
     if settings.convention.exclude:
         included = [k not in settings.convention.exclude for k in range(z.shape[axis])]
         included = along(xp.constant(included, z) > 0, z, axis, xp)
@@ -44,7 +50,9 @@ def reference(problem, settings, labels, t, xp):
         return prior, mask, xp.number(z.shape[axis], z)
     ones = xp.astype(allowed, xp.float_of(z))
     r = ones if prior is None else xp.where(allowed, prior, xp.zeros_like(prior))
-    return r / xp.sum(r, axis=axis, keepdims=True), mask, xp.sum(ones, axis=axis)
+    total, classes = xp.sum(r, axis=axis), xp.sum(ones, axis=axis)
+    total = xp.where(classes == 0, xp.ones_like(total), total)  # an element that counts for nothing may lack classes
+    return r / wide(total, axis, xp), mask, classes
 
 
 def smoothed_mass(convention, label_smoothing, classes, xp):
@@ -65,7 +73,7 @@ def possible(problem, settings, labels, counted, t, mask, xp):
         return None
     z, axis, targets = problem.logits, settings.axis, problem.targets
     if t is not None:
-        return distributed(t, mask, settings.row_tolerance, axis, xp)
+        return distributed(xp.astype(targets, t.dtype), mask, settings.row_tolerance, axis, xp)
     right = (targets >= 0) & (targets < z.shape[axis])
     if mask is not None:
         right = right & xp.pick(xp.broadcast_to(mask, z.shape), labels, axis)

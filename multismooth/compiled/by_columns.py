@@ -94,8 +94,10 @@ def finish(m, own, total, away, a, b, zeta, alive, v_sum, unit, start, upstream,
         own_a, own_b, own_zeta = of(a, start + w), of(b, start + w), of(zeta, start + w)
         log_total = math.log(here)
         lse = m[w] + log_total
-        loss = own_a * (log_total + (float(m[w]) - own[w])) + own_zeta * lse * lse
-        if own_b != 0:  # a −inf logit costs nothing without smoothing
+        loss = own_zeta * lse * lse
+        if own_a != 0:  # a −inf logit costs nothing without mass
+            loss += own_a * (log_total + (float(m[w]) - own[w]))
+        if own_b != 0:
             loss += own_b * (v_sum * log_total - unit * away[w])
         losses[start + w] = loss
         scale[w] = upstream * (own_a + own_b * v_sum + 2 * own_zeta * lse) / here

@@ -93,8 +93,10 @@ def row(x, e, wanted, upstream, label, a, b, zeta, v, v_sum, kinds, levels, abse
         return 0.0, False
     log_total = math.log(total)
     lse = m + log_total
-    loss = a * (log_total + (float(m) - real(x[label]))) + zeta * lse * lse
-    if b != 0:  # a −inf logit costs nothing without smoothing
+    loss = zeta * lse * lse
+    if a != 0:  # a −inf logit costs nothing without mass
+        loss += a * (log_total + (float(m) - real(x[label])))
+    if b != 0:
         loss += b * (v_sum * log_total - away)
     if wanted:
         scale, weight = stored(e, upstream * (a + b * v_sum + 2 * zeta * lse) / total), stored(e, upstream * b)

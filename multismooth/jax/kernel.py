@@ -87,7 +87,8 @@ def slope(found, e, total, plan, axis):
 def gradient(logits, plan, axis):
     """`spec.gradient`."""
     if plan.u is not None:
-        return spec.gradient(logits, spec.statistics(logits, plan, axis, XP), plan, axis, XP)
+        z = logits.astype(XP.float_of(logits))  # once: the derivative of every cast is rounded
+        return spec.gradient(z, spec.statistics(z, plan, axis, XP), plan, axis, XP)
     found, e, total = parts(logits, plan, axis)
     along = slope(found, e, total, plan, axis)
     each = along(e)

@@ -11,7 +11,7 @@ import torch
 
 from multismooth import spec
 from multismooth.torch import gpu, kernels
-from multismooth.torch.namespace import XP
+from multismooth.torch.namespace import XP, float_of
 from multismooth.torch.plans import planned
 
 
@@ -46,8 +46,9 @@ def eligible(*differentiable, others=()):
 
 def differentiable_gradient(logits, plan, axis, upstream):
     """`spec.gradient` times the upstream gradient, for a second derivative or a vmap over backward."""
-    found = spec.statistics(logits, plan, axis, XP)
-    return (spec.wide(upstream, axis, XP) * spec.gradient(logits, found, plan, axis, XP)).to(logits.dtype)
+    z = logits.to(float_of(logits))  # once: the derivative of every cast is rounded
+    found = spec.statistics(z, plan, axis, XP)
+    return (spec.wide(upstream, axis, XP) * spec.gradient(z, found, plan, axis, XP)).to(logits.dtype)
 
 
 # --- what backward needs --------------------------------------------------------------------------------------------

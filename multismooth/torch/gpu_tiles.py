@@ -195,7 +195,7 @@ def loss_of(peak, total, away, anchor, own, v, K, a, b, v_sum, zeta):
     log_total = tl.log2(total) * LN2
     lse = log_total + peak
     smooth = v_sum * (log_total + (peak - anchor)) - (away / K if v is None else away)
-    loss = a * (log_total + (peak - own)) + tl.where(b == 0, 0.0, b * smooth)
+    loss = tl.where(a == 0, 0.0, a * (log_total + (peak - own))) + tl.where(b == 0, 0.0, b * smooth)
     return loss + tl.where(zeta == 0, 0.0, zeta * lse * lse)
 
 

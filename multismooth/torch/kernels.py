@@ -6,6 +6,8 @@ gradient is multiplied by before it is rounded. `whole` makes a few calls on who
 other devices want; the others are for large ones on a CPU, or work through the memory that tensors share with NumPy.
 """
 
+import math
+
 import numpy as np
 import torch
 
@@ -128,6 +130,8 @@ def theirs(plan):
 
 def columns(logits, plan, axis, wanted=True, summed=False, out=None):
     loss, gradient = cpu.columns(logits.detach().numpy(), plan.labels.numpy(), plan.a, plan.b, wanted, summed)
+    if not cpu.plain(loss):
+        return whole(logits, plan, axis, wanted, summed, out)
     loss = (
         torch.scalar_tensor(float(loss), dtype=logits.dtype, device=logits.device) if summed else torch.from_numpy(loss)
     )
@@ -179,9 +183,12 @@ def gradient_(p, lse, plan, axis):
 
 def whole(logits, plan, axis, wanted=True, summed=False, out=None, upstream=1.0):
     logits = logits.detach()
+    loss = math.nan
     if summed and logits.is_cpu and plan.labels is not None and plan.labels.numel() > 0 and cpu.uniform(plan):
         loss, gradient = whole_uniform(logits, plan, axis, wanted)
-    else:
+    if math.isfinite(loss):
+        loss = torch.scalar_tensor(loss, dtype=float_of(logits), device=logits.device)
+    else:  # or infinite: as in `cpu.plain`
         lp = log_p(logits, plan, axis)
         loss, lse = losses(logits, lp, plan, axis)
         loss, gradient = loss.sum() if summed else loss, gradient_(lp.exp_(), lse, plan, axis) if wanted else None
@@ -204,7 +211,6 @@ def whole_uniform(logits, plan, axis, wanted):
         loss = -plan.a * lp.gather(axis, index).sum().item()
     if plan.b != 0.0:  # a −inf logit costs nothing without smoothing
         loss -= plan.b / classes * lp.sum().item()
-    loss = torch.scalar_tensor(loss, dtype=lp.dtype, device=lp.device)
     if not wanted:
         return loss, None
     g = torch.full_like(lp, -plan.b / classes).scatter_(axis, index, -plan.a - plan.b / classes)
