@@ -41,8 +41,9 @@ class RememberingBinding(Binding):
             ignore_index, z_loss, reduction, normalizer, axis, validate,
         )  # fmt: skip
         usual = key is not None and settings.clean and problem.targets is targets
-        quiet = label_smoothing <= 0.5 and problem.logits.shape[settings.axis] > 1  # what warns does so every time
-        if usual and quiet and not settings.convention.exclude:
+        # what warns does so every time
+        usual = usual and label_smoothing <= 0.5 and problem.logits.shape[settings.axis] > 1
+        if usual and not settings.convention.exclude:
             if len(self._usual) >= REMEMBERED:
                 self._usual.clear()
             settings = self._usual[key] = Usual(*settings)

@@ -9,6 +9,7 @@ instead of 373, with sample weights 358 instead of 498.
 import numpy as np
 import torch
 
+from multismooth.cpu import quietly
 from multismooth.namespace import XP as NUMPY
 from multismooth.problem import Usual
 from multismooth.reduction import reduced_plan
@@ -27,9 +28,14 @@ def planned(problem, settings):
     if type(settings) is Usual or settings.soft or problem.logits.numel() > SMALL or not all(map(shared, problem)):
         return reduced_plan(problem, settings, XP)
     theirs = type(problem)(*map(seen, problem))
-    plan = reduced_plan(theirs, settings, NUMPY)
+    plan = in_numpy(theirs, settings)
     inputs = [(array, tensor) for array, tensor in zip(theirs, problem, strict=True) if isinstance(array, np.ndarray)]
     return type(plan)(*(given(value, inputs) for value in plan))
+
+
+@quietly
+def in_numpy(problem, settings):
+    return reduced_plan(problem, settings, NUMPY)
 
 
 def shared(value):
