@@ -31,8 +31,26 @@ def existing(problem, settings, xp):
     return along(mask, problem.logits, settings.axis, xp) if rank(mask) == 1 else mask
 
 
+def silenced(problem, settings, counted, z, xp):
+    """The problem without what stands at elements that do not count, NaN maybe: their ε and sample weight are 0.
+
+    A 0 that meets it later is not enough, because derivatives would bring 0·NaN back.
+    """
+    keeps, s, epsilon = settings.convention.ignore_scope == "nll_only", problem.sample_weight, problem.label_smoothing
+    if s is not None and counted is not None and not keeps:
+        s = keep(s, counted, z, xp)
+    alive = None if keeps else counted
+    alive = alive if s is None else s != 0
+    if rank(epsilon) and alive is not None:
+        epsilon = keep(epsilon, alive, z, xp)
+    return problem._replace(sample_weight=s, label_smoothing=epsilon)
+
+
 def reference(problem, settings, labels, t, xp):
-    """(r, the mask of existing classes, how many classes take smoothed mass); r is None for 1/K on every class."""
+    """(r, the mask of existing classes, how many classes take smoothed mass, whether a prior has mass on these).
+
+    r is None for 1/K on every class; the last is None where nobody can take a prior's mass away.
+    """
     z, axis, prior = problem.logits, settings.axis, problem.prior
     allowed = mask = existing(problem, settings, xp)
     if settings.convention.exclude:
@@ -47,12 +65,12 @@ def reference(problem, settings, labels, t, xp):
             rows = rows_at(prior, labels, xp) if t is None else xp.moveaxis(t, axis, -1) @ prior
             prior = xp.moveaxis(rows, -1, axis)
     if allowed is None:
-        return prior, mask, xp.number(z.shape[axis], z)
+        return prior, mask, xp.number(z.shape[axis], z), None
     ones = xp.astype(allowed, xp.float_of(z))
     r = ones if prior is None else xp.where(allowed, prior, xp.zeros_like(prior))
-    total, classes = xp.sum(r, axis=axis), xp.sum(ones, axis=axis)
-    total = xp.where(classes == 0, xp.ones_like(total), total)  # an element that counts for nothing may lack classes
-    return r / wide(total, axis, xp), mask, classes
+    total = xp.sum(r, axis=axis, keepdims=True)
+    left = None if prior is None else xp.squeeze(total, axis=axis) != 0
+    return r / xp.where(total == 0, xp.ones_like(total), total), mask, xp.sum(ones, axis=axis), left
 
 
 def smoothed_mass(convention, label_smoothing, classes, xp):
@@ -64,17 +82,18 @@ def smoothed_mass(convention, label_smoothing, classes, xp):
     return convention.mass(label_smoothing, 2) * stretch
 
 
-def possible(problem, settings, labels, counted, t, mask, xp):
-    """Whether an element's target is one: a label of an existing class, or a row that is a distribution over them.
-
-    None where the targets were looked at already.
+def possible(problem, settings, labels, counted, t, mask, left, xp):
+    """Whether an element's target is one: a label of an existing class, or a row that is a distribution over them, and
+    the prior has mass `left` for it. None where the targets were looked at already.
     """
     if settings.valid:
-        return None
+        return left
     z, axis, targets = problem.logits, settings.axis, problem.targets
     if t is not None:
-        return distributed(xp.astype(targets, t.dtype), mask, settings.row_tolerance, axis, xp)
+        right = distributed(xp.astype(targets, t.dtype), mask, settings.row_tolerance, axis, xp)
+        return right if left is None else right & left
     right = (targets >= 0) & (targets < z.shape[axis])
+    right = right if left is None else right & left
     if mask is not None:
         right = right & xp.pick(xp.broadcast_to(mask, z.shape), labels, axis)
     return right if counted is None else right | ~counted  # an ignored label may name nothing
@@ -99,11 +118,12 @@ def smooth_targets(problem, settings, xp):
     """q, (N…, K): zeros in the rows of ignored labels, NaN at an impossible label."""
     z, axis = problem.logits, settings.axis
     labels, counted, t = read_targets(problem, settings, xp)
-    r, mask, classes = reference(problem, settings, labels, t, xp)
+    problem = silenced(problem, settings, counted, z, xp)
+    r, mask, classes, left = reference(problem, settings, labels, t, xp)
     eps = xp.constant(smoothed_mass(settings.convention, problem.label_smoothing, classes, xp), z)
     r = xp.constant(1 / xp.number(z.shape[axis], z), z) if r is None else r
     q = xp.broadcast_to(wide(eps, axis, xp) * r, z.shape)
-    right = possible(problem, settings, labels, counted, t, mask, xp)
+    right = possible(problem, settings, labels, counted, t, mask, left, xp)
     if t is not None:
         return value_or_nan(q + wide(1 - eps, axis, xp) * t, None if right is None else wide(right, axis, xp), z, xp)
     q = xp.deposit(q, labels, value_or_nan(1 - eps, right, z, xp), axis)
@@ -115,15 +135,17 @@ def smooth_targets(problem, settings, xp):
 
 def plan_of(problem, settings, xp) -> Plan:
     """Targets, ε, weights and the convention, as the coefficients of `loss = a·nll + b·smooth + const + zeta·lse²`."""
-    z, axis, convention, s = problem.logits, settings.axis, settings.convention, problem.sample_weight
+    z, axis, convention = problem.logits, settings.axis, settings.convention
     labels, counted, t = read_targets(problem, settings, xp)
-    r, mask, classes = reference(problem, settings, labels, t, xp)
+    problem = silenced(problem, settings, counted, z, xp)
+    s = problem.sample_weight
+    r, mask, classes, left = reference(problem, settings, labels, t, xp)
     eps = smoothed_mass(convention, problem.label_smoothing, classes, xp)
     label_weight, smooth_weight, mixture, u, v = class_weights(problem, settings, labels, t, r, eps, xp)
     a, b = (1 - eps) * (mixture if convention.class_weights == "mixture" else label_weight), eps * smooth_weight
     shares = {"target_weight": label_weight if t is None else 1.0, "mixture_weight": mixture}
     fixed = {None: None, "all": 1.0, "classes": xp.number(z.shape[axis], z) * 1.0}
-    right = possible(problem, settings, labels, counted, t, mask, xp)
+    right = possible(problem, settings, labels, counted, t, mask, left, xp)
     a, label_weight = (value_or_nan(x, right, z, xp) for x in (a, label_weight))
     const = entropy(a, b, eps, u, v, r, labels, t, z, axis, xp) if convention.objective == "kl" else None
     zeta, alive = problem.z_loss, None if convention.ignore_scope == "nll_only" else counted

@@ -37,6 +37,14 @@ def test_it_goes_by_its_name(module, name):
     assert "self" not in inspect.signature(function).parameters
 
 
+def test_each_has_code_of_its_own():
+    """By which `torch.compile` counts how often it compiles."""
+    modules = [importlib.import_module(name) for name in ("multismooth", "multismooth.numpy")]
+    codes = [getattr(module, name).__code__ for module in modules for name in NAMES]
+    assert len(set(map(id, codes))) == len(codes)
+    assert [code.co_name for code in codes] == [*NAMES, *NAMES]
+
+
 def test_pickles_do_not_grow_with_what_is_remembered():
     module = importlib.import_module("multismooth.numpy")
     for rows in range(1, 40):
