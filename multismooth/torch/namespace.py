@@ -51,7 +51,6 @@ def deposit(z, index, values, axis):
 
 XP = Namespace(
     compat,
-    moveaxis=torch.movedim,  # the same; under the other name vmap does not know it
     float_of=float_of,
     number=number,
     moveaxis=torch.movedim,  # which vmap knows
