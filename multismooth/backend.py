@@ -8,6 +8,7 @@ backend to the table of `tests/adapters.py`, which is what proves it.
 import numpy as np
 
 from multismooth import binary, checks, containers, correction, spec
+from multismooth.plan import plan_of, smooth_targets
 from multismooth.problem import Terms
 from multismooth.reduction import denominators, reciprocal, reduced_plan
 
@@ -92,7 +93,7 @@ class Backend:
         return terms(problem, settings, self.xp)
 
     def smooth_targets(self, problem, settings):
-        return self.xp.astype(spec.smooth_targets(problem, settings, self.xp), problem.logits.dtype, copy=False)
+        return self.xp.astype(smooth_targets(problem, settings, self.xp), problem.logits.dtype, copy=False)
 
     def binary_loss(self, problem, reduction):
         return binary.loss(problem, reduction, self.xp)
@@ -117,7 +118,7 @@ def terms(problem, settings, xp):
     A term with a denominator of its own is multiplied by their ratio, so that Σ loss / Σ weight is the mean.
     """
     z, axis = problem.logits, settings.axis
-    plan = spec.plan(problem, settings, xp)
+    plan = plan_of(problem, settings, xp)
     if plan.smooth_share is not None or plan.z_loss_share is not None:
         own, *others = denominators([(plan, z)], settings, xp)
         plan = spec.scaled(plan, 1.0, *(None if other is None else own * reciprocal(other, z, xp) for other in others))

@@ -1,6 +1,6 @@
 """Convention: everything in which two implementations of label smoothing can differ.
 
-A convention is a value, not code: `spec.plan` turns it, with the targets, into coefficients that every backend
+A convention is a value, not code: `plan.plan_of` turns it, with the targets, into coefficients that every backend
 uses alike. Letters as in `spec`: K classes, t target row, r where the smoothed mass goes, ε = label_smoothing.
 """
 

@@ -8,6 +8,7 @@ so they are known before the first chunk and each chunk's G is final. Eager loop
 
 from multismooth import spec
 from multismooth.frame import mapped
+from multismooth.plan import plan_of
 from multismooth.reduction import factors
 
 WORKSPACE = 2**22  # logits per chunk, 16 MiB of float32: their gradient may be as much again
@@ -92,10 +93,10 @@ def chunks(problem, settings, shape, chunk_rows, xp, plan=None):
             yield slice(start, stop), mapped(plan, lambda x, place=slice(start, stop): x[place], lambda row: row)
         return
     problems = [row_chunk(problem, start, stop, shape, xp) for start, stop in parts]
-    plans = ((spec.plan(part, settings, xp), part.logits) for part in problems)
+    plans = ((plan_of(part, settings, xp), part.logits) for part in problems)
     mean = factors(plans, problem, settings, xp)
     for (start, stop), part in zip(parts, problems, strict=True):
-        yield slice(start, stop), spec.scaled(spec.plan(part, settings, xp), *mean)
+        yield slice(start, stop), spec.scaled(plan_of(part, settings, xp), *mean)
 
 
 def logits_of(hidden, classifier, bias):

@@ -4,6 +4,7 @@ import math
 from numbers import Real
 
 from multismooth import spec
+from multismooth.plan import plan_of
 from multismooth.problem import Usual
 
 
@@ -112,7 +113,7 @@ def reduced_plan(problem, settings, xp):
     usual = isinstance(settings, Usual)
     if usual and settings.plan is not None:
         return settings.plan._replace(labels=problem.targets)
-    plan = spec.plan(problem, settings, xp)
+    plan = plan_of(problem, settings, xp)
     plan = spec.scaled(plan, *factors([(plan, problem.logits)], problem, settings, xp))
     if usual and all(value is None or isinstance(value, float) for value in plan[1:]):
         settings.plan = plan._replace(labels=None)

@@ -41,7 +41,9 @@ class RememberingBinding(Binding):
             ignore_index, z_loss, reduction, normalizer, axis, validate,
         )  # fmt: skip
         usual = key is not None and settings.clean and problem.targets is targets
-        if usual and _silent(problem, settings) and not settings.convention.exclude:
+        # what warns does so every time
+        usual = usual and label_smoothing <= 0.5 and problem.logits.shape[settings.axis] > 1
+        if usual and not settings.convention.exclude:
             if len(self._usual) >= REMEMBERED:
                 self._usual.clear()
             settings = self._usual[key] = Usual(*settings)
@@ -61,8 +63,3 @@ class RememberingBinding(Binding):
         if min(few) < 0.0 or max(few) > 1.0:
             return True
         return len(few) == z.shape[settings.axis] and abs(sum(few) - 1) > 0.125  # the coarsest tolerance
-
-
-def _silent(problem, settings):
-    """Whether nothing warns, which it would have to every time."""
-    return problem.label_smoothing <= 0.5 and problem.logits.shape[settings.axis] > 1

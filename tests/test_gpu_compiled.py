@@ -75,7 +75,7 @@ def plan_of(shape, options, epsilon):
     torch, spec = need("torch"), need("multismooth.spec")
     elements, row = (shape[0], *shape[2:]), (1, shape[1], *(1,) * (len(shape) - 2))
     labels = torch.zeros(elements, dtype=torch.int64)
-    plan = spec.Plan(labels, None, None, 1 - epsilon, epsilon, 1.0, 1.0, None, None, 1.0, 1.0, None, None, None, None)
+    plan = spec.Plan(labels, a=1 - epsilon, b=epsilon)
     if not options:
         return plan
     each, some = torch.ones(elements), torch.ones(elements, dtype=torch.bool)

@@ -105,7 +105,7 @@ def plan_for(labels, dtype, device):
     count = labels.numel()
     a = torch.linspace(0.5, 0.9, count, dtype=dtype, device=device)
     alive = torch.arange(count, device=device) != 1
-    return spec.Plan(labels, None, None, a, 0.1, 1.0, 1.0, None, 1e-3, 1.0, 1.0, None, None, alive, None)
+    return spec.Plan(labels, a=a, b=0.1, zeta=1e-3, alive=alive)
 
 
 def by_spec(logits, plan):

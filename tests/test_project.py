@@ -28,7 +28,7 @@ LAYERS = [
     ["convention"],
     ["registry"],
     ["problem"],
-    ["spec", "reduction"],
+    ["spec", "plan", "reduction"],
     ["binary", "correction", "implementations", "threads", "buffers", "frame", "namespace"],
     ["chunks"],
     ["compiled", "cpu"],

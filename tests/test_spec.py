@@ -31,7 +31,7 @@ def statistics(z, u, v):
     """Those of some classes; of none, the neutral element."""
     if z.shape[1] == 0:
         return spec.Statistics(np.full(1, -np.inf), *(np.zeros(1) for _ in range(5)))
-    plan = spec.Plan(None, u, v, 1.0, 1.0, u.sum(1), v.sum(1), None, None, 1.0, 1.0, None, None, None)
+    plan = spec.Plan(u=u, v=v, b=1.0, u_sum=u.sum(1), v_sum=v.sum(1))
     return spec.statistics(z, plan, 1, XP)
 
 
@@ -75,7 +75,7 @@ def test_statistics_are_what_they_are_called():
 def test_a_common_offset_costs_no_digits(offset):
     z = (np.array([[0.0, 0.0], [64.0, 0.0], [0.0, 8.0]]) + offset).astype(np.float32)
     answer = oracle.evaluate(z, np.array([0, 1, 1]), reduction="none")
-    plan = spec.Plan(np.array([0, 1, 1]), None, None, 0.9, 0.1, 1.0, 1.0, None, None, 1.0, 1.0, None, None, None)
+    plan = spec.Plan(labels=np.array([0, 1, 1]), a=0.9, b=0.1)
     loss, gradient = spec.losses_and_gradient(z, plan, 1, XP)
     assert_close(loss, floats(answer.loss), "float32")
     assert_close(gradient, floats(answer.gradient), "float32")

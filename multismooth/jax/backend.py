@@ -16,6 +16,16 @@ from multismooth.jax import kernel, linear
 from multismooth.jax.namespace import XP
 
 
+def on_cpu(array):
+    """Whether NumPy can look at the array without a copy."""
+    return all(device.platform == "cpu" for device in array.devices())
+
+
+def readable(array):
+    """NumPy values that NumPy can compute with: it knows no bfloat16."""
+    return array if array.dtype.kind in "biuf" else array.astype(np.float32)
+
+
 class JaxBackend(backend.Backend):
     name = "jax"
     xp = XP
@@ -56,12 +66,9 @@ class JaxBackend(backend.Backend):
         return "boolean" if array.dtype == bool else "other"
 
     def values(self, array, validate):
-        if isinstance(array, jax.core.Tracer) or not array.is_fully_addressable:
+        if isinstance(array, jax.core.Tracer) or not array.is_fully_addressable or not (validate or on_cpu(array)):
             return None
-        if not validate and any(device.platform != "cpu" for device in array.devices()):
-            return None
-        array = np.asarray(array)
-        return array if array.dtype.kind in "biuf" else array.astype(np.float32)
+        return readable(np.asarray(array))
 
     def first_row(self, z, axis, validate):
         # Computed logits arrive asynchronously; waiting for them here would stall the caller's pipeline.
@@ -69,11 +76,15 @@ class JaxBackend(backend.Backend):
             not isinstance(z, jax.Array)
             or isinstance(z, jax.core.Tracer)
             or z.size == 0
-            or not (validate or z.is_ready())
+            or not z.is_fully_addressable
+            or not (validate or (on_cpu(z) and z.is_ready()))
         ):
             return None
-        values = self.values(z, validate)
-        return None if values is None else np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])[0]
+        part = z.addressable_shards[0].data
+        if part.shape[axis] != z.shape[axis]:  # the classes are split: a part of a row says nothing
+            return None
+        place = tuple(slice(None) if k == axis else 0 for k in range(z.ndim))
+        return readable(np.asarray(part)[place] if on_cpu(part) else np.asarray(part[place]))
 
     def template(self, shape, dtype, like):
         return jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(dtype or float))

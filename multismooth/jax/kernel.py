@@ -16,6 +16,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from multismooth import spec
 from multismooth.jax.namespace import XP
+from multismooth.jax.varying import axes_of, spread
 
 DROWNED = 4.0  # |Σ v·z| beyond so many times the smoothing term: float32 has spent its digits on a common offset
 
@@ -90,7 +91,8 @@ def gradient(logits, plan, axis):
         return spec.gradient(z, spec.statistics(z, plan, axis, XP), plan, axis, XP)
     found, e, total = parts(logits, plan, axis)
     along = slope(found, e, total, plan, axis)
-    return jax.linear_transpose(along, e)(jnp.ones_like(along(e)))[0]  # of e, for its type inside `shard_map`
+    each = along(e)
+    return jax.linear_transpose(along, e)(spread(jnp.ones_like(each), axes_of(each)))[0]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -18,6 +18,7 @@ from multismooth import linear, spec
 from multismooth.jax import kernel
 from multismooth.jax.namespace import XP
 from multismooth.jax.varying import axes_of, spread, typed_as
+from multismooth.plan import plan_of
 from multismooth.reduction import factors
 
 OPEN_ROWS = 128  # rows per chunk where `jax.export` leaves a size open: up to so many are computed in vain
@@ -69,7 +70,7 @@ def _rows(call, hidden, classifier, bias, problem):
     mask, (rows, classes) = problem.class_mask, made.shape
     if mask is not None and mask.ndim > 1:
         mask = jnp.broadcast_to(mask, (*shape, classes)).reshape(rows, classes)
-    plan = spec.plan(problem._replace(class_mask=mask), settings, XP)  # under jit it costs nothing where no mean is
+    plan = plan_of(problem._replace(class_mask=mask), settings, XP)  # under jit it costs nothing where no mean is
     mean = factors([(plan, problem.logits)], problem, settings, XP)
     size = _chunk_size(rows, classes, call.chunk_rows)
     if not isinstance(rows, int):
@@ -144,7 +145,7 @@ def _scan(body, carry, hidden, problem, settings, shape, size):
 
 def _chunk(call, own, classifier, bias, part, settings, mean):
     """(logits, plan, features with dead rows silenced) of a chunk."""
-    plan = spec.scaled(spec.plan(part, settings, XP), *mean)
+    plan = spec.scaled(plan_of(part, settings, XP), *mean)
     own = linear.quiet_rows(own, plan, XP)
     return _logits(call.product, own, classifier, bias), plan, own
 

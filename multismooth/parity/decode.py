@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from multismooth import spec
 from multismooth.convention import Convention
 from multismooth.numpy import XP
+from multismooth.plan import plan_of
 from multismooth.problem import Problem, Settings
 from multismooth.reduction import summed
 
@@ -206,7 +206,7 @@ def terms(pattern, observation):
     for mass in (0.0, 1.0):
         z, labels = observation.logits[0], observation.labels
         call = _sum(z, labels, mass, convention, pattern.weight, pattern.prior, pattern.ignore_index)
-        plan = spec.plan(*call, XP)
+        plan = plan_of(*call, XP)
         a, b = (np.broadcast_to(x, labels.shape)[:, None] for x in (plan.a, plan.b))
         v = 1 / z.shape[-1] if plan.v is None else plan.v
         both.append(a * np.eye(z.shape[-1])[plan.labels] + b * v)
@@ -220,7 +220,7 @@ def shares(pattern, observation):
         convention = replace(UNIT, denominator=kind)
         z = observation.logits[0]
         call = _sum(z, observation.labels, 0.0, convention, pattern.weight, None, pattern.ignore_index)
-        plan = spec.plan(*call, XP)
+        plan = plan_of(*call, XP)
         found[kind] = float(summed(plan.share, z, 1, XP))
     return found if observation.sentences is None else found | {"caller": float(observation.sentences)}
 

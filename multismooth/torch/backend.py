@@ -60,6 +60,10 @@ class TorchBackend(Backend):
                 raise containers.lossy(argument, f"a tensor of layout {value.layout}", containers.DENSE)
             if value.is_quantized:
                 raise containers.lossy(argument, "a quantized tensor", containers.QUANTIZED)
+            if fused.plain_tensor(value) or self.tracing():  # a compiler does not read a Parameter's ancestors
+                array = self.array(value, like)
+                self.meets(argument, array, like)
+                return array
         return super().take(argument, value, like)
 
     def meets(self, argument, array, like):

@@ -113,8 +113,10 @@ def linear_cross_entropy(
         _backend, template, target, weight, ignore_index, reduction, label_smoothing
     )
     rows = getattr(options, "batch_chunk_size", None)
-    layer = (None if tensor is None else _backend.array(tensor) for tensor in (input, linear_weight, linear_bias))
-    return originals.finished(_backend.linear_loss(*layer, rows or None, problem, settings), nothing, dtype)
+    input, linear_weight = _backend.array(input), _backend.array(linear_weight)
+    bias = None if linear_bias is None else _backend.array(linear_bias)
+    loss = _backend.linear_loss(input, linear_weight, bias, rows or None, problem, settings)
+    return originals.finished(loss, nothing, dtype)
 
 
 def _logits_shape(input, linear_weight, linear_bias):

@@ -1,6 +1,6 @@
 """The plan of an everyday call on a GPU in one launch: labels, some of them ignored, and numbers for everything else.
 
-`spec.plan` makes it of some forty operations on arrays of the elements' size, which take as long to launch as the loss
+`plan_of` makes it of some forty operations on arrays of the elements' size, which take as long to launch as the loss
 and gradient of 8,192 × 32,000 logits take to compute. What it says of an element depends on nothing but whether its
 label is ignored, so it is asked about two labels, a class and the ignored one, and a kernel looks up.
 """
@@ -11,9 +11,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from multismooth import spec
 from multismooth.implementations import asked
 from multismooth.namespace import XP as NUMPY
+from multismooth.plan import plan_of
 from multismooth.problem import Problem
 from multismooth.torch import gpu
 
@@ -45,7 +45,7 @@ def table(settings, classes, label_smoothing, z_loss):
     ignored = settings.ignore_index
     labels = np.array([0 if ignored != 0 else 1, 0 if ignored is None else ignored])
     problem = Problem(np.broadcast_to(np.zeros(()), (2, classes)), labels, label_smoothing, z_loss=z_loss)
-    plan = spec.plan(problem, settings._replace(axis=1, valid=True, clean=ignored is None), NUMPY)
+    plan = plan_of(problem, settings._replace(axis=1, valid=True, clean=ignored is None), NUMPY)
     return plan._replace(labels=None, **{name: pair(getattr(plan, name)) for name in (*NUMBERS, "share", "alive")})
 
 

@@ -53,10 +53,8 @@ XP = Namespace(
     compat,
     float_of=float_of,
     number=number,
-    moveaxis=torch.movedim,  # which vmap knows
     constant=constant,
     stop_gradient=stop_gradient,
     pick=pick,
     deposit=deposit,
-    moveaxis=torch.movedim,  # torch.moveaxis has no rule for vmap
 )

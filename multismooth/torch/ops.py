@@ -19,7 +19,7 @@ from multismooth.torch.namespace import XP, float_of
 
 
 def plan_of(labels, a, b, v_sum, zeta, alive, v, mask):
-    return spec.Plan(labels, None, v, a, b, 1.0, v_sum, None, zeta, 1.0, 1.0, None, None, alive, mask)
+    return spec.Plan(labels, v=v, a=a, b=b, v_sum=v_sum, zeta=zeta, alive=alive, mask=mask)
 
 
 @torch.library.custom_op("multismooth::losses", mutates_args=())

@@ -1,0 +1,58 @@
+"""The options of a layer that ends in `linear_loss`: which there are, which are arrays, what a misspelt one means."""
+
+from functools import lru_cache
+from inspect import Parameter, signature
+
+import jax
+import numpy as np
+
+from multismooth.errors import complain
+from multismooth.functions import Functions
+from multismooth.jax import linear_loss
+from multismooth.jax.backend import JaxBackend
+from multismooth.jax.linear import Product
+from multismooth.public import meant, public
+
+OPTIONS = {
+    name: parameter.default
+    for name, parameter in signature(linear_loss).parameters.items()
+    if parameter.kind is Parameter.KEYWORD_ONLY and name != "bias"
+}
+
+
+def refuse_unknown(layer, given, arguments=()):
+    """TypeError for a name that is neither an option nor among the layer's own arguments."""
+    known = dict.fromkeys([*arguments, *OPTIONS])
+    for name in given:
+        if name not in known:
+            raise TypeError(f"{layer}() got an unexpected keyword argument {name!r}. {meant(name, known)}")
+
+
+def is_array(value):
+    """Whether an option is an array, or a list to be made one; a number of NumPy's is a number."""
+    return isinstance(value, (list, tuple)) or (hasattr(value, "__array__") and not isinstance(value, np.generic))
+
+
+def product(precision, preferred_element_type, dot_general, stateful):
+    """How a layer's arguments say that features meet the classifier. `stateful`: the classes that have variables."""
+    found = Product(precision, preferred_element_type, None if dot_general is jax.lax.dot_general else dot_general)
+    try:
+        hash(found)
+    except TypeError:
+        raise refused("dot_general", dot_general) from None
+    if isinstance(dot_general, stateful):
+        raise refused("dot_general", dot_general)
+    return found
+
+
+def refused(argument, value):
+    """The error for products that have state, or that cannot be told apart."""
+    remedy = "Make the logits with the framework's own layer, and pass them to multismooth.jax.loss."
+    got = getattr(value, "__name__", type(value).__name__)
+    return complain(argument, "a hashable function of arrays, without variables of its own", got, remedy)
+
+
+@lru_cache(maxsize=128)
+def linear_loss_by(product):
+    """`linear_loss` whose features meet the classifier in this way."""
+    return linear_loss if product == Product() else public(Functions(JaxBackend(product)).linear_loss, __name__)
