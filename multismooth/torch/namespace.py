@@ -51,6 +51,7 @@ def deposit(z, index, values, axis):
 
 XP = Namespace(
     compat,
+    moveaxis=torch.movedim,  # the same; under the other name vmap does not know it
     float_of=float_of,
     number=number,
     constant=constant,
