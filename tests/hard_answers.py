@@ -115,7 +115,7 @@ class Answers:
                 for s in (1, -1)
             ]
             found = (self.upstream(ends[0].gradient, reduction) - self.upstream(ends[1].gradient, reduction)) / (2 * STEP)
-        return found, height(found, self.hard.axis)
+        return found, 4 * height(found, self.hard.axis)
 
     def of_targets(self, reduction):
         """The gradient with respect to soft targets."""

@@ -122,7 +122,7 @@ SHAPE = ELEMENTS, K = (4,), 5
 LABELS = np.array([2, 0, 4, 1])
 Z = (2 * RNG.normal(size=(4, 5))).astype(F32)
 STEPS = np.array([[0, 0, 0, 0, 0], [0, 0, -1, 0, -1], [1, 0, 0, -1, -2], [0, -1, 0, -1, 0]])
-IMAGE, IMAGE_LABELS = (2 * RNG.normal(size=(2, 5, 2, 3))).astype(F32), RNG.integers(0, 5, (2, 2, 3))
+IMAGE, IMAGE_LABELS = (2 * RNG.normal(size=(2, 5, 2, 2))).astype(F32), RNG.integers(0, 5, (2, 2, 2))
 WEIGHTS = np.array([0.75, 1.0, 1.25, 0.8, 1.1], F32)
 PRIOR = np.array([0.5, 0.125, 0.0, 0.25, 0.125], F32)
 MASK = np.array([True, True, False, True, True])
