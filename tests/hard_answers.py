@@ -36,7 +36,9 @@ class Answers:
         wide = hard.logits.astype(np.float64)
         targets = hard.targets.astype(np.float64) if hard.targets.dtype.kind == "V" else hard.targets
         self.call = wide, targets
-        self.digits = 40 + len(str(int(np.abs(wide, where=np.isfinite(wide), out=np.zeros_like(wide)).max(initial=0.0))))
+        self.digits = 40 + len(
+            str(int(np.abs(wide, where=np.isfinite(wide), out=np.zeros_like(wide)).max(initial=0.0)))
+        )
         self.settings = {name: self.widened(value) for name, value in hard.settings.items()}
 
     @staticmethod
@@ -45,9 +47,9 @@ class Answers:
 
     def arguments(self, reduction):
         """The settings of a call with this reduction."""
-        return {
-            name: value for name, value in self.settings.items() if reduction == "mean" or name != "normalizer"
-        } | {"reduction": reduction}
+        return {name: value for name, value in self.settings.items() if reduction == "mean" or name != "normalizer"} | {
+            "reduction": reduction
+        }
 
     @cache  # noqa: B019 as long as the table
     def answer(self, reduction):
@@ -111,10 +113,17 @@ class Answers:
         z, t = exact(self.call[0]), exact(self.call[1]) if self.hard.soft else self.call[1]
         with workdps(self.digits + 20):
             ends = [
-                oracle.evaluate(z + s * step, t + s * turn if self.hard.soft else t, digits=self.digits + 20, **self.arguments(reduction))
+                oracle.evaluate(
+                    z + s * step,
+                    t + s * turn if self.hard.soft else t,
+                    digits=self.digits + 20,
+                    **self.arguments(reduction),
+                )
                 for s in (1, -1)
             ]
-            found = (self.upstream(ends[0].gradient, reduction) - self.upstream(ends[1].gradient, reduction)) / (2 * STEP)
+            found = (self.upstream(ends[0].gradient, reduction) - self.upstream(ends[1].gradient, reduction)) / (
+                2 * STEP
+            )
         return found, 4 * height(found, self.hard.axis)
 
     def of_targets(self, reduction):

@@ -1,6 +1,5 @@
 """NumPy's paths through the table of hard inputs."""
 
-
 import numpy as np
 from conftest import need
 from hard_paths import (
@@ -11,7 +10,6 @@ from hard_rows import LAYOUTS
 import multismooth
 import multismooth.numpy as ms
 from multismooth.cpu import FEW_CLASSES
-
 
 
 class Row:

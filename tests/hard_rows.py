@@ -272,9 +272,7 @@ def infinite():
     some[[0, 1, 3], [0, 2, 4]] = False
     yield Hard("NaN in classes absent from some", np.where(some, Z, NAN), LABELS, {"class_mask": some})
     some = at(some, 1, False)
-    yield Hard(
-        "no class behind an ignored label", np.where(some, Z, NAN), IGNORED, {"class_mask": at(some, 3, False)}
-    )
+    yield Hard("no class behind an ignored label", np.where(some, Z, NAN), IGNORED, {"class_mask": at(some, 3, False)})
     yield Hard("one class exists", np.where(np.arange(5) == 1, Z, NAN), np.ones(4, int), {
         "class_mask": np.arange(5) == 1})  # fmt: skip
     each = {"label_smoothing": np.array([0.0, 0.0, 0.0, 0.25], F32)}
@@ -325,7 +323,9 @@ def layouts():
     image = {"axis": 1}
     for layout in ("Fortran", "strided", "backwards", "read-only", "negative bit", "arrays beside tensors"):
         yield Hard(f"{layout}", Z, at(LABELS, 1, -100), {"weight": WEIGHTS, "prior": PRIOR}, layout=layout)
-        yield Hard(f"{layout}, soft", Z, CORNERS, {"sample_weight": COUNTS, "class_mask": np.ones(5, bool)}, layout=layout)
+        yield Hard(
+            f"{layout}, soft", Z, CORNERS, {"sample_weight": COUNTS, "class_mask": np.ones(5, bool)}, layout=layout
+        )
         yield Hard(f"{layout}, plain", Z, LABELS, layout=layout)
     for layout in ("Fortran", "strided", "classes last in memory", "negative bit"):
         yield Hard(f"{layout}, images", IMAGE, IMAGE_LABELS, image, layout=layout)
