@@ -25,7 +25,7 @@ class LinearLoss(nnx.Linear):
         self.options = nnx.static(dict(options or {})) if hasattr(nnx, "static") else dict(options or {})
 
     def __call__(self, hidden, targets, **options):  # type: ignore[override]
-        bias = None if self.bias is None else self.bias[...]
+        bias = self.bias[...] if self.use_bias else None
         return linear_loss(hidden, self.kernel[...].T, targets, bias=bias, **dict(self.options) | options)
 
     def logits(self, hidden):
