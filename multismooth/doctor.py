@@ -150,5 +150,14 @@ def _torch_loss(device, logits, targets, **settings):
 def _jax_in_float64(device):
     import jax
 
-    with jax.enable_x64(True), jax.default_device(device):
+    with jax_x64(True), jax.default_device(device):
         yield
+
+
+def jax_x64(wide):
+    """A context in which JAX keeps float64, or not."""
+    try:
+        from jax import enable_x64
+    except ImportError:  # JAX before 0.8
+        from jax.experimental import enable_x64
+    return enable_x64(wide)

@@ -14,6 +14,11 @@ class Namespace:
         return getattr(self._base, name)
 
 
+def astype(x, dtype, /, *, copy=True):
+    """That of NumPy 2.0 refuses what its own reductions give, a number without axes."""
+    return np.asarray(x).astype(dtype, copy=copy)
+
+
 def stop_gradient(x):
     """NumPy differentiates nothing."""
     return x
@@ -45,5 +50,12 @@ def constant(value, z):
 
 
 XP = Namespace(
-    np, stop_gradient=stop_gradient, pick=pick, deposit=deposit, float_of=float_of, number=number, constant=constant
+    np,
+    astype=astype,
+    stop_gradient=stop_gradient,
+    pick=pick,
+    deposit=deposit,
+    float_of=float_of,
+    number=number,
+    constant=constant,
 )

@@ -3,6 +3,17 @@
 from typing import Any, NamedTuple
 
 
+def traceable(record):
+    """The NamedTuple, with a `_replace` that torch.compile sees through: up to PyTorch 2.8 it refuses Python's own."""
+
+    def _replace(self, **changes):
+        return record(**{**dict(zip(record._fields, self, strict=True)), **changes})
+
+    record._replace = _replace
+    return record
+
+
+@traceable
 class Problem(NamedTuple):
     """The arrays of one call, checked and on one device; None where nothing was given."""
 
@@ -17,6 +28,7 @@ class Problem(NamedTuple):
     normalizer: Any = None
 
 
+@traceable
 class Settings(NamedTuple):
     """What shapes the computation, hashable: a new value may recompile, a new Problem may not."""
 

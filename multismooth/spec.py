@@ -26,7 +26,10 @@ Sources: Szegedy et al. 2016 (arXiv:1512.00567) §7 for "all"; Vaswani et al. 20
 
 from typing import Any, NamedTuple
 
+from multismooth.problem import traceable
 
+
+@traceable
 class Plan(NamedTuple):
     """What a kernel must know about the targets. Per-element fields are arrays or plain numbers."""
 

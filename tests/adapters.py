@@ -9,6 +9,7 @@ import pytest
 from conftest import interpreted, need
 
 import multismooth
+from multismooth.doctor import jax_x64
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class JaxAdapter(Adapter):
 
         dtypes = {str(a.dtype) for a in arrays if isinstance(a, np.ndarray)}
         wide = "float64" in dtypes or not dtypes & {"float32", "float16", "bfloat16"}
-        return jax.enable_x64(wide), jax.default_device(jax.devices(self.device)[0])
+        return jax_x64(wide), jax.default_device(jax.devices(self.device)[0])
 
     def array(self, value):
         return need("jax.numpy").asarray(value) if isinstance(value, np.ndarray) else value

@@ -3,6 +3,7 @@
 import importlib
 import os
 import random
+import re
 import sys
 
 import numpy
@@ -33,6 +34,11 @@ def need(name):
         return importlib.import_module(name)
     except ImportError as error:
         return missing(name.partition(".")[0], f"{name} is not installed ({error})")
+
+
+def version(name):
+    """The first three numbers of a module's version."""
+    return tuple(int(part) for part in re.findall(r"\d+", need(name).__version__)[:3])
 
 
 def interpreted():

@@ -1,5 +1,6 @@
 """The main job: what it compares, that it can fail, what it writes, and the parts it is made of."""
 
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -199,7 +200,7 @@ class TestReport:
         assert results["agreed"] is True
         assert results["verdict"] == outcome.verdict
         assert results["settings"]["weight_decay"] == TINY.weight_decay > 0
-        assert results["versions"]["torch"] == torch.__version__
+        assert results["versions"]["torch"] == importlib.metadata.version("torch")
         assert len(results["runs"]) == 3
         for written, run in zip(results["runs"], outcome.runs, strict=True):
             assert written["losses"] == run.losses

@@ -26,8 +26,8 @@ def torch_head(**options):
 def nnx_head(**options):
     jnp, nnx = need("jax.numpy"), need("flax.nnx")
     head = need("multismooth.flax.nnx").LinearLoss(4, 5, rngs=nnx.Rngs(0), options=SETTINGS)
-    linear = nnx.Linear(4, 5, rngs=nnx.Rngs(1))
-    linear.kernel[...], linear.bias[...] = jnp.asarray(KERNEL.T), jnp.asarray(BIAS)
+    init = {"kernel_init": lambda *_: jnp.asarray(KERNEL.T), "bias_init": lambda *_: jnp.asarray(BIAS)}
+    linear = nnx.Linear(4, 5, rngs=nnx.Rngs(1), **init)
     nnx.update(head, nnx.state(linear))
     return np.asarray(head(jnp.asarray(HIDDEN, jnp.float32), jnp.asarray(LABELS), **options))
 
@@ -66,8 +66,9 @@ def test_nnx_trains_and_predicts():
     head = need("multismooth.flax.nnx").LinearLoss(4, 5, rngs=nnx.Rngs(0))
     hidden, labels = jnp.asarray(HIDDEN, jnp.float32), jnp.asarray(LABELS)
     before, gradient = nnx.value_and_grad(lambda head: head(hidden, labels))(head)
-    head.kernel[...] -= 0.1 * gradient["kernel"][...]
-    head.bias[...] -= 0.1 * gradient["bias"][...]
+    step = {name: -0.1 * slope for name, slope in nnx.to_pure_dict(gradient).items()}
+    now = nnx.to_pure_dict(nnx.state(head, nnx.Param))
+    nnx.update(head, {name: now[name] + step[name] for name in step})
     assert head(hidden, labels) < before
     assert head.logits(hidden).shape == (6, 5)
     bare = need("multismooth.flax.nnx").LinearLoss(4, 5, use_bias=False, rngs=nnx.Rngs(0))

@@ -13,6 +13,7 @@ from conftest import need
 import multismooth
 from multismooth import Convention, parity
 from multismooth.convention import CHOICES
+from multismooth.doctor import jax_x64
 
 pytestmark = pytest.mark.filterwarnings("ignore::multismooth.SmoothingWarning")
 
@@ -189,7 +190,7 @@ def test_random_conventions_in_jax_are_recovered(capsys):
         shape = (settings.pop("convention"), settings.pop("reduction"), settings.pop("ignore_index"))
         return parity.identify(jax.tree_util.Partial(kernel(*shape), settings), "jax", **hints)
 
-    with jax.enable_x64(True):
+    with jax_x64(True):
         report(capsys, "jax", 252, recovered(jax_draws(6, 42, 2), identify))
 
 

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import need
+from conftest import need, version
 
 jax = need("jax")
 import jax.numpy as jnp  # noqa: E402
@@ -113,6 +113,7 @@ def temporaries(function, *shapes):
     return jax.jit(function).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.skipif(version("jax") < (0, 10, 2), reason="XLA before JAX 0.10.2 keeps one buffer more")
 @pytest.mark.parametrize("options", [{}, {"ignore_index": None}, {"z_loss": 1e-4}, {"reduction": "sum"}])
 def test_nothing_as_large_as_the_logits_exists_beside_the_gradient(options):
     rows, classes = 256, 32000
@@ -194,7 +195,11 @@ for spec in (P("data", None), P(None, "data")):
 def local(z, y):
     parts = ms.terms(z, y)
     return jax.lax.psum(parts.loss.sum(), "data") / jax.lax.psum(parts.weight.sum(), "data")
-mapped = jax.shard_map(local, mesh=mesh, in_specs=(P("data"), P("data")), out_specs=P())
+try:
+    from jax import shard_map
+except ImportError:  # JAX 0.6.0
+    from jax.experimental.shard_map import shard_map
+mapped = shard_map(local, mesh=mesh, in_specs=(P("data"), P("data")), out_specs=P())
 np.testing.assert_allclose(mapped(z, y), expected[0], rtol=1e-6)
 print("sharded", len(jax.devices()))
 """

@@ -7,11 +7,14 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import need
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import multismooth
 from multismooth import dispatch
@@ -235,6 +238,29 @@ def test_the_version_is_the_distributions():
     assert re.search(
         rf"^## {re.escape(multismooth.__version__)}", (Path(__file__).parents[1] / "CHANGELOG.md").read_text(), re.M
     )
+
+
+def pins(name):
+    lines = (Path(__file__).parents[1] / name).read_text(encoding="utf-8").splitlines()
+    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    assert all([bound.operator for bound in requirement.specifier] == ["=="] for requirement in found)
+    return {requirement.name.lower(): Version(next(iter(requirement.specifier)).version) for requirement in found}
+
+
+def test_the_lowest_releases_that_are_promised_are_those_that_are_tested():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    for name in ("docs", "dev"):  # they run nothing of the library
+        extras.pop(name)
+    promised = {}
+    for text in {*project["dependencies"], *(text for extra in extras.values() for text in extra)}:
+        requirement = Requirement(text)
+        if requirement.name != "multismooth":
+            assert [bound.operator for bound in requirement.specifier] == [">="], text
+            promised[requirement.name.lower()] = Version(next(iter(requirement.specifier)).version)
+    tested = pins("constraints-lowest.txt")
+    assert tested.pop("jaxlib") == tested["jax"]
+    assert tested == promised
 
 
 def backend(array):

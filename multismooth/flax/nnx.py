@@ -46,7 +46,7 @@ class LinearLoss(nnx.Linear):
             setattr(self, name, Option(jnp.array(value)) if is_array(value) else value)
 
     def __call__(self, hidden, targets, **options):  # type: ignore[override]
-        bias = None if self.bias is None else self.bias[...]
+        bias = self.bias[...] if self.use_bias else None
         hidden, kernel, bias = self.promote_dtype((hidden, self.kernel[...], bias), dtype=self.dtype)
         return linear_loss_by(self._product())(hidden, kernel.T, targets, bias=bias, **self.options | options)
 

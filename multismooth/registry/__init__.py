@@ -92,6 +92,8 @@ unexpressed: Mapping[str, str] = MappingProxyType(
     }
 )
 
+_names, _entries = dict(aliases), dict(conventions)  # torch.compile up to PyTorch 2.6 looks into dicts alone
+
 
 def resolve(convention: Any) -> Convention:
     """The Convention that a name, an alias or a Convention stands for; an unknown name suggests the nearest.
@@ -101,9 +103,9 @@ def resolve(convention: Any) -> Convention:
     """
     if isinstance(convention, Convention):
         return convention
-    name = aliases.get(convention, convention) if isinstance(convention, str) else ""
-    if name in conventions:
-        return conventions[name]
+    name = _names.get(convention, convention) if isinstance(convention, str) else ""
+    if name in _entries:
+        return _entries[name]
     if name in unexpressed:
         raise complain("convention", "what a Convention can express", repr(convention), f"Why: {unexpressed[name]}.")
     near = get_close_matches(str(convention).lower(), [*conventions, *aliases], n=1)

@@ -123,7 +123,7 @@ class TorchBackend(Backend):
 
     def loss(self, problem, settings):
         usual = type(settings) is Usual  # looked at in `glance`
-        if usual or fused.eligible(problem.logits, others=problem[1:]):
+        if usual or fused.eligible(problem.logits, others=[*problem][1:]):
             return fused.loss(problem, settings)
         if self.tracing() and ops.able(problem):
             return total(problem, settings, XP, ops.elements)

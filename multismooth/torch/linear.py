@@ -121,7 +121,7 @@ class Unchanged:
     """`linear.plain` for backward to run once more, which it refuses if the caller wrote to a tensor in between."""
 
     def __init__(self, hidden, classifier, bias, problem):
-        self._tensors = [x for x in (hidden, classifier, bias, *problem[1:]) if isinstance(x, torch.Tensor)]
+        self._tensors = [x for x in (hidden, classifier, bias, *[*problem][1:]) if isinstance(x, torch.Tensor)]
         self._versions = self._seen()
 
     def _seen(self):
@@ -138,7 +138,8 @@ class Unchanged:
 
 
 def _plain(hidden, classifier, bias, chunk_rows, problem, settings):
-    keeps = torch._C._are_functorch_transforms_active() or not torch.is_grad_enabled()
+    forward_mode = torch.autograd.forward_ad._current_level >= 0  # which up to 2.12 checkpoint has no rule for
+    keeps = forward_mode or torch._C._are_functorch_transforms_active() or not torch.is_grad_enabled()
     chunk_loss = (
         linear.plain
         if keeps
@@ -235,7 +236,7 @@ def loss(hidden, classifier, bias, chunk_rows, problem, settings):
     hidden, classifier, bias = _cast(hidden, classifier, bias)
     tensors = [tensor for tensor in (hidden, classifier, bias) if tensor is not None]
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    eligible = fused.eligible(*tensors, others=problem[1:] if torch.is_grad_enabled() else ())
+    eligible = fused.eligible(*tensors, others=[*problem][1:] if torch.is_grad_enabled() else ())
     if eligible and not wanted:
         return _evaluated(hidden, classifier, bias, chunk_rows, problem, settings)
     if settings.reduction == "none" or not eligible:

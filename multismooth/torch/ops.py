@@ -6,6 +6,8 @@ for its one node. Both are Triton's. `head` is a linear head's loss and gradient
 Derivatives beyond the first are those of `spec`; `head` has none.
 """
 
+import typing
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,8 @@ from multismooth.reduction import reduced_plan
 from multismooth.torch import gpu, linear
 from multismooth.torch.fused import differentiable_gradient
 from multismooth.torch.namespace import XP, float_of
+
+Flags = typing.List[bool]  # noqa: UP006 PyTorch 2.6 reads no list[bool] in an operator's signature
 
 
 def plan_of(labels, a, b, v_sum, zeta, alive, v, mask):
@@ -87,7 +91,7 @@ def there(index):
 
 def constant(problem):
     """Whether nobody wants a gradient of anything but the logits."""
-    return not any(isinstance(value, Tensor) and value.requires_grad for value in problem[1:])
+    return not any(isinstance(value, Tensor) and value.requires_grad for value in [*problem][1:])
 
 
 def able(problem):
@@ -113,7 +117,7 @@ def elements(axis, logits, plan):
 def head(
     hidden: Tensor, classifier: Tensor, bias: Tensor | None, labels: Tensor, a: Tensor, b: Tensor, v_sum: Tensor,
     zeta: Tensor | None, alive: Tensor | None, v: Tensor | None, mask: Tensor | None, const: Tensor | None,
-    chunk_rows: int | None, reduction: str, accumulate: str, needed: list[bool],
+    chunk_rows: int | None, reduction: str, accumulate: str, needed: Flags,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """(summed loss, ∂hidden, ∂classifier, ∂bias, empty where not needed) for (N, D) rows and a reduced plan.
 
