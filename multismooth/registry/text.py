@@ -186,7 +186,7 @@ TEXT = (
         denominator="all",
         ignore_index=None,
         source="praxis 1.4, praxis/layers/embedding_softmax.py GShardSharedEmbeddingSoftmax",
-        notes='z-loss alike. use_tgt_labels_size_as_loss_denominator=False: "counted". No smoothing in evaluation.',
+        notes='Its z-loss too; use_tgt_labels_size_as_loss_denominator=False is "counted". No smoothing in evaluation.',
     ),
     Convention(
         "allennlp",
