@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from multismooth.namespace import Namespace
 
@@ -15,7 +16,8 @@ def number(size, z):
 
 
 def constant(value, z):
-    return jnp.asarray(value, dtype=float_of(z))
+    """Numbers stay NumPy's: as an array of JAX's own, NaN would set off `jax.debug_nans`."""
+    return (jnp if isinstance(value, jax.Array) else np).asarray(value, dtype=float_of(z))
 
 
 def at(index, size, axis):
