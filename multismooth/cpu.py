@@ -139,7 +139,7 @@ def columns(logits, labels, a, b, wanted=True, summed=True):
 
 
 def plain(loss):
-    """Whether `columns` is right: beyond are 0·inf, and sums over many elements that are infinite though theirs is not."""
+    """Whether `columns` is right: it knows nothing of 0·inf, nor of sums that are infinite though no summand is."""
     return math.isfinite(loss) if np.ndim(loss) == 0 else bool(np.isfinite(loss).all())
 
 

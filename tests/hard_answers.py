@@ -144,10 +144,10 @@ class Answers:
             found[index] = oracle.derivative(function, value, index)
         return found, max(1.0, np.abs(floats(found)).max(initial=0.0))
 
-    # --- a linear head --------------------------------------------------------------------------------------------------
+    # --- a linear head ------------------------------------------------------------------------------------------------
 
     def parts(self, reduction):
-        """(slopes, their heights, features) as rows; features of dead elements are 0. A row of zeros is always there."""
+        """(slopes, their heights, features) as rows; features of dead elements are 0. One row is 0."""
         hidden, _, _ = self.hard.head
         slopes, classes = self.hard.last(self.slopes(reduction)), self.hard.classes
         features = np.where(np.expand_dims(self.hard.dead, -1), 0.0, self.hard.last(hidden).astype(np.float64))
@@ -171,7 +171,7 @@ class Answers:
         logits = np.where(np.isfinite(self.call[0]), self.call[0], 0.0)
         return found, 1.0 + np.abs(logits).max(initial=0.0)
 
-    # --- comparing ------------------------------------------------------------------------------------------------------
+    # --- comparing ----------------------------------------------------------------------------------------------------
 
     @cache  # noqa: B019
     def expected(self, quantity):

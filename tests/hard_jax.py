@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import numpy as np
 from hard_answers import answers
 from hard_numpy import no_targets
-from hard_paths import REDUCTIONS, loss_dtype, no_head, not_core, not_of_rank_one, options, path
+from hard_paths import loss_dtype, not_core, options, path
 from hard_rows import LAYOUTS
 
 try:

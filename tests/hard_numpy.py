@@ -3,7 +3,14 @@
 import numpy as np
 from conftest import need
 from hard_paths import (
-    REDUCTIONS, loss_dtype, no_head, no_targets, not_of_rank_one, options, path, rule,
+    REDUCTIONS,
+    loss_dtype,
+    no_head,
+    no_targets,
+    not_of_rank_one,
+    options,
+    path,
+    rule,
 )  # fmt: skip
 from hard_rows import LAYOUTS
 

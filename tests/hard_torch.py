@@ -7,8 +7,21 @@ from conftest import interpreted, need
 from hard_answers import answers
 from hard_numpy import empty, half, not_columns, rows_differ
 from hard_paths import (
-    REDUCTIONS, infinite, infinite_entropy, infinite_slopes, labels, loss_dtype, no_head, no_targets, not_in_the_original,
-    not_of_rank_one, not_rows, options, path, rule, shared_memory,
+    REDUCTIONS,
+    infinite,
+    infinite_entropy,
+    infinite_slopes,
+    labels,
+    loss_dtype,
+    no_head,
+    no_targets,
+    not_in_the_original,
+    not_of_rank_one,
+    not_rows,
+    options,
+    path,
+    rule,
+    shared_memory,
 )  # fmt: skip
 from hard_rows import LAYOUTS
 
@@ -198,7 +211,7 @@ def no_slope(hard):
 def of_settings(row):
     for name in ("label_smoothing", "weight", "prior", "sample_weight"):
         value = row.settings.get(name, 0.1 if name == "label_smoothing" else None)
-        if value is not None and not getattr(value, "dtype", torch.float32) == torch.bool:
+        if value is not None and getattr(value, "dtype", torch.float32) != torch.bool:
             dtype = getattr(value, "dtype", getattr(torch, row.wide))
             own = row.settings[name] = torch.as_tensor(value, dtype=dtype, device="cpu").detach().requires_grad_()
             (found,) = torch.autograd.grad(row.call(ms.loss), own)

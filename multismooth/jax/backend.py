@@ -26,11 +26,14 @@ def readable(array):
     return array if array.dtype.kind in "biuf" else array.astype(np.float32)
 
 
+PLAIN = linear.Product()
+
+
 class JaxBackend(backend.Backend):
     name = "jax"
     xp = XP
 
-    def __init__(self, product=linear.Product()):
+    def __init__(self, product=PLAIN):
         """`product`: how a linear head's features meet its classifier."""
         self.product = product
 
