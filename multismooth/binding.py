@@ -51,6 +51,9 @@ class Binding(Arguments):
         soft, slack = kind != "integer", target_checks.tolerance(targets.dtype)
         settings = Settings(convention, axis, soft, ignore_index, reduction, valid=soft, row_tolerance=slack)
         _combinations(convention, problem, soft, reduction)
+        if convention.exclude and convention.receivers(num_classes) == 0:
+            expected, got = "one that lets a class take smoothed mass", f"exclude={convention.exclude} of {num_classes}"
+            raise complain("convention", expected, got, "Exclude the padding class alone.")
         if validate is False:  # rows that nobody is to look at are taken as they are
             return problem, settings
         problem = self._unseen(problem, validate)

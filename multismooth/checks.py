@@ -144,11 +144,11 @@ def existing(mask, excluded, num_classes):
 
 
 def together(mask, excluded, num_classes, axis):
-    """(what they are called, the classes that both leave), or None where neither is given."""
+    """(what they are called, the classes that both leave or None for all)."""
     found = dict(existing(mask, excluded, num_classes))
-    if not found:
-        return None
     masks = list(found.values())
+    if not masks:
+        return "", None
     if len(masks) == 2 and mask.ndim > 1:
         masks[1] = masks[1].reshape([-1 if k == axis else 1 for k in range(mask.ndim)])
     return "` and `".join(found), masks[0] if len(masks) == 1 else masks[0] & masks[1]
@@ -162,7 +162,7 @@ def some_class(what, mask, axis, counted):
     if bad.any():
         number, index = first(bad)
         raise complain(
-            "class_mask" if "class_mask" in what else what,
+            "class_mask",
             f"at least one class everywhere that exists under `{what}`",
             f"none at {index}, {number} in all",
             "True is a class that exists. Elements that are to count for nothing get sample_weight 0.",

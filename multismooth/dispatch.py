@@ -47,11 +47,12 @@ def _dispatched(method: Callable[Concatenate[Any, Arguments], Result]) -> Callab
 
     @wraps(method)
     def call(*args: Arguments.args, **options: Arguments.kwargs) -> Result:
-        if not args and first not in options:
-            raise misused(call, args, options)
+        wrong = None if args or first in options else misused(call, args, options)
+        if wrong is not None:
+            raise wrong
         return getattr(backend_of(args[0] if args else options[first]), name)(*args, **options)
 
-    call.__signature__ = signature.replace(parameters=parameters)
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return named(call, "multismooth")
 
 

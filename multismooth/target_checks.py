@@ -198,14 +198,13 @@ def distributions(argument, rows, axis, slack, counted=None, error=TargetError):
     )
 
 
-def prior_left(prior, rows_of, axis, found, counted):
+def prior_left(prior, rows_of, axis, what, allowed, counted):
     """A prior keeps mass on the classes that exist, at every counted element.
 
-    `rows_of`: the labels of a (K, K) prior's rows, or soft rows that mix them. `found` is from `checks.together`.
+    `rows_of`: the labels of a (K, K) prior's rows, or soft rows that mix them. `allowed` is from `checks.together`.
     """
-    if found is None or (prior.ndim > 1 and rows_of is None):
+    if prior.ndim > 1 and rows_of is None:
         return
-    what, allowed = found
     allowed = allowed if allowed.ndim == 1 else np.moveaxis(allowed, axis, -1)
     with np.errstate(all="ignore"):
         if prior.ndim > 1 and rows_of.dtype.kind in "iu":

@@ -13,22 +13,31 @@ from multismooth.problem import Problem, Settings
 class Seen:
     """What can be seen of a call: NumPy arrays, plain numbers, and None for what is not there or out of sight.
 
-    labelled: elements whose label is not ignored; counted: those of them with a sample weight; alive: those whose
-    logits matter, which under ignore_scope "nll_only" the ignored ones' do. None: all. known: all of this is in sight.
+    something: elements with a sample weight that is not 0. counted: those of them whose label is not ignored. weighed:
+    those whose sample weight matters; alive: those whose logits do, as an ignored label's under ignore_scope "nll_only".
+    None: all. known: all of this is in sight.
     """
+
+    smoothing: Any
+    weight: Any
+    prior: Any
+    mask: Any
+    sample_weight: Any
+    z_loss: Any
+    normalizer: Any
 
     def __init__(self, problem: Problem, shape, targets, see: Callable[[Any], Any], ignore_index=None, keeps=False):
         self.targets, self.shape = targets, tuple(shape)
         self.smoothing, self.weight, self.prior, self.mask, self.sample_weight, self.z_loss, self.normalizer = (
             value if isinstance(value, float) else see(value) for value in problem[2:]
         )
-        s, self.labelled = self.sample_weight, None
-        if ignore_index is not None and targets is not None:
-            self.labelled = targets != ignore_index
+        s = self.sample_weight
+        labelled = None if ignore_index is None or targets is None else targets != ignore_index
         self.something = None if s is None else np.broadcast_to(s != 0, self.shape)
-        both = [x for x in (self.labelled, self.something) if x is not None]
+        both = [x for x in (labelled, self.something) if x is not None]
         self.counted = None if not both else np.logical_and.reduce(both)
-        self.alive = self.something if keeps else self.counted
+        self.weighed: Any = None if keeps else labelled
+        self.alive: Any = self.something if keeps else self.counted
         self.known = (s is None) == (problem.sample_weight is None) and (ignore_index is None or targets is not None)
 
     def anything(self):
@@ -38,9 +47,7 @@ class Seen:
     def check(self):
         """Sample weights, ε and the normalizer; the largest ε that counts."""
         if self.sample_weight is not None:
-            checks.not_negative(
-                "sample_weight", self.sample_weight, self.labelled if self.alive is self.counted else None
-            )
+            checks.not_negative("sample_weight", self.sample_weight, self.weighed)
         if self.normalizer is not None and self.normalizer == 0 and self.anything():
             raise checks.divides_by_nothing()
         epsilon = self.smoothing
@@ -63,9 +70,9 @@ def check(problem: Problem, settings: Settings, targets, see, tracing: bool) -> 
     if mask is not None and mask.ndim > 1:
         mask = np.broadcast_to(mask, tuple(z.shape))
     valid = clean = False
-    left = checks.together(mask, excluded, num_classes, axis) if there else None
-    if left is not None:
-        checks.some_class(*left, axis, seen.alive)
+    what, left = checks.together(mask, excluded, num_classes, axis) if there and not tracing else ("", None)
+    if mask is not None and (seen.known or mask.ndim == 1):
+        checks.some_class(what, left, axis, seen.alive)
     if targets is not None and not soft:
         clean = target_checks.labels(targets, num_classes, ignored, mask, axis, excluded, seen.something)
         valid = problem.sample_weight is None and there
@@ -78,7 +85,8 @@ def check(problem: Problem, settings: Settings, targets, see, tracing: bool) -> 
         target_checks.distributions(
             "prior", seen.prior, -1, target_checks.tolerance(problem.prior.dtype), error=ValueError
         )
-        target_checks.prior_left(seen.prior, targets, axis, left, seen.alive)
+        if left is not None and (seen.known or left.ndim == seen.prior.ndim == 1):
+            target_checks.prior_left(seen.prior, targets, axis, what, left, seen.alive)
     if seen.weight is not None or seen.prior is not None or epsilon > 0.5:
         mass = convention.mass(epsilon, convention.receivers(num_classes))
         if seen.weight is not None:

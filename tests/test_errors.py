@@ -34,7 +34,7 @@ ELSEWHERE = {
     ("multismooth.compiled.arithmetic", "NotImplementedError"): "compiled, and never run",
     ("multismooth.compiled.by_rows", "NotImplementedError"): "compiled, and never run",
     ("multismooth.public", "wrong"): "the TypeError of a wrong call, which `misused` words",
-    ("multismooth.dispatch", "misused"): "the same",
+    ("multismooth.dispatch", "wrong"): "the same",
     (
         "multismooth.torch.linear",
         "RuntimeError",
