@@ -153,3 +153,27 @@ def test_a_float16_head_under_a_grad_scaler_loses_nothing(chunk_rows, compiled):
         for found, expected in zip(run(torch.float16, call), true, strict=True):
             assert (found - expected).norm() / expected.norm() < 2e-3
             assert (found == 0).double().mean() < 1e-3
+
+
+@pytest.mark.parametrize("chunk_rows", [None, 6000])
+def test_a_float16_head_in_jax_loses_nothing(chunk_rows):
+    jax, jnp = need("jax"), need("jax.numpy")
+    import multismooth.jax as mj
+
+    rng = np.random.default_rng(0)
+    hidden, classifier = (rng.normal(size=(rows, 8)).astype(np.float16) for rows in (20_000, 60))
+    labels = rng.integers(60, size=20_000)
+
+    def run(dtype, **settings):
+        def scaled(hidden, classifier):
+            loss = mj.linear_loss(hidden, classifier, jnp.asarray(labels), chunk_rows=chunk_rows, **settings)
+            return 65_536 * loss
+
+        found = jax.grad(scaled, argnums=(0, 1))(jnp.asarray(hidden, dtype), jnp.asarray(classifier, dtype))
+        return [np.asarray(x, np.float64) for x in found]
+
+    with jax.enable_x64(True):
+        true = run(np.float64)
+    for found, expected in zip(run(np.float16), true, strict=True):
+        assert np.linalg.norm(found - expected) < 2e-3 * np.linalg.norm(expected)
+        assert ((found == 0) & (np.abs(expected) > 2.0**-24)).mean() < 1e-3

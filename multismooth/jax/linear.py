@@ -188,7 +188,10 @@ def _add_product(total, g, own, precision):
 
 
 def _gradients(call, hidden, classifier, bias, problem):
-    """(loss, (∂hidden, ∂classifier, ∂bias)), each chunk's gradient formed while its logits exist."""
+    """(loss, (∂hidden, ∂classifier, ∂bias)), each chunk's gradient formed while its logits exist.
+
+    Nothing is rounded to float16 here, where most of a mean's gradient is 0 until the upstream gradient arrives.
+    """
     operands = hidden, classifier, bias, problem
     hidden, classifier, bias, problem = spread(operands, axes_of(operands))
     rows, problem, settings, shape, mean, size = _rows(call, hidden, classifier, bias, problem)
@@ -199,17 +202,17 @@ def _gradients(call, hidden, classifier, bias, problem):
         logits, plan, own = _chunk(call, chunk[0], classifier, bias, chunk[1], settings, mean)
         each, g = kernel.elements(1, logits, plan), kernel.gradient(logits, plan, 1)
         d_bias = None if bias is None else d_bias + jnp.sum(g, axis=0)
-        g = g if own.dtype == jnp.float16 else g.astype(own.dtype)  # in float16 ε/(K·N) is 0
+        narrow = g.dtype if own.dtype == jnp.float16 else own.dtype
+        g = g.astype(narrow)
         d_classifier = _add_product(d_classifier, g, own, precision)
-        d_own = jnp.matmul(g, classifier, precision=precision).astype(own.dtype)
+        d_own = jnp.matmul(g, classifier, precision=precision).astype(narrow)
         return (total + jnp.sum(each), d_classifier, d_bias), (d_own, each)
 
     d_classifier = jnp.zeros(classifier.shape, classifier.dtype if settings.accumulate == "input" else dtype)
     start = (jnp.zeros((), dtype), d_classifier, None if bias is None else jnp.zeros(bias.shape, dtype))
     (total, d_classifier, d_bias), (d_hidden, each) = _scan(body, start, rows, problem, settings, shape, size)
     value = each if settings.reduction == "none" else total
-    d_bias = None if bias is None else d_bias.astype(bias.dtype)
-    return value, (jnp.moveaxis(d_hidden, -1, call.settings.axis), d_classifier.astype(classifier.dtype), d_bias)
+    return value, (jnp.moveaxis(d_hidden, -1, call.settings.axis), d_classifier, d_bias)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -240,4 +243,5 @@ def loss(call, hidden, classifier, bias, problem):
 @partial(jax.jit, static_argnums=0)
 def loss_and_grad(call, hidden, classifier, bias, problem):
     value, gradients = _gradients(call, hidden, classifier, bias, problem)
-    return value, jax.tree.map(typed_as, gradients, (hidden, classifier, bias))
+    given = hidden, classifier, bias
+    return value, jax.tree.map(lambda gradient, of: typed_as(gradient.astype(of.dtype), of), gradients, given)
