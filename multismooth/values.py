@@ -14,7 +14,7 @@ class Seen:
     """What can be seen of a call: NumPy arrays, plain numbers, and None for what is not there or out of sight.
 
     something: elements with a sample weight that is not 0. counted: those of them whose label is not ignored. weighed:
-    those whose sample weight matters; alive: those whose logits do, as an ignored label's under ignore_scope "nll_only".
+    those whose sample weight matters; alive: those whose logits do, as an ignored one's under ignore_scope "nll_only".
     None: all. known: all of this is in sight.
     """
 
