@@ -84,3 +84,13 @@ def seeded():
     numpy.random.seed(0)  # noqa: NPY002 other libraries draw from it
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture
+def x64():
+    """JAX with 64-bit numbers."""
+    config = need("jax").config
+    before = config.read("jax_enable_x64")
+    config.update("jax_enable_x64", True)
+    yield
+    config.update("jax_enable_x64", before)

@@ -20,14 +20,6 @@ LOGITS, LABELS = RNG.normal(size=(6, 5)), np.array([0, 1, 2, -100, 4, 0])
 SETTINGS = {"convention": "others", "weight": RNG.uniform(0.5, 2, 5), "z_loss": 0.1, "label_smoothing": 0.2}
 
 
-@pytest.fixture
-def x64():
-    before = jax.config.read("jax_enable_x64")
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
-
-
 def loss(z, **options):
     return ms.loss(z, jnp.asarray(LABELS), **SETTINGS | options)
 
