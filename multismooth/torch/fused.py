@@ -15,10 +15,15 @@ from multismooth.torch.namespace import XP, float_of
 from multismooth.torch.plans import planned
 
 
+PROXY = torch._C._TorchDispatchModeKey.PROXY
+
+
 def transforming():
-    """Whether a compiler, torch.func or forward-mode AD is watching: then nothing but `spec` will do."""
+    """Whether a compiler, a tracer, torch.func or forward-mode AD is watching: then nothing but `spec` will do."""
     return (
         torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None  # torch.jit.trace
+        or torch._C._get_dispatch_mode(PROXY) is not None  # make_fx
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
     )
