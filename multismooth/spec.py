@@ -181,7 +181,7 @@ def weighted_gap(row, gap, axis, xp):
 
 def product(factor, value, xp):
     """factor·value with 0·inf = 0."""
-    if isinstance(factor, float) and factor != 0.0 and value.ndim:  # forward mode widens a number times a 0-d tensor
+    if isinstance(factor, float) and factor != 0.0:
         return factor * value
     factor = xp.constant(factor, value)
     return factor * xp.where((factor == 0) & xp.isinf(value), xp.zeros_like(value), value)

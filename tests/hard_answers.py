@@ -35,6 +35,7 @@ class Answers:
         )
         wide = hard.logits.astype(np.float64)
         targets = hard.targets.astype(np.float64) if hard.targets.dtype.kind == "V" else hard.targets
+        self.turn = self.turn * np.asarray(hard.existing)
         self.call = wide, targets
         self.digits = 40 + len(
             str(int(np.abs(wide, where=np.isfinite(wide), out=np.zeros_like(wide)).max(initial=0.0)))
@@ -157,7 +158,8 @@ class Answers:
 
     def of_classifier(self, reduction):
         slopes, heights, features = self.parts(reduction)
-        return slopes.T @ features, np.maximum(heights.T @ np.abs(floats(features)), 1.0)
+        sizes = np.maximum(heights.T @ np.abs(floats(features)), 1.0)
+        return slopes.T @ features, np.where(sizes < LARGEST.get(self.hard.dtype, np.inf), sizes, np.inf)
 
     def of_bias(self, reduction):
         slopes, heights, _ = self.parts(reduction)

@@ -1,11 +1,17 @@
-"""JAX's paths through the table of hard inputs."""
+"""JAX's paths through the table of hard inputs.
 
-from contextlib import nullcontext
+Compiling takes a second for each function and kind of row, so it is done for the `core` rows; all rows are computed
+operation by operation (`jax.disable_jit`), in the same text.
+"""
+
+from contextlib import ExitStack
 
 import numpy as np
 from hard_answers import answers
-from hard_numpy import no_targets
-from hard_paths import loss_dtype, not_core, options, path
+from hard_paths import (
+    infinite_entropy, infinite_slopes, labels, loss_dtype, no_head, no_targets, not_core, not_of_rank_one, options,
+    path, rule, unlike_slopes,
+)  # fmt: skip
 from hard_rows import LAYOUTS
 
 try:
@@ -27,40 +33,41 @@ class Row:
         self.settings = {
             name: lay(value) if isinstance(value, np.ndarray) else value for name, value in hard.settings.items()
         }
-        expected, dtype = answers(hard.name), getattr(jnp, self.wide)
-        self.cotangent = jnp.asarray(expected.cotangent, dtype)
-        self.direction = jnp.asarray(expected.direction, jnp.asarray(self.z).dtype)
+        expected, dtype = answers(hard.name), jnp.asarray(self.z).dtype
+        self.cotangent = jnp.asarray(expected.cotangent, self.wide)
+        self.direction, self.turn = jnp.asarray(expected.direction, dtype), expected.turn
 
     def call(self, function, reduction="mean", **more):
         return function(self.z, self.y, **options(self.hard, self.settings, reduction), **more)
 
-    def head(self):
-        return [jnp.asarray(part) for part in self.hard.head]
+    def head(self, function, reduction, hidden=None, **more):
+        own, classifier, bias = (jnp.asarray(part) for part in self.hard.head)
+        settings = options(self.hard, self.settings, reduction) | more
+        return function(own if hidden is None else hidden, classifier, self.y, bias=bias, **settings)
 
 
-def on(name, *unfit):
+def on(name, *unfit, compiled=False):
     def enter(run):
-        def wide(hard):
-            with jax.enable_x64(True) if hard.dtype == "float64" else nullcontext():
+        def under(hard):
+            with ExitStack() as stack:
+                stack.enter_context(jax.enable_x64(hard.dtype == "float64"))
+                if not compiled:
+                    stack.enter_context(jax.disable_jit())
                 return list(run(Row(hard)))
 
-        path(name, "jax", *unfit)(wide)
+        path(name + (", compiled" if compiled else ""), "jax", *unfit, *([not_core] if compiled else []))(under)
         return run
 
     return enter
 
 
-@on("loss")
-def loss(row):
-    yield "loss mean", row.call(ms.loss), row.wide
-    yield "loss none", row.call(ms.loss, "none"), row.wide
-
-
-@on("loss_and_grad")
-def loss_and_grad(row):
+@on("loss, loss_and_grad", compiled=True)
+@on("loss, loss_and_grad")
+def everyday(row):
     value, gradient = row.call(ms.loss_and_grad)
     yield "loss mean", value, row.wide
     yield "raw mean", gradient, row.own
+    yield "loss none", row.call(ms.loss, "none"), row.wide
 
 
 @on("terms")
@@ -78,61 +85,108 @@ def smooth_targets(row):
     yield "q", ms.smooth_targets(row.y, row.hard.classes, dtype=row.wide, **settings), row.wide
 
 
-def traced(row, function):
-    """A jitted function of the logits, the targets and all settings that may be traced."""
-    fixed = {name: value for name, value in row.settings.items() if name in ("axis", "convention", "ignore_index")}
-    moving = {name: value for name, value in row.settings.items() if name not in fixed}
-
-    def call(z, y, moving):
-        return function(z, y, {"label_smoothing": 0.1} | fixed | moving)
-
-    return jax.jit(call)(row.z, row.y, {"label_smoothing": row.settings.get("label_smoothing", 0.1)} | moving)
+# --- derivatives ------------------------------------------------------------------------------------------------------
 
 
-@on("jax.jit, every derivative", not_core)
+def every_derivative(row, z, y, settings):
+    def each(z):
+        return ms.loss(z, y, reduction="none", **options(row.hard, settings, None))
+
+    def weighted(z):
+        return (each(z) * row.cotangent).sum()
+
+    value, pull = jax.vjp(each, z)
+    slope, curve = jax.jvp(jax.grad(weighted), (z,), (row.direction,))
+    yield "loss none", value, row.wide
+    yield "slope none", pull(row.cotangent)[0], row.own
+    yield "slope none", slope, row.own
+    yield "curve none", curve, row.own
+    yield "curve none", jax.grad(lambda z: (jax.grad(weighted)(z) * row.direction).sum())(z), row.own
+    yield "tangent none", jax.jvp(each, (z,), (row.direction,))[1], row.wide
+    yield "loss none", jax.vmap(each)(jnp.stack([z, z]))[1], row.wide
+
+
+@on("every derivative")
 def derivatives(row):
-    def function(z, y, settings):
-        def each(z):
-            return ms.loss(z, y, reduction="none", **options(row.hard, settings, None))
+    yield from every_derivative(row, jnp.asarray(row.z), row.y, row.settings)
 
-        def weighted(z):
-            return (each(z) * row.cotangent).sum()
 
-        value, pull = jax.vjp(each, z)
-        slope, curve = jax.jvp(jax.grad(weighted), (z,), (row.direction,))
-        found = [
-            ("loss none", value, row.wide),
-            ("slope none", pull(row.cotangent)[0], row.own),
-            ("slope none", slope, row.own),
-            ("curve none", curve, row.own),
-            ("curve none", jax.grad(lambda z: (jax.grad(weighted)(z) * row.direction).sum())(z), row.own),
-            ("tangent none", jax.jvp(each, (z,), (row.direction,))[1], row.wide),
-            ("loss none", jax.vmap(each)(jnp.stack([z, z]))[1], row.wide),
-        ]
-        names.extend((quantity, dtype) for quantity, _, dtype in found)
-        return [result for _, result, _ in found]
-
+@on("every derivative under jax.jit", compiled=True)
+def traced(row):
+    """With everything traced that may be: arrays, and ε where it is a number."""
+    fixed = {name: value for name, value in row.settings.items() if name in ("axis", "convention", "ignore_index")}
+    moving = {"label_smoothing": 0.1} | {name: value for name, value in row.settings.items() if name not in fixed}
     names = []
-    results = traced(row, function)
-    yield from ((quantity, result, dtype) for (quantity, dtype), result in zip(names, results, strict=True))
-
-
-@on("jax.grad of logits, targets and settings", not_core)
-def gradients(row):
-    moving = {
-        name: row.settings.get(name, 0.1)
-        for name in ("label_smoothing", "weight", "prior")
-        if name in row.settings or name == "label_smoothing"
-    }
-    soft = row.hard.soft
 
     def function(z, y, moving):
-        return ms.loss(z, y, **row.settings | moving)
+        names[:], results, dtypes = zip(*every_derivative(row, z, y, fixed | moving), strict=True)
+        names.extend(dtypes)
+        return results
 
-    wrt = (0, 1, 2) if soft else (0, 2)
-    found = dict(zip(wrt, jax.grad(function, wrt)(row.z, row.y, moving), strict=True))
-    yield "slope mean", found[0], row.own
-    if soft:
-        yield "of_targets mean", found[1], str(row.y.dtype)
-    for name, value in found[2].items():
-        yield f"of_setting {name}", value, "float32"
+    results = jax.jit(function)(row.z, row.y, moving)
+    yield from zip(names[: len(results)], results, names[len(results) :], strict=True)
+
+
+@on("the targets' gradients", labels, infinite_slopes, infinite_entropy)
+def of_targets(row):
+    def of(z, y):
+        return ms.loss(z, y, **options(row.hard, row.settings, "mean"))
+
+    z, y = jnp.asarray(row.z), jnp.asarray(row.y)
+    slope, moved = jax.grad(of, (0, 1))(z, y)
+    yield "slope mean", slope, row.own
+    yield "of_targets mean", moved, str(y.dtype)
+    turn = jnp.asarray(row.turn, y.dtype)
+    yield "twist mean", jax.grad(lambda z: jax.jvp(lambda y: of(z, y), (y,), (turn,))[1])(z), row.own
+
+
+@on("the settings' gradients", unlike_slopes, infinite_entropy)
+def of_settings(row):
+    moving = {name: value for name, value in row.settings.items() if name in ("weight", "prior", "sample_weight")}
+    moving = {name: jnp.asarray(value) for name, value in moving.items() if value.dtype != bool}
+    moving["label_smoothing"] = jnp.asarray(row.settings.get("label_smoothing", 0.1), row.wide)
+    found = jax.grad(lambda moving: ms.loss(row.z, row.y, **row.settings | moving))(moving)
+    for name, value in found.items():
+        yield f"of_setting {name}", value, str(moving[name].dtype)
+
+
+# --- linear heads -----------------------------------------------------------------------------------------------------
+
+
+@on("linear_loss, linear_loss_and_grad", no_head)
+def linear(row):
+    for chunk_rows, reduction in ((None, "mean"), (3, "sum")):
+        value, found = row.head(ms.linear_loss_and_grad, reduction, chunk_rows=chunk_rows)
+        yield f"loss {reduction}", value, row.wide
+        for name, gradient in zip(("raw", "of_classifier", "of_bias"), found, strict=True):
+            yield f"{name} {reduction}", gradient, row.own
+    yield "loss none", row.head(ms.linear_loss, "none", chunk_rows=3), row.wide
+
+
+@rule("compiles for seconds")
+def few(hard):
+    return hard.name not in ("offset 0", "NaN behind an ignored label", "NaN behind weight 0, soft", "one-hot rows")
+
+
+@on("linear_loss and its derivatives", few, no_head, compiled=True)
+@on("linear_loss and its derivatives", no_head)
+def linear_derivatives(row):
+    hidden = jnp.asarray(row.hard.head[0])
+
+    def of(reduction):
+        return lambda x: row.head(ms.linear_loss, reduction, x, chunk_rows=3)
+
+    value, pull = jax.vjp(of("none"), hidden)
+    yield "loss none", value, row.wide
+    yield "slope none", pull(row.cotangent)[0], row.own
+    slope, curve = jax.jvp(jax.grad(of("mean")), (hidden,), (row.direction,))
+    yield "slope mean", slope, row.own
+    yield "curve mean", curve, row.own
+    yield "tangent mean", jax.jvp(of("mean"), (hidden,), (row.direction,))[1], row.wide
+
+
+@on("smoothing_correction", no_head, not_of_rank_one)
+def correction(row):
+    row.settings.pop("z_loss", None)
+    for reduction in ("mean", "none"):
+        yield f"correction {reduction}", row.head(ms.smoothing_correction, reduction), row.wide

@@ -11,6 +11,7 @@ import numpy as np
 
 PATHS: dict[str, "Path"] = {}
 REDUCTIONS = ("mean", "sum", "none")
+OTHER_LABELS = ("int8", "int16", "int32", "uint8", "uint16", "uint32", "uint64")
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,7 @@ def floating(array):
 
 def infinite(hard):
     """Whether a live logit of an existing class is infinite."""
-    there = np.broadcast_to(hard.settings.get("class_mask", True), hard.last(hard.logits).shape)
-    live = ~hard.dead[..., None] & there
+    live = ~hard.dead[..., None] & hard.last(hard.existing)
     return not np.isfinite(hard.last(hard.logits).astype(float)[live]).all()
 
 
@@ -84,6 +84,15 @@ def infinite_slopes(hard):
     return infinite(hard)
 
 
+@rule("an infinite logit has an infinite derivative, and what counts for nothing has none")
+def unlike_slopes(hard):
+    if infinite(hard) or hard.dead.any() or hard.logits.size == 0:
+        return True
+    weight = hard.settings.get("weight")
+    weightless = weight is not None and not hard.soft and not weight[hard.targets].any()
+    return weightless or np.abs(hard.logits.astype(float)).max() > 1e38
+
+
 @rule("an entropy has an infinite derivative where a target is 0")
 def infinite_entropy(hard):
     kl = getattr(hard.settings.get("convention"), "objective", "") == "kl"
@@ -93,6 +102,16 @@ def infinite_entropy(hard):
 @rule("no product has its −inf logits, or parts of the product's gradient are beyond float16")
 def no_head(hard):
     return hard.head is None or (hard.dtype == "float16" and np.abs(hard.logits.astype(float)).max(initial=0) > 1e4)
+
+
+@rule("the arrays are another row's by the time that this is computed")
+def alike(hard):
+    return hard.layout not in ("plain", "strided") or str(hard.targets.dtype) in OTHER_LABELS
+
+
+@rule("PyTorch's forward mode makes float64 of a number times a tensor without axes")
+def no_axes(hard):
+    return hard.elements == ()
 
 
 @rule("torch.func.jvp takes no memory that several entries share")
@@ -121,6 +140,12 @@ def not_in_the_original(hard):
     known = set(hard.settings) <= {"weight", "ignore_index", "label_smoothing", "axis"}
     scalar = isinstance(hard.settings.get("label_smoothing", 0.0), float)
     return not (known and scalar and hard.axis == min(hard.logits.ndim - 1, 1)) or hard.targets.dtype == bool
+
+
+@rule("the original refuses these labels")
+def refused_labels(hard):
+    beside = hard.layout == "arrays beside tensors"
+    return beside or (hard.targets.dtype.kind in "iu" and str(hard.targets.dtype) not in ("int64", "uint8"))
 
 
 @rule("the original takes (N, D) features alone")

@@ -60,6 +60,13 @@ class Hard:
         s = np.broadcast_to(self.settings.get("sample_weight", 1.0), self.elements)
         return (s == 0) if self.soft else (s == 0) | (self.targets == self.settings.get("ignore_index", -100))
 
+    @property
+    def existing(self):
+        """Which classes exist, in the shape of the logits."""
+        mask = np.asarray(self.settings.get("class_mask", True))
+        rows = np.broadcast_to(mask, self.last(self.logits).shape) if mask.ndim < 2 else self.last(mask)
+        return np.moveaxis(rows, -1, self.axis)
+
     def last(self, array):
         """An array of the logits' shape, classes last."""
         return np.moveaxis(array, self.axis, -1)
@@ -188,13 +195,13 @@ def narrow():
     for dtype in (BF16, F16):
         name, soft = dtype.name, (np.round(SOFT * 64) / 64).astype(F32)
         soft[:, 0] += 1 - soft.sum(1)
-        yield Hard(f"{name} logits", Z.astype(dtype), LABELS, core=True)
+        yield Hard(f"{name} logits", Z.astype(dtype), LABELS, core=dtype == F16)
         yield Hard(f"{name} logits, offset 1e4", shifted(1e4, dtype), LABELS)
         yield Hard(f"{name} logits, NaN behind an ignored label", at(Z, 1, NAN).astype(dtype), IGNORED)
         yield Hard(f"{name} logits and class weights", Z.astype(dtype), LABELS, {"weight": WEIGHTS.astype(dtype)})
         yield Hard(f"{name} rows", Z, soft.astype(dtype))
         yield Hard(f"{name} rows, rounded", Z, SOFT.astype(dtype))
-        yield Hard(f"{name} logits and rows", Z.astype(dtype), SOFT.astype(dtype), core=True)
+        yield Hard(f"{name} logits and rows", Z.astype(dtype), SOFT.astype(dtype), core=dtype == BF16)
         yield Hard(f"{name} logits and one-hot rows", Z.astype(dtype), CORNERS.astype(dtype))
     yield Hard("float16 logits at ±6e4", np.array([[6e4, -6e4, 0, 6e4, 1]] * 4, F16), np.array([0, 1, 2, 3]))
     yield Hard("float16 logits below its normal numbers", np.full((4, 5), 6e-8, F16), LABELS)
@@ -316,6 +323,8 @@ def sizes():
     yield Hard("3e38 and 0", at(np.full((4, 5), 3e38, F32), ([0, 1, 2, 3], [1, 2, 4, 0]), 0.0), LABELS)
     yield Hard("1e38 apart", at(np.zeros((4, 5), F32), ([0, 1, 2, 3], [1, 2, 4, 0]), -1e38), CORNERS)
     yield Hard("below the normal numbers", (Z * F32.type(1e-40)).astype(F32), LABELS)
+    apart = {"label_smoothing": 1.0, "prior": PRIOR}
+    yield Hard("labels a million below, ε = 1, prior 0 there", column(Z, -1e6), np.full(4, 2), apart)
     yield Hard("labels a thousand below", at(Z, (np.arange(4), LABELS), -1000.0), LABELS)
 
 

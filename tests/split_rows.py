@@ -86,7 +86,9 @@ OTHERS = {
         "rows",
     ),
     "smooth_targets": (
-        lambda rows, shared, data: ms.smooth_targets(data["labels"], K, label_smoothing=data["each"]["label_smoothing"]),
+        lambda rows, shared, data: ms.smooth_targets(
+            data["labels"], K, label_smoothing=data["each"]["label_smoothing"]
+        ),
         "rows",
     ),
     "linear_loss_and_grad": (

@@ -69,6 +69,7 @@ def traced(arrays, call):
 
 def in_loops(arrays, call):
     """The body of a scan and of a while loop, which must agree."""
+
     def once(carry, _):
         return carry, call(carry)
 
