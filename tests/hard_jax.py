@@ -9,8 +9,18 @@ from contextlib import ExitStack
 import numpy as np
 from hard_answers import answers
 from hard_paths import (
-    infinite_entropy, infinite_slopes, labels, loss_dtype, no_head, no_targets, not_core, not_of_rank_one, options,
-    path, rule, unlike_slopes,
+    infinite_entropy,
+    infinite_slopes,
+    labels,
+    loss_dtype,
+    no_head,
+    no_targets,
+    not_core,
+    not_of_rank_one,
+    options,
+    path,
+    rule,
+    unlike_slopes,
 )  # fmt: skip
 from hard_rows import LAYOUTS
 

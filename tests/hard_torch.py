@@ -7,8 +7,24 @@ from conftest import interpreted, need
 from hard_answers import answers
 from hard_numpy import empty, half, not_columns, rows_differ
 from hard_paths import (
-    REDUCTIONS, alike, infinite, infinite_entropy, infinite_slopes, labels, loss_dtype, no_axes, no_head, no_targets,
-    not_in_the_original, not_of_rank_one, not_rows, options, path, refused_labels, rule, shared_memory,
+    REDUCTIONS,
+    alike,
+    infinite,
+    infinite_entropy,
+    infinite_slopes,
+    labels,
+    loss_dtype,
+    no_axes,
+    no_head,
+    no_targets,
+    not_in_the_original,
+    not_of_rank_one,
+    not_rows,
+    options,
+    path,
+    refused_labels,
+    rule,
+    shared_memory,
     unlike_slopes,
 )  # fmt: skip
 from hard_rows import LAYOUTS

@@ -252,7 +252,9 @@ class _Problem:
         """What the label's term, the smoothing term and the z-loss are divided by."""
         rules = self.rules
         each = rules.denominator, rules.smooth_denominator, rules.z_loss_denominator
-        return [self.denominator(elements, rules.denominator if own is None else own) for own in each]
+        found = [self.denominator(elements, rules.denominator if own is None else own) for own in each]
+        anything = any(e is not None and not e.ignored for e in elements.values())
+        return found if anything else [total or mpf("inf") for total in found]  # the mean over nothing is 0
 
     def total(self):
         """The loss, summed where the reduction is "none"."""

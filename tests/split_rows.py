@@ -3,7 +3,6 @@
 Every result and every gradient, formed outside and inside, is that of one device. Prints what it compared.
 """
 
-import sys
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """JAX: every function means the same in every mode: transformed, in loops, exported, split over devices, strict."""
 
-import subprocess
-import sys
 import warnings
 
 import numpy as np

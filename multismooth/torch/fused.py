@@ -14,7 +14,6 @@ from multismooth.torch import gpu, kernels
 from multismooth.torch.namespace import XP, float_of
 from multismooth.torch.plans import planned
 
-
 PROXY = torch._C._TorchDispatchModeKey.PROXY
 
 
