@@ -92,7 +92,7 @@ unexpressed: Mapping[str, str] = MappingProxyType(
     }
 )
 
-_names, _entries = dict(aliases), dict(conventions)  # torch.compile up to PyTorch 2.6 looks into dicts alone
+_names, _entries = dict(aliases), dict(conventions)  # all that torch.compile of PyTorch 2.6 looks into
 
 
 def resolve(convention: Any) -> Convention:

@@ -138,7 +138,7 @@ class Unchanged:
 
 
 def _plain(hidden, classifier, bias, chunk_rows, problem, settings):
-    forward_mode = torch.autograd.forward_ad._current_level >= 0  # which up to 2.12 checkpoint has no rule for
+    forward_mode = torch.autograd.forward_ad._current_level >= 0  # PyTorch 2.6 to 2.11: checkpoint has no rule for it
     keeps = forward_mode or torch._C._are_functorch_transforms_active() or not torch.is_grad_enabled()
     chunk_loss = (
         linear.plain
