@@ -209,7 +209,7 @@ def of_targets(row):
 def of_settings(row):
     for name in ("label_smoothing", "weight", "prior", "sample_weight"):
         value = row.settings.get(name, 0.1 if name == "label_smoothing" else None)
-        if value is not None and not getattr(value, "dtype", torch.float32) == torch.bool:
+        if value is not None and getattr(value, "dtype", torch.float32) != torch.bool:
             dtype = getattr(value, "dtype", getattr(torch, row.wide))
             own = row.settings[name] = torch.as_tensor(value, dtype=dtype, device="cpu").detach().requires_grad_()
             (found,) = torch.autograd.grad(row.call(ms.loss), own)

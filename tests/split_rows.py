@@ -3,7 +3,6 @@
 Every result and every gradient, formed outside and inside, is that of one device. Prints what it compared.
 """
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,7 +110,7 @@ def check(axes, mesh):
     def split(function, out):
         return shard_map(function, mesh=mesh, in_specs=where, out_specs=out)
 
-    for name, loss in LOSSES.items():
+    for loss in LOSSES.values():
 
         def everywhere(rows, shared, data, loss=loss):
             return jax.lax.psum(loss(rows, shared, data), axes)
@@ -128,7 +127,7 @@ def check(axes, mesh):
         outside, inside = jax.jit(both, compiler_options=QUICKLY)(ROWS, SHARED, data)
         same(outside, expected)
         same(inside, expected[1])
-    for name, (function, out) in OTHERS.items():
+    for function, out in OTHERS.values():
         specs = jax.tree.map(place.get, out)
         found = jax.jit(split(function, specs), compiler_options=QUICKLY)(ROWS, SHARED, data)
         same(found, jax.jit(function, compiler_options=QUICKLY)(ROWS, SHARED, data))
