@@ -334,7 +334,7 @@ def test_a_narrow_coefficient_keeps_its_value(kernel):
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 10**6), st.floats(0, 1))
+@given(st.integers(1, 40), st.integers(2, 40), st.integers(0, 10**6), st.floats(0, 1))
 def test_small_problems_have_a_compiled_kernel(rows, classes, seed, epsilon):
     need("numba")
     z, y = problem((rows, classes), 1, seed=seed)
