@@ -24,6 +24,11 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 # What is raised without `complain`, and why.
 ELSEWHERE = {
+    ("multismooth.torch.heads", "TypeError"): "what Python says of a keyword",
+    ("multismooth.flax.options", "TypeError"): "what Python says of a keyword",
+    ("multismooth.torch.originals", "REFUSALS.get(type(error), type(error))"): "the type that the original raises",
+    ("multismooth.threads", "error"): "is raised again, by another thread",
+    ("multismooth.compiled.arithmetic", "ImportError"): "says that there is no compiler",
     ("multismooth", "AttributeError"): "what Python says of a module",
     ("multismooth.parity.identification", "AttributeError"): "what Python says of an object",
     ("multismooth.errors", "MissingBackendError"): "says what to install",
