@@ -74,6 +74,7 @@ def halves(device, z, y, out=None):
 # --- sizes and features ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*have one class:multismooth.SmoothingWarning")
 @pytest.mark.parametrize("classes", CLASSES)
 def test_any_number_of_classes(device, blocks, classes):
     z, y = problem((3, classes), 1, np.float32, seed=classes)

@@ -153,7 +153,9 @@ def log_p(logits, plan, axis):
         columns = logits.movedim(axis, 0).to(dtype, memory_format=torch.contiguous_format, copy=True)
         return torch.log_softmax(columns, 0).movedim(0, axis)
     found = torch.log_softmax(logits, axis, dtype=None if logits.dtype is dtype else dtype)
-    if found.is_cpu and found.shape[axis] >= chunk.LONG:  # its own sum, in sixteen lanes, is 3e-5 off at 128,256 classes
+    if (
+        found.is_cpu and found.shape[axis] >= chunk.LONG
+    ):  # its own sum, in sixteen lanes, is 3e-5 off at 128,256 classes
         found.sub_(found.exp().sum(axis, keepdim=True).log_())
     return found
 
