@@ -80,9 +80,9 @@ def test_terms_have_the_mean_as_their_ratio(adapter):
 @pytest.mark.filterwarnings("ignore::multismooth.SmoothingWarning")
 @pytest.mark.parametrize("adapter", BACKENDS, ids=lambda adapter: adapter.name)
 def test_labels_of_weight_0_leave_the_z_loss(adapter):
-    """Σ w_y = 0: the smoothed loss is a mean over nothing, the z-loss is not."""
+    """Σ w_y = 0 without smoothing: that loss is a mean over nothing, the z-loss is not."""
     labels, weight = np.array([0, 0, -100]), np.array([0.0, 1.0, 1.0, 1.0, 1.0])
-    call = {"weight": weight, "z_loss": 0.1, "convention": "liger"}
+    call = {"weight": weight, "z_loss": 0.1, "convention": "liger", "label_smoothing": 0.0}
     value, gradient = adapter.call("loss_and_grad", LOGITS[:3], labels, **call)
     assert_close(value, 0.1 * (lse(LOGITS[:2]) ** 2).mean(), "float64")
     assert np.isfinite(gradient).all()
