@@ -91,7 +91,7 @@ def test_a_gradient_that_is_there_is_computed_again_unless_the_upstream_gradient
     for upstream in (1.0, 0.3):
         z = logits.clone().requires_grad_()
         with multismooth.implementation("triton"), np.errstate(all="ignore"):
-            plan = fused.planned(*ms.loss.__self__._bind(
+            plan = fused.planned(*ms.loss.__wrapped__.__self__._bind(
                 z, labels, 0.1, "torch", None, None, None, None, -100, 0.0, "mean", None, None, None
             ))  # fmt: skip
             loss = fused._GuardedSummed.apply(z, plan, 1)

@@ -141,12 +141,12 @@ def both(
             origin, sk, K, anchor, alive, lead, first, last, v, mask,
             ROWS, COLS, GROUP, VEC, EDGE, COMPUTE, "evict_last",
         )  # fmt: skip
+    if peaks is not None:  # at once: kept until the loss is there, they spill where a row is shared
+        tl.store(peaks + place, peak, mask=exists)
+        tl.store(totals + place, total, mask=exists)
     scale = scale_of(peak, total, a, b, v_sum, zeta)
     loss = loss_of(peak, total, away, anchor, own, v, K, a, b, v_sum, zeta)
     tl.store(losses + place, tl.where(alive, loss, 0.0), mask=exists)
-    if peaks is not None:
-        tl.store(peaks + place, peak, mask=exists)
-        tl.store(totals + place, total, mask=exists)
     tl.debug_barrier()  # the gradient may go over the logits, of which another warp may still want the label's
     if GROUP == 0:
         write(e, target, j, gk, j - lead, K, inside & exists, label, alive, scale, a, b, v, DEAD, COMPUTE)
