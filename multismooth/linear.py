@@ -56,7 +56,7 @@ def mask_rows(mask, index, shape, xp):
     """Rows of a mask that broadcasts to (*shape, K), without spreading it over all of them."""
     place, step = [], 1
     for size, own in zip(reversed(shape), reversed(mask.shape[:-1]), strict=True):
-        place.append(index // step % size if own > 1 else index * 0)
+        place.append(index * 0 if own == 1 else index // step % size)
         step *= size
     return mask[tuple(reversed(place))]
 
