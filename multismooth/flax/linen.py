@@ -101,5 +101,6 @@ class LinearLoss(nn.Dense, Options):
             return super().__call__(hidden)
         return jnp.moveaxis(super().__call__(jnp.moveaxis(hidden, self.axis, -1)), -1, self.axis)
 
+    @nn.nowrap  # called while the module is made, of which `tabulate` would keep a record
     def _product(self):
         return product(self.precision, None, self.dot_general, nn.Module)
