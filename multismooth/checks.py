@@ -180,8 +180,8 @@ def single_class(shape, axis):
 
 def smoothing_range(value, counted=None):
     """label_smoothing, a number or an array, is in [0, 1] wherever it counts."""
-    if isinstance(value, float):  # which a compiler may be reading
-        got = None if 0 <= value <= 1 else f"{value:g}"
+    if isinstance(value, float):  # which a compiler may be reading, or its symbol, which takes no format
+        got = None if 0 <= value <= 1 else f"{value}"
     else:
         bad = ~((value >= 0) & (value <= 1))
         bad = bad & counted if counted is not None and bad.any() else bad

@@ -108,6 +108,21 @@ def test_known_smoothing_outside_the_range_is_refused_while_a_compiler_reads(fra
                 compiled(call)(logits)
 
 
+@pytest.mark.parametrize("name", ["loss", "cross_entropy", "binary_loss"])
+def test_smoothing_that_a_compiler_takes_for_a_symbol_is_refused(name):
+    torch = need("torch")
+    module = need("multismooth.torch")
+    logits, labels = torch.from_numpy(LOGITS), torch.from_numpy(LABELS)
+    targets = logits * 0 if name == "binary_loss" else labels
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda ε: getattr(module, name)(logits, targets, label_smoothing=ε), backend="eager")
+    for right in (0.1, 0.2, 0.3):
+        assert torch.isfinite(compiled(right))
+    for wrong in (1.5, -0.1, float("nan")):
+        with pytest.raises(multismooth.SmoothingError, match="label_smoothing"):
+            compiled(wrong)
+
+
 def module_array(framework, value):
     return need("torch").from_numpy(value) if framework == "torch" else need("jax.numpy").asarray(value)
 
