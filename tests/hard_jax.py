@@ -192,7 +192,8 @@ def linear_derivatives(row):
     slope, curve = jax.jvp(jax.grad(of("mean")), (hidden,), (row.direction,))
     yield "slope mean", slope, row.own
     yield "curve mean", curve, row.own
-    yield "tangent mean", jax.jvp(of("mean"), (hidden,), (row.direction,))[1], row.wide
+    tangent = jax.jvp(of("mean"), (hidden,), (row.direction,))[1]
+    yield "tangent mean", tangent.astype(row.own), row.own  # from gradients whose products are in the head's dtype
 
 
 @on("smoothing_correction", no_head, not_of_rank_one)

@@ -5,7 +5,8 @@ Expected values are the oracle's (`hard_answers`); the paths are in `hard_numpy`
 
 import warnings
 
-import hard_numpy  # noqa: F401 enters its paths
+import hard_jax  # noqa: F401 enters its paths
+import hard_numpy  # noqa: F401
 import hard_torch  # noqa: F401
 import numpy as np
 import pytest

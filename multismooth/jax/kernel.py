@@ -28,6 +28,20 @@ def weighted_sum(z, v, axis):
     return jnp.sum(jnp.where(v == 0, 0.0, v * z), axis=axis, keepdims=True)
 
 
+@jax.custom_jvp
+def powers(z, top, alive):
+    """exp(z − top), with a derivative of 0 at dead elements, which may hold NaN: second derivatives meet it. Making
+    them finite here would be a second (N, K) buffer."""
+    return jnp.exp(z - top)
+
+
+@powers.defjvp
+def _powers_jvp(primals, tangents):
+    z, top, alive = primals
+    e = powers(z, top, alive)
+    return e, (e if alive is None else jnp.where(alive, e, 0.0)) * tangents[0]  # `top` is a constant
+
+
 def parts(logits, plan, axis):
     """((lse, nll, smooth) with the class axis kept, exp(z − max), its sum): `spec.statistics` for labels."""
     z = logits.astype(XP.float_of(logits))
@@ -36,8 +50,10 @@ def parts(logits, plan, axis):
     own = jnp.take_along_axis(z, jnp.expand_dims(plan.labels, axis), axis)
     top = jnp.max(z, axis=axis, keepdims=True)
     top = jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0.0))
-    e = jnp.exp(z - top)
+    alive = None if plan.alive is None else jnp.expand_dims(plan.alive, axis)
+    e = powers(z, top, alive)
     total = jnp.sum(e, axis=axis, keepdims=True)
+    total = total if alive is None else jnp.where(alive, total, 1.0)
     log_total, v_sum = jnp.log(total), spec.wide(plan.v_sum, axis, XP)
     away = weighted_sum(z, plan.v, axis)
     smooth = v_sum * (log_total + top) - away
@@ -74,7 +90,7 @@ def slope(found, e, total, plan, axis):
         height = height + 2 * spec.wide(plan.zeta, axis, XP) * found[0]
     if plan.alive is not None:  # dead elements may hold NaN
         alive = spec.wide(plan.alive, axis, XP)
-        e, total, height = jnp.where(alive, e, 0.0), jnp.where(alive, total, 1.0), jnp.where(alive, height, 0.0)
+        e, height = jnp.where(alive, e, 0.0), jnp.where(alive, height, 0.0)
     factor = jnp.squeeze(height / total, axis)
 
     def along(t):

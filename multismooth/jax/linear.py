@@ -190,7 +190,8 @@ def _add_product(total, g, own, precision):
 def _gradients(call, hidden, classifier, bias, problem):
     """(loss, (∂hidden, ∂classifier, ∂bias)), each chunk's gradient formed while its logits exist.
 
-    Nothing is rounded to float16 here, where most of a mean's gradient is 0 until the upstream gradient arrives.
+    Gradients are in float32 until the upstream gradient arrives: most of a mean's are 0 in float16, and two factors
+    would round twice.
     """
     operands = hidden, classifier, bias, problem
     hidden, classifier, bias, problem = spread(operands, axes_of(operands))
@@ -202,10 +203,9 @@ def _gradients(call, hidden, classifier, bias, problem):
         logits, plan, own = _chunk(call, chunk[0], classifier, bias, chunk[1], settings, mean)
         each, g = kernel.elements(1, logits, plan), kernel.gradient(logits, plan, 1)
         d_bias = None if bias is None else d_bias + jnp.sum(g, axis=0)
-        narrow = g.dtype if own.dtype == jnp.float16 else own.dtype
-        g = g.astype(narrow)
+        g = g if own.dtype == jnp.float16 else g.astype(own.dtype)
         d_classifier = _add_product(d_classifier, g, own, precision)
-        d_own = jnp.matmul(g, classifier, precision=precision).astype(narrow)
+        d_own = jnp.matmul(g, classifier, precision=precision, preferred_element_type=dtype)
         return (total + jnp.sum(each), d_classifier, d_bias), (d_own, each)
 
     d_classifier = jnp.zeros(classifier.shape, classifier.dtype if settings.accumulate == "input" else dtype)
