@@ -23,6 +23,7 @@ class Backend:
         stop_gradient(x)                 x as a constant to autodiff
         pick(z, index, axis)             z at one index per element; the class axis goes
         deposit(z, index, values, axis)  z with per-element values added at one index per element
+        softplus(z)                      log(1 + e^z)
     """
 
     name: str

@@ -23,7 +23,7 @@ def loss(problem, reduction, xp):
     on, off = q if positive is None else positive * q, 1 - q
     sure = xp.isinf(z) & (xp.where(z < 0, on, off) == 0)  # as impossible as the logit says: 0·inf is 0
     z = xp.where(sure, xp.zeros_like(z), z)
-    each = on * xp.logaddexp(xp.zeros_like(z), -z) + off * xp.logaddexp(xp.zeros_like(z), z)
+    each = on * xp.softplus(-z) + off * xp.softplus(z)
     each = xp.where(sure, xp.zeros_like(z), each)
     if s is not None:
         each = each * s

@@ -37,6 +37,10 @@ def deposit(z, index, values, axis):
     return z
 
 
+def softplus(z):
+    return np.logaddexp(0, z)
+
+
 def number(size, z):
     return size
 
@@ -55,6 +59,7 @@ XP = Namespace(
     stop_gradient=stop_gradient,
     pick=pick,
     deposit=deposit,
+    softplus=softplus,
     float_of=float_of,
     number=number,
     constant=constant,

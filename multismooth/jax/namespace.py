@@ -46,4 +46,5 @@ XP = Namespace(
     stop_gradient=jax.lax.stop_gradient,
     pick=pick,
     deposit=deposit,
+    softplus=jax.nn.softplus,
 )

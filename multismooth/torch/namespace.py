@@ -49,6 +49,11 @@ def deposit(z, index, values, axis):
     return z.scatter_add(axis, index.unsqueeze(axis), values.unsqueeze(axis))
 
 
+def softplus(z):
+    """Its z beyond 40 (an error of 4e-18). The second derivative of `logaddexp` is NaN where e^z overflows."""
+    return torch.nn.functional.softplus(z, threshold=40.0)
+
+
 XP = Namespace(
     compat,
     moveaxis=torch.movedim,  # the same; under the other name vmap does not know it
@@ -58,4 +63,5 @@ XP = Namespace(
     stop_gradient=stop_gradient,
     pick=pick,
     deposit=deposit,
+    softplus=softplus,
 )
