@@ -101,7 +101,8 @@ def gradient_memory(entries, dtype):
 def age():
     """To be said once in a call: memory that was needed once, and not since, does not stay for ever."""
     for kept in KEPT:
-        kept.age()
+        if kept._last:
+            kept.age()
 
 
 def release():

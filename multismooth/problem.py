@@ -7,7 +7,7 @@ def traceable(record):
     """The NamedTuple, with a `_replace` that torch.compile sees through: up to PyTorch 2.8 it refuses Python's own."""
 
     def _replace(self, **changes):
-        return record(**{**dict(zip(record._fields, self, strict=True)), **changes})
+        return record(*[changes.get(name, value) for name, value in zip(record._fields, self, strict=True)])
 
     record._replace = _replace
     return record

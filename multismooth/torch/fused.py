@@ -63,9 +63,8 @@ KEPT = object()  # in place of a tensor that autograd keeps
 
 def keep(ctx, record, *tensors):
     """Save tensors, and those of a NamedTuple: autograd then notices when the caller writes to one in between."""
-    own = {name: value for name, value in zip(record._fields, record, strict=True) if isinstance(value, torch.Tensor)}
-    ctx.save_for_backward(*tensors, *own.values())
-    ctx.kept = len(tensors), record._replace(**dict.fromkeys(own, KEPT))
+    ctx.save_for_backward(*tensors, *[value for value in record if isinstance(value, torch.Tensor)])
+    ctx.kept = len(tensors), type(record)(*[KEPT if isinstance(value, torch.Tensor) else value for value in record])
 
 
 def kept(ctx):
