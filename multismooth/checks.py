@@ -145,10 +145,10 @@ def existing(mask, excluded, num_classes):
 
 def together(mask, excluded, num_classes, axis):
     """(what they are called, the classes that both leave or None for all)."""
+    if mask is None and not excluded:
+        return "", None
     found = dict(existing(mask, excluded, num_classes))
     masks = list(found.values())
-    if not masks:
-        return "", None
     if len(masks) == 2 and mask.ndim > 1:
         masks[1] = masks[1].reshape([-1 if k == axis else 1 for k in range(mask.ndim)])
     return "` and `".join(found), masks[0] if len(masks) == 1 else masks[0] & masks[1]

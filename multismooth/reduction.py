@@ -112,7 +112,7 @@ def reduced_plan(problem, settings, xp):
     """The plan whose summed losses are the result: averaged if "mean" is asked for."""
     usual = isinstance(settings, Usual)
     if usual and settings.plan is not None:
-        return settings.plan._replace(labels=problem.targets)
+        return spec.Plan(problem.targets, *settings.plan[1:])
     plan = plan_of(problem, settings, xp)
     plan = spec.scaled(plan, *factors([(plan, problem.logits)], problem, settings, xp))
     if usual and all(value is None or isinstance(value, float) for value in plan[1:]):

@@ -1,6 +1,7 @@
 """What is wrong with the targets and with the class axis that they imply; `checks` has the other arguments."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -98,8 +99,13 @@ def labels(y, num_classes, ignore_index, mask=None, axis=-1, excluded=(), someth
     low, high = int(y.min()), int(y.max())
     inside = low >= 0 and high < num_classes
     ignored = ignore_index is not None and low <= ignore_index <= high and bool((y == ignore_index).any())
-    if inside and not ignored and mask is None and not excluded:
-        return True
+    if mask is None and not excluded:
+        if inside:
+            return not ignored
+        if ignored and ignore_index < 0 and high < num_classes:
+            rest = y[y != ignore_index]
+            if rest.size == 0 or rest.min() >= 0:
+                return False
     counted = y != ignore_index if ignored else np.ones(y.shape, bool)
     counted = counted if something is None else counted & something
     bad = counted & ((y < 0) | (y >= num_classes))
@@ -154,6 +160,7 @@ def _label_remedy(value, num_classes):
 TOLERANCE = {"float64": 1e-5, "float32": 1e-3, "float16": 1e-2, "bfloat16": 2.0**-6}
 
 
+@lru_cache(maxsize=64)
 def tolerance(dtype):
     """`TOLERANCE` of any framework's dtype; 8 bits and fewer are coarse."""
     name = str(dtype).rpartition(".")[2]

@@ -29,13 +29,14 @@ class Seen:
     def __init__(self, problem: Problem, shape, targets, see: Callable[[Any], Any], ignore_index=None, keeps=False):
         self.targets, self.shape = targets, tuple(shape)
         self.smoothing, self.weight, self.prior, self.mask, self.sample_weight, self.z_loss, self.normalizer = (
-            value if isinstance(value, float) else see(value) for value in problem[2:]
+            value if value is None or isinstance(value, float) else see(value) for value in problem[2:]
         )
         s = self.sample_weight
         labelled = None if ignore_index is None or targets is None else targets != ignore_index
         self.something = None if s is None else np.broadcast_to(s != 0, self.shape)
-        both = [x for x in (labelled, self.something) if x is not None]
-        self.counted = None if not both else np.logical_and.reduce(both)
+        self.counted = self.something if labelled is None else labelled
+        if labelled is not None and self.something is not None:
+            self.counted = labelled & self.something
         self.weighed: Any = None if keeps else labelled
         self.alive: Any = self.something if keeps else self.counted
         self.known = (s is None) == (problem.sample_weight is None) and (ignore_index is None or targets is not None)

@@ -121,8 +121,11 @@ def numba(logits, plan, axis, wanted=True, summed=False, out=None, upstream=1.0)
 
 def theirs(plan):
     """The plan in NumPy; half precision has none there."""
-    wide = (x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() and x.itemsize == 2 else x for x in plan)
-    return type(plan)(*(x.numpy(force=True) if isinstance(x, torch.Tensor) else x for x in wide))
+
+    def array(x):
+        return (x.float() if x.is_floating_point() and x.itemsize == 2 else x).numpy(force=True)
+
+    return type(plan)(*[array(x) if isinstance(x, torch.Tensor) else x for x in plan])
 
 
 # --- few classes and few rows, in NumPy -----------------------------------------------------------------------------

@@ -27,27 +27,21 @@ def planned(problem, settings):
         return found
     if type(settings) is Usual or settings.soft or problem.logits.numel() > SMALL or not all(map(shared, problem)):
         return reduced_plan(problem, settings, XP)
-    theirs = type(problem)(*map(seen, problem))
+    theirs = type(problem)(*[x.detach().numpy() if isinstance(x, torch.Tensor) else x for x in problem])
     plan = quietly(reduced_plan)(theirs, settings, NUMPY)
     inputs = [(array, tensor) for array, tensor in zip(theirs, problem, strict=True) if isinstance(array, np.ndarray)]
-    return type(plan)(*(given(value, inputs) for value in plan))
+    return type(plan)(*[given(x, inputs) if isinstance(x, (np.ndarray, np.generic)) else x for x in plan])
 
 
 def shared(value):
     return not isinstance(value, torch.Tensor) or (value.is_cpu and value.dtype in SHARED)
 
 
-def seen(value):
-    return value.detach().numpy() if isinstance(value, torch.Tensor) else value
-
-
 def given(value, inputs):
-    """As a tensor or number of its own.
+    """An array or a number of NumPy's as a tensor or number of its own.
 
     An input is the caller's tensor again, whose changes autograd notices. What lies in the memory of one is copied.
     """
-    if not isinstance(value, (np.ndarray, np.generic)):
-        return value
     if value.ndim == 0 and value.dtype.kind == "f":
         return float(value)
     value = np.asarray(value)
