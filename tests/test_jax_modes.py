@@ -1,6 +1,10 @@
 """JAX: every function means the same in every mode: transformed, in loops, exported, split over devices, strict."""
 
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ import jax.numpy as jnp  # noqa: E402
 import multismooth  # noqa: E402
 import multismooth.jax as ms  # noqa: E402
 import multismooth.numpy as reference  # noqa: E402
+from multismooth.jax import backend  # noqa: E402
 
 RNG = np.random.default_rng(0)
 QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -135,3 +140,31 @@ def test_a_function_means_the_same_in_every_mode(name, mode):
     expected = getattr(reference, function)(**arrays, **settings)
     for found in mode(own(arrays), lambda arrays: getattr(ms, function)(**arrays, **settings)):
         jax.tree.map(lambda x, y: assert_close(x, np.asarray(y)), found, expected)
+
+
+def test_rows_split_over_devices():
+    """Inside `jax.shard_map`, in a process that has four devices: see `split_rows`."""
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    variables = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    script = Path(__file__).with_name("split_rows.py")
+    done = subprocess.run([sys.executable, script], env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split("\n")[0] == "placed"
+    assert done.stdout.count("split over") == 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_eager_call_looks_at_one_row_of_the_logits(dtype, monkeypatch):
+    """All of them would be a copy where NumPy has no such dtype."""
+    sizes, readable = [], backend.readable
+
+    def noted(array):
+        sizes.append(array.size)
+        return readable(array)
+
+    monkeypatch.setattr(backend, "readable", noted)
+    logits, labels = jnp.asarray(RNG.normal(size=(64, 50)), dtype).block_until_ready(), jnp.arange(64) % 50
+    for call in (ms.loss, ms.loss_and_grad, ms.terms):
+        call(logits, labels)
+    assert 50 in sizes
+    assert max(sizes) <= 64
