@@ -26,9 +26,8 @@ class Binding(Arguments):
         target_checks.kind(kind, targets.dtype)
         ignore_index = checks.ignored_label(ignore_index, backend.widest(targets))
         seen = self._values(targets, validate)
-        axis = target_checks.class_axis(
-            z.shape, targets.shape, kind != "integer", axis, seen, target_checks.tolerance(targets.dtype)
-        )
+        soft, slack = kind != "integer", target_checks.tolerance(targets.dtype)
+        axis = target_checks.class_axis(z.shape, targets.shape, soft, axis, seen, slack)
         target_checks.target_shape(kind, targets.shape, z.shape, axis)
         num_classes, shape = z.shape[axis], checks.elements_shape(z.shape, axis)
         if num_classes == 0:
@@ -48,7 +47,6 @@ class Binding(Arguments):
             z_loss=self._number("z_loss", z_loss, z, validate, zero=None),
             normalizer=self._normalizer(normalizer, reduction, z, validate),
         )
-        soft, slack = kind != "integer", target_checks.tolerance(targets.dtype)
         settings = Settings(convention, axis, soft, ignore_index, reduction, valid=soft, row_tolerance=slack)
         _combinations(convention, problem, soft, reduction)
         if convention.exclude and convention.receivers(num_classes) == 0:

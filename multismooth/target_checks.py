@@ -1,7 +1,6 @@
 """What is wrong with the targets and with the class axis that they imply; `checks` has the other arguments."""
 
 import math
-from functools import lru_cache
 
 import numpy as np
 
@@ -160,7 +159,6 @@ def _label_remedy(value, num_classes):
 TOLERANCE = {"float64": 1e-5, "float32": 1e-3, "float16": 1e-2, "bfloat16": 2.0**-6}
 
 
-@lru_cache(maxsize=64)
 def tolerance(dtype):
     """`TOLERANCE` of any framework's dtype; 8 bits and fewer are coarse."""
     name = str(dtype).rpartition(".")[2]

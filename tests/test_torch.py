@@ -146,6 +146,44 @@ def test_compile_makes_one_graph(options):
     torch.testing.assert_close(found, expected)
 
 
+SIZES = (  # (N, K, what else is given): each of another size than the one before, and of another kind
+    (4, 3, ()),
+    (5, 4, ("weight",)),
+    (6, 7, ("weight",)),
+    (6, 5, ("prior",)),
+    (7, 6, ("weight", "prior", "sample_weight")),
+    (3, 8, ("class_mask",)),
+)
+
+
+@pytest.mark.parametrize("name", ["loss", "terms", "linear_loss", "smoothing_correction"])
+def test_compiled_with_open_sizes(name):
+    """Every check holds where sizes are a compiler's symbols, of which some arguments have had other ones."""
+
+    def call(logits, labels, **more):
+        if name in ("linear_loss", "smoothing_correction"):
+            return getattr(ms, name)(logits, torch.eye(logits.shape[1], dtype=logits.dtype), labels, **more)
+        found = getattr(ms, name)(logits, labels, **more)
+        return found.loss if name == "terms" else found
+
+    torch._dynamo.reset()
+    compiled = torch.compile(call, backend="aot_eager", fullgraph=True, dynamic=True)
+    for n, k, given in SIZES:
+        every = {
+            "weight": torch.rand(k, dtype=torch.float64) + 0.5,
+            "prior": torch.softmax(torch.randn(k, dtype=torch.float64), 0),
+            "sample_weight": torch.rand(n, dtype=torch.float64),
+            "class_mask": torch.arange(k) < k - 1,
+        }
+        if name == "smoothing_correction":
+            given = [x for x in given if x in ("prior", "sample_weight")]
+        more = {argument: every[argument] for argument in given}
+        logits, labels = torch.randn(n, k, dtype=torch.float64), torch.arange(n) % (k - 1)
+        torch.testing.assert_close(
+            compiled(logits, labels, **more), call(logits, labels, **more), rtol=1e-12, atol=1e-12
+        )
+
+
 def test_compiled_schedules_stay_in_one_graph():
     """A plain ε that changes becomes a symbol after the first call; a tensor never recompiles."""
     z = logits(6, 5, dtype=torch.float32)
