@@ -29,7 +29,8 @@ class Seen:
     def __init__(self, problem: Problem, shape, targets, see: Callable[[Any], Any], ignore_index=None, keeps=False):
         self.targets, self.shape = targets, tuple(shape)
         self.smoothing, self.weight, self.prior, self.mask, self.sample_weight, self.z_loss, self.normalizer = (
-            value if value is None or isinstance(value, float) else see(value) for value in problem[2:]
+            value if value is None or isinstance(value, float) else see(value)
+            for value in [*problem][2:]  # PyTorch 2.6's compiler cuts no NamedTuple
         )
         s = self.sample_weight
         labelled = None if ignore_index is None or targets is None else targets != ignore_index
