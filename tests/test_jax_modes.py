@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import need
+from conftest import need, version
 from tolerance import assert_close
 
 jax = need("jax")
@@ -144,6 +144,8 @@ def test_a_function_means_the_same_in_every_mode(name, mode):
 
 def test_rows_split_over_devices():
     """Inside `jax.shard_map`, in a process that has four devices: see `split_rows`."""
+    if version("jax") == (0, 6, 0):
+        pytest.skip("JAX 0.6.0 refuses gradients through shard_map by an error of its own")
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
     variables = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     script = Path(__file__).with_name("split_rows.py")
