@@ -113,26 +113,12 @@ class Arguments:
             checks.not_negative(name, seen)
         return self._backend.xp.astype(value, self._backend.xp.float_of(z))
 
-    def _seeing(self, validate):
-        """`_values` of one call's arrays, each looked at once."""
-        if self._backend.tracing():
-            return lambda array: self._values(array, validate)
-        found = {}
-
-        def see(array):
-            known = found.get(id(array))
-            if known is None:
-                known = found[id(array)] = array, self._values(array, validate)  # an array that is gone lends its id
-            return known[1]
-
-        return see
-
-    def _unseen(self, problem, see):
+    def _unseen(self, problem, validate):
         """The Problem with NaN for what `values` would refuse, had it been in sight: no wrong number without a word."""
         changed = {}
         for name in ("weight", "prior", "sample_weight", "z_loss", "normalizer"):
             value = getattr(problem, name)
-            if value is None or isinstance(value, float) or see(value) is not None:
+            if value is None or isinstance(value, float) or self._values(value, validate) is not None:
                 continue
             right = self._right(name, value)
             changed[name] = self._backend.xp.where(

@@ -54,9 +54,10 @@ class Binding(Arguments):
             raise complain("convention", expected, got, "Exclude the padding class alone.")
         if validate is False:  # rows that nobody is to look at are taken as they are
             return problem, settings
-        see = self._seeing(validate)
-        problem = self._unseen(problem, see)
-        valid, clean = values.check(problem, settings, seen, see, backend.tracing())
+        problem = self._unseen(problem, validate)
+        valid, clean = values.check(
+            problem, settings, seen, lambda array: self._values(array, validate), backend.tracing()
+        )
         self._check_scores(z, axis, validate)
         return problem, settings._replace(valid=valid, clean=clean)
 
@@ -132,9 +133,8 @@ class Binding(Arguments):
             normalizer=self._normalizer(normalizer, reduction, z, validate),
         )
         if validate is not False:
-            see = self._seeing(validate)
-            problem = self._unseen(problem, see)
-            values.check_binary(problem, seen, slack, see)
+            problem = self._unseen(problem, validate)
+            values.check_binary(problem, seen, slack, lambda array: self._values(array, validate))
         return problem
 
     def _check_scores(self, z, axis, validate):

@@ -101,8 +101,7 @@ def gradient_memory(entries, dtype):
 def age():
     """To be said once in a call: memory that was needed once, and not since, does not stay for ever."""
     for kept in KEPT:
-        if kept._last:
-            kept.age()
+        kept.age()
 
 
 def release():

@@ -12,6 +12,14 @@ from multismooth.problem import Problem, Usual
 REMEMBERED = 1024  # kinds of calls; sequences come in many lengths
 
 
+def remember(known, key, settings):
+    """The settings as Usual ones, which `known` has under this key from now on."""
+    if len(known) >= REMEMBERED:
+        known.clear()
+    known[key] = usual = Usual(*settings)
+    return usual
+
+
 class RememberingBinding(Binding):
     """A Binding that remembers the calls whose only arrays were logits and labels."""
 
@@ -44,9 +52,7 @@ class RememberingBinding(Binding):
         # what warns does so every time
         usual = usual and label_smoothing <= 0.5 and problem.logits.shape[settings.axis] > 1
         if usual and not settings.convention.exclude:
-            if len(self._usual) >= REMEMBERED:
-                self._usual.clear()
-            settings = self._usual[key] = Usual(*settings)
+            settings = remember(self._usual, key, settings)
         return problem, settings
 
     def _looks_usual(self, z, targets, settings):

@@ -96,16 +96,13 @@ def labels(y, num_classes, ignore_index, mask=None, axis=-1, excluded=(), someth
     if y.size == 0:
         return True
     low, high = int(y.min()), int(y.max())
-    inside = low >= 0 and high < num_classes
     ignored = ignore_index is not None and low <= ignore_index <= high and bool((y == ignore_index).any())
-    if mask is None and not excluded:
-        if inside:
-            return not ignored
-        if ignored and ignore_index < 0 and high < num_classes:
-            rest = y[y != ignore_index]
-            if rest.size == 0 or rest.min() >= 0:
-                return False
     counted = y != ignore_index if ignored else np.ones(y.shape, bool)
+    if ignored:
+        rest = y[counted]
+        low, high = (int(rest.min()), int(rest.max())) if rest.size else (0, 0)
+    if low >= 0 and high < num_classes and mask is None and not excluded:
+        return not ignored
     counted = counted if something is None else counted & something
     bad = counted & ((y < 0) | (y >= num_classes))
     if bad.any():
@@ -127,7 +124,7 @@ def labels(y, num_classes, ignore_index, mask=None, axis=-1, excluded=(), someth
         if (counted & ~allowed).any():
             number, index = first(counted & ~allowed)
             raise _absent(what, f"{int(y[index])} at {index}, {number} in all", LabelError)
-    return inside and not ignored
+    return low >= 0 and high < num_classes and not ignored
 
 
 def _absent(what, got, error=TargetError):

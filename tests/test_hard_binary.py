@@ -180,7 +180,7 @@ def test_torch_derivatives_of_derivatives(name):
 
 
 def second(hard):
-    """∂²loss/∂z² by differences of the oracle's gradient: s·(π·q + 1 − q)·σ(z)·σ(−z)."""
+    """∂²loss/∂z² = s·(π·q + 1 − q)·σ(z)·σ(−z)."""
     settings = {"label_smoothing": 0.1, "pos_weight": 1.0, "sample_weight": 1.0} | hard.settings
     epsilon, positive, s = (
         np.asarray(settings[k]).astype(np.float64) for k in ("label_smoothing", "pos_weight", "sample_weight")

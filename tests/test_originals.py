@@ -1,6 +1,5 @@
 """Every drop-in beside its original in every mode of PyTorch's: results, derivatives, graphs, copies."""
 
-import copy
 import io
 import pickle
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ torch = need("torch")
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402 torch may be missing
 from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
+from torch_calls import COPIES, close, drawn, labels, like  # noqa: E402
 
 import multismooth.torch as ms  # noqa: E402
 
@@ -22,10 +22,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 N, K, D = 6, 5, 4
 HALVES = (torch.float16, torch.bfloat16)
-
-
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def rows(*shape):
@@ -47,26 +43,18 @@ class Call:
     settings: dict = field(default_factory=dict)
     moving: tuple = ("input",)
 
-    def of(self, function, tensors, **more):
-        return function(**tensors, **self.settings | more)
+    def of(self, function, tensors):
+        return function(**tensors, **self.settings)
 
     def leaves(self, tensors=None):
         """Copies of the tensors, leaves of their own where they are differentiated."""
         made = {name: value.clone() for name, value in (tensors or self.tensors).items()}
         return {name: value.requires_grad_(name in self.moving) for name, value in made.items()}
 
-    def results(self, function, tensors, upstream=None):
+    def results(self, function, tensors):
         """(loss, its gradients)"""
         loss = self.of(function, tensors)
-        upstream = torch.ones_like(loss) if upstream is None else torch.full_like(loss, upstream)
-        return loss, *torch.autograd.grad(loss, [tensors[name] for name in self.moving], upstream)
-
-
-def labels(*shape, ignored=None):
-    found = torch.arange(torch.Size(shape).numel()).reshape(shape) % K
-    if ignored is not None:
-        found.view(-1)[1] = ignored
-    return found
+        return loss, *torch.autograd.grad(loss, [tensors[name] for name in self.moving], torch.ones_like(loss))
 
 
 def plain(name, tensors, **settings):
@@ -105,17 +93,6 @@ CALLS = dict([
 def call(request):
     torch._dynamo.reset()
     return CALLS[request.param]
-
-
-def close(found, expected, **tolerances):
-    for mine, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, **tolerances)
-
-
-def like(found, expected):
-    """The same tensors but for their numbers."""
-    for mine, theirs in zip(found, expected, strict=True):
-        assert (mine.shape, mine.dtype, mine.device) == (theirs.shape, theirs.dtype, theirs.device)
 
 
 def longer(tensors):
@@ -269,7 +246,7 @@ def saved(module):
     return torch.load(file, weights_only=False)
 
 
-COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda x: pickle.loads(pickle.dumps(x)), "torch.save": saved}
+COPIES = COPIES | {"torch.save": saved}
 
 
 @pytest.mark.parametrize("through", COPIES)

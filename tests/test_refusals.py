@@ -5,19 +5,12 @@ from conftest import need
 
 torch = need("torch")
 from torch.nn import functional as F  # noqa: E402 torch may be missing
+from torch_calls import drawn, labels  # noqa: E402
 
 import multismooth.torch as ms  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:linear_cross_entropy")  # torch says that its own is a prototype
 N, K, D = 6, 5, 4
-
-
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def labels(*shape):
-    return torch.arange(torch.Size(shape).numel()).reshape(shape) % K
 
 
 ROWS = torch.softmax(drawn(N, K, seed=1), 1)

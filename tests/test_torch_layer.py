@@ -1,14 +1,12 @@
 """PyTorch's `LinearLoss` beside `nn.Linear` and the loss, in every mode: autocast, graphs, copies, moves, options."""
 
-import copy
-import pickle
-
 import numpy as np
 import pytest
 from conftest import need
 
 torch = need("torch")
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402 torch may be missing
+from torch_calls import COPIES, close, like  # noqa: E402
 
 import multismooth.torch as ms  # noqa: E402
 
@@ -53,17 +51,6 @@ class Pair:
 def pair(request):
     torch._dynamo.reset()
     return Pair(OPTIONS[request.param])
-
-
-def close(found, expected, **tolerances):
-    tolerances = {"rtol": 1e-5, "atol": 1e-6} | tolerances
-    for mine, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine, theirs, **tolerances)
-
-
-def like(found, expected):
-    for mine, theirs in zip(found, expected, strict=True):
-        assert (mine.shape, mine.dtype, mine.device) == (theirs.shape, theirs.dtype, theirs.device)
 
 
 def test_values_and_gradients(pair):
@@ -130,9 +117,6 @@ def test_torch_func(pair):
     close(ours, theirs)
 
 
-COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda x: pickle.loads(pickle.dumps(x))}
-
-
 @pytest.mark.parametrize("through", COPIES)
 def test_copies(pair, through):
     twin = COPIES[through](pair.head)
@@ -154,7 +138,7 @@ def test_the_state_has_the_arrays_and_those_of_the_caller_are_left_alone():
     assert head.to("meta").class_weight.device.type == "meta"
 
 
-def test_the_caller_s_array_of_a_head_may_be_shared_as_a_buffer_is():
+def test_loading_a_state_leaves_the_caller_s_array_alone():
     weight = np.ones(K, np.float32)
     head = ms.LinearLoss(D, K, weight=weight)
     head.load_state_dict(ms.LinearLoss(D, K, weight=np.full(K, 7, np.float32)).state_dict())

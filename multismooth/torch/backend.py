@@ -88,12 +88,10 @@ class TorchBackend(Backend):
         return "boolean" if array.dtype is torch.bool else "other" if array.dtype.is_complex else "integer"
 
     def values(self, array, validate):
-        if fused.transforming() or not fused.plain_tensor(array) or array.is_meta:
-            return None
-        if array.device.type != "cpu" and not validate:
+        if fused.transforming() or array.is_meta or (array.device.type != "cpu" and not validate):
             return None
         array = array.detach()
-        if not fused.plain_tensor(array):  # inside a mode, which makes fake tensors of all
+        if not fused.plain_tensor(array):  # a mode makes fake tensors of plain ones too
             return None
         known = array.dtype in NUMPYS or not array.dtype.is_floating_point
         return (array if known else array.float()).numpy(force=True)

@@ -45,7 +45,7 @@ def eligible(*differentiable, others=()):
     for tensor in differentiable:
         if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
             return False
-    return not [1 for value in others if isinstance(value, torch.Tensor) and value.requires_grad]
+    return not any(isinstance(value, torch.Tensor) and value.requires_grad for value in others)
 
 
 def differentiable_gradient(logits, plan, axis, upstream):
