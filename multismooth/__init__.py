@@ -25,7 +25,7 @@ from multismooth.registry import conventions
 
 if TYPE_CHECKING:
     from multismooth import demo, flax, jax, numpy, parity, testing, torch
-    from multismooth.buffers import keep_buffers
+    from multismooth.cpu.buffers import keep_buffers
 
 __version__ = "0.1.0"
 
@@ -69,7 +69,7 @@ _ROOMS = {
 
 def __getattr__(name):
     if name == "keep_buffers":
-        return import_module("multismooth.buffers").keep_buffers
+        return import_module("multismooth.cpu.buffers").keep_buffers
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return import_module(f"{__name__}.{name}")

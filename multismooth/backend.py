@@ -7,7 +7,8 @@ backend to the table of `tests/adapters.py`, which is what proves it.
 
 import numpy as np
 
-from multismooth import binary, checks, containers, correction, spec
+from multismooth import binary, correction, spec
+from multismooth.api import argument_checks, containers
 from multismooth.plan import plan_of, smooth_targets
 from multismooth.problem import Terms
 from multismooth.reduction import denominators, reciprocal, reduced_plan
@@ -59,7 +60,7 @@ class Backend:
 
     def size(self, value):
         """A size as Python's integer, or as the symbol that a compiler knows it by; None for what is no integer."""
-        return checks.integer(value)
+        return argument_checks.integer(value)
 
     def kind(self, array):
         """ "integer", "floating", "boolean" or "other"."""
@@ -120,9 +121,9 @@ def terms(problem, settings, xp):
     """
     z, axis = problem.logits, settings.axis
     plan = plan_of(problem, settings, xp)
-    if plan.smooth_share is not None or plan.z_loss_share is not None:
+    if plan.smooth_denominator_share is not None or plan.z_loss_denominator_share is not None:
         own, *others = denominators([(plan, z)], settings, xp)
         plan = spec.scaled(plan, 1.0, *(None if other is None else own * reciprocal(other, z, xp) for other in others))
     lse, nll, smooth = spec.finished(spec.statistics(z, plan, axis, xp), xp)
-    share = xp.broadcast_to(xp.constant(plan.share, z), lse.shape)
+    share = xp.broadcast_to(xp.constant(plan.denominator_share, z), lse.shape)
     return Terms(spec.elements(lse, nll, smooth, plan, xp), spec.product(plan.label_weight, nll, xp), share)

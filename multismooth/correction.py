@@ -42,8 +42,8 @@ def correction(hidden, classifier, bias, problem, settings, xp, rows_at=spec.row
     refuse(problem, settings)
     plan = reduced_plan(problem, settings, xp)
     x = xp.astype(xp.moveaxis(hidden, settings.axis, -1), xp.float_of(hidden), copy=False)
-    if plan.alive is not None:
-        x = xp.where(xp.expand_dims(plan.alive, axis=-1), x, xp.zeros_like(x))
+    if plan.active is not None:
+        x = xp.where(xp.expand_dims(plan.active, axis=-1), x, xp.zeros_like(x))
 
     def against_the_mean(table):
         rows, mean = xp.astype(rows_at(table, plan.labels, xp), x.dtype, copy=False), mean_row(table, plan.v, xp)

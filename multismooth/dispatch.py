@@ -9,9 +9,9 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate
 
+from multismooth.api.functions import Functions
+from multismooth.api.public import Arguments, Result, misused, named
 from multismooth.errors import complain
-from multismooth.functions import Functions
-from multismooth.public import Arguments, Result, misused, named
 
 
 def backend_of(array):

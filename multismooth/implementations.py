@@ -50,13 +50,13 @@ def implementation(*names: str):
         _asked.reset(token)
 
 
-def wish():
+def requested():
     """What the caller named, for a memory of what was chosen; None: nothing."""
     choice = _asked.get()
     return None if choice is None else choice[0]
 
 
-def runs(name):
+def record(name):
     """The name, written down where the caller watches."""
     choice = _asked.get()
     if choice is not None:
@@ -64,18 +64,18 @@ def runs(name):
     return name
 
 
-def asked(name):
+def is_requested(name):
     """Whether the caller named this implementation."""
     choice = _asked.get()
     return choice is not None and (name,) in choice[0]
 
 
-def choose(*able):
+def select(*able):
     """What the caller wants first of what is able to compute a call, which is given the best one first."""
     choice = _asked.get()
     if choice is None:
         return able[0]
     for name in (name for group in choice[0] for name in able if name in group):
-        return runs(name)
+        return record(name)
     wanted = " or ".join(name for group in choice[0] for name in group)
     raise complain("implementation", f"one that computes this call here: {', '.join(able)}", wanted, "Name none.")

@@ -7,8 +7,7 @@ so they are known before the first chunk and each chunk's G is final. Eager loop
 """
 
 from multismooth import spec
-from multismooth.frame import mapped
-from multismooth.plan import plan_of
+from multismooth.plan import mapped, plan_of
 from multismooth.reduction import factors
 
 WORKSPACE = 2**22  # logits per chunk, 16 MiB of float32: their gradient may be as much again
@@ -104,9 +103,9 @@ def logits_of(hidden, classifier, bias):
     return logits if bias is None else logits + bias
 
 
-def quiet_rows(hidden, plan, xp):
+def masked_rows(hidden, plan, xp):
     """The features with dead rows at 0: whatever stands there would reach the classifier's gradient as 0·NaN."""
-    return hidden if plan.alive is None else xp.where(xp.reshape(plan.alive, (-1, 1)), hidden, xp.zeros_like(hidden))
+    return hidden if plan.active is None else xp.where(xp.reshape(plan.active, (-1, 1)), hidden, xp.zeros_like(hidden))
 
 
 def losses_of(logits, plan, xp):
@@ -130,7 +129,7 @@ def forward(hidden, classifier, bias, chunk_rows, problem, settings, xp, chunk_l
     """The loss; `chunk_loss` says how a chunk is computed."""
     hidden, problem, settings, shape = flatten(hidden, problem, settings, xp)
     parts = chunks(problem, settings, shape, chunk_rows, xp)
-    losses = [chunk_loss(quiet_rows(hidden[rows], plan, xp), classifier, bias, plan, xp) for rows, plan in parts]
+    losses = [chunk_loss(masked_rows(hidden[rows], plan, xp), classifier, bias, plan, xp) for rows, plan in parts]
     return gathered(losses, shape, settings, xp)
 
 
@@ -187,7 +186,7 @@ def forward_and_gradient(
     d_bias = xp.zeros_like(bias, dtype=xp.float_of(hidden)) if needed[2] and bias is not None else None
     losses = []
     for rows, plan in chunks(flat, row_settings, shape, size, xp, planned(flat, row_settings)):
-        own = quiet_rows(features[rows], plan, xp)
+        own = masked_rows(features[rows], plan, xp)
         loss, g = kernel(head.logits(own, bias), spec.scaled(plan, head.scale), xp)
         losses.append(loss)
         if d_bias is not None:

@@ -7,40 +7,41 @@
 
 import numpy as np
 
-from multismooth import cpu, linear, spec
+from multismooth import linear, spec
+from multismooth.api.functions import Functions
+from multismooth.api.public import public
 from multismooth.backend import Backend
-from multismooth.buffers import age
-from multismooth.cpu import quietly
+from multismooth.cpu import kernels
+from multismooth.cpu.buffers import age
+from multismooth.cpu.kernels import without_warnings
 from multismooth.errors import complain
-from multismooth.functions import Functions
-from multismooth.implementations import choose
+from multismooth.implementations import select
 from multismooth.namespace import XP
-from multismooth.public import public
 from multismooth.reduction import reduced_plan
 
 FEW = slice(0, 4)
 
 
-def evaluate(z, plan, settings, wanted=True, out=None):
+def evaluate(z, plan, settings, with_gradient=True, out=None):
     """(the loss, summed or not; gradient of its sum or None) by the kernel that the caller named or the size wants."""
     age()
     axis, summed = settings.axis, settings.reduction != "none"
-    name = choose(*cpu.able(z, plan, axis))
+    name = select(*kernels.supports(z, plan, axis))
     if name == "columns":
-        loss, gradient = cpu.columns(z, plan.labels, plan.a, plan.b, wanted, summed)
-        if cpu.plain(loss):
-            return loss, placed(gradient, z, out) if wanted else None
+        loss, gradient = kernels.columns(z, plan.labels, plan.a, plan.b, with_gradient, summed)
+        if kernels.plain(loss):
+            return loss, placed(gradient, z, out) if with_gradient else None
         name = "spec"
     if name == "spec":
-        if wanted:
+        if with_gradient:
             loss, gradient = spec.losses_and_gradient(z, plan, axis, XP)
         else:
             loss, gradient = spec.losses(z, plan, axis, XP), None
     else:
-        loss, gradient = cpu.evaluate(name, z, plan, axis, wanted, out)
+        loss, gradient = kernels.evaluate(name, z, plan, axis, with_gradient, out)
     if summed:
         loss = np.add.reduce(loss, None)
-    return loss, placed(gradient, z, out) if wanted else None
+    return loss, placed(gradient, z, out) if with_gradient else None
 
 
 def placed(gradient, z, out):
@@ -84,19 +85,19 @@ class NumpyBackend(Backend):
     def template(self, shape, dtype, like):
         return np.broadcast_to(np.zeros((), dtype=dtype or np.float64), shape)
 
-    @quietly
+    @without_warnings
     def loss(self, problem, settings):
-        return evaluate(problem.logits, reduced_plan(problem, settings, XP), settings, wanted=False)[0]
+        return evaluate(problem.logits, reduced_plan(problem, settings, XP), settings, with_gradient=False)[0]
 
-    @quietly
+    @without_warnings
     def terms(self, problem, settings):
         return super().terms(problem, settings)
 
-    @quietly
+    @without_warnings
     def smooth_targets(self, problem, settings):
         return super().smooth_targets(problem, settings)
 
-    @quietly
+    @without_warnings
     def loss_and_grad(self, problem, settings, out=None):
         z = problem.logits
         if out is not None and (not isinstance(out, np.ndarray) or out.shape != z.shape or out.dtype != z.dtype):
@@ -105,11 +106,11 @@ class NumpyBackend(Backend):
             raise complain("out", expected, got, "Make it with np.empty_like(logits).")
         return evaluate(z, reduced_plan(problem, settings, XP), settings, out=out)
 
-    @quietly
+    @without_warnings
     def linear_loss(self, hidden, classifier, bias, chunk_rows, problem, settings):
         return linear.forward(hidden, classifier, bias, chunk_rows, problem, settings, XP)
 
-    @quietly
+    @without_warnings
     def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, problem, settings):
         """Half precision is multiplied in float32: in NumPy it has no BLAS, and in float16 ε/(K·N) is 0."""
         given = (hidden, classifier, bias)
@@ -118,7 +119,7 @@ class NumpyBackend(Backend):
         back = zip(gradients, given, strict=True)
         return loss, tuple(g if g is None else g.astype(x.dtype, copy=False) for g, x in back)
 
-    @quietly
+    @without_warnings
     def smoothing_correction(self, hidden, classifier, bias, problem, settings):
         return super().smoothing_correction(hidden, classifier, bias, problem, settings)
 

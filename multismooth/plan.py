@@ -1,9 +1,11 @@
 """The target, and the Plan of a call: targets, ε, weights and the convention, as the coefficients that `spec` names.
 
-    q = (1 − ε′)·t + ε′·r,   loss = a·nll + b·smooth + const + zeta·lse²
+    q = (1 − ε′)·t + ε′·r,   loss = a·nll + b·smooth + const + z_loss·lse²
 
 Nothing here depends on the logits but by their shape and dtype. Letters as in `spec`.
 """
+
+import math
 
 from multismooth.spec import Plan, along, keep, rank, rows_at, scaled, times, wide, xlogy
 
@@ -39,10 +41,10 @@ def silenced(problem, settings, counted, z, xp):
     keeps, s, epsilon = settings.convention.ignore_scope == "nll_only", problem.sample_weight, problem.label_smoothing
     if s is not None and counted is not None and not keeps:
         s = keep(s, counted, z, xp)
-    alive = None if keeps else counted
-    alive = alive if s is None else s != 0
-    if rank(epsilon) and alive is not None:
-        epsilon = keep(epsilon, alive, z, xp)
+    active = None if keeps else counted
+    active = active if s is None else s != 0
+    if rank(epsilon) and active is not None:
+        epsilon = keep(epsilon, active, z, xp)
     return problem._replace(sample_weight=s, label_smoothing=epsilon)
 
 
@@ -134,7 +136,7 @@ def smooth_targets(problem, settings, xp):
 
 
 def plan_of(problem, settings, xp) -> Plan:
-    """Targets, ε, weights and the convention, as the coefficients of `loss = a·nll + b·smooth + const + zeta·lse²`."""
+    """The coefficients of `loss = a·nll + b·smooth + const + z_loss·lse²` from targets, ε, weights and convention."""
     z, axis, convention = problem.logits, settings.axis, settings.convention
     labels, counted, t = read_targets(problem, settings, xp)
     problem = silenced(problem, settings, counted, z, xp)
@@ -148,14 +150,14 @@ def plan_of(problem, settings, xp) -> Plan:
     right = possible(problem, settings, labels, counted, t, mask, left, xp)
     a, label_weight = (value_or_nan(x, right, z, xp) for x in (a, label_weight))
     const = entropy(a, b, eps, u, v, r, labels, t, z, axis, xp) if convention.objective == "kl" else None
-    zeta, alive = problem.z_loss, None if convention.ignore_scope == "nll_only" else counted
+    z_loss, active = problem.z_loss, None if convention.ignore_scope == "nll_only" else counted
     if s is not None:
         something = s != 0
         counted = something if counted is None else counted & something
-        alive = something if alive is None else counted
+        active = something if active is None else counted
         s = xp.astype(s, xp.float_of(z))
         a, b, label_weight = a * s, b * s, label_weight * s
-        const, zeta = times(const, s), times(zeta, s)
+        const, z_loss = times(const, s), times(z_loss, s)
 
     def share(name):
         value = shares.get(name, 1.0) if s is None or name == "nonzero" else shares.get(name, 1.0) * s
@@ -166,16 +168,18 @@ def plan_of(problem, settings, xp) -> Plan:
         u=u,
         v=v,
         a=keep(a, counted, z, xp),
-        b=keep(b, alive, z, xp),
+        b=keep(b, active, z, xp),
         u_sum=1.0 if u is None else xp.sum(u, axis=axis),
         v_sum=1.0 if v is None else xp.sum(v, axis=axis),
         const=keep(const, counted, z, xp),
-        zeta=keep(zeta, counted, z, xp),
+        z_loss=keep(z_loss, counted, z, xp),
         label_weight=keep(times(label_weight, convention.scale), counted, z, xp),
-        share=share(convention.denominator),
-        smooth_share=share(convention.smooth_denominator),
-        z_loss_share=zeta if zeta is None else share(convention.divides_z_loss(problem.weight is not None)),
-        alive=alive,
+        denominator_share=share(convention.denominator),
+        smooth_denominator_share=share(convention.smooth_denominator),
+        z_loss_denominator_share=z_loss
+        if z_loss is None
+        else share(convention.divides_z_loss(problem.weight is not None)),
+        active=active,
         mask=mask,
     )
     return built if convention.scale == 1.0 else scaled(built, convention.scale)
@@ -213,3 +217,23 @@ def entropy(a, b, eps, u, v, r, labels, t, z, axis, xp):
     r_y, v_y = (xp.pick(xp.broadcast_to(row, z.shape), labels, axis) for row in (r, v))
     away = b * xp.sum(xlogy(v, r, xp), axis=axis) + xp.sum(v, axis=axis) * xlogy(b, eps + 0 * b, xp)
     return away - xlogy(b * v_y, eps * r_y, xp) + xlogy(a + b * v_y, 1 - eps + eps * r_y, xp)
+
+
+# --- a plan in another shape -----------------------------------------------------------------------------------------
+
+ROWS = ("u", "v", "mask")
+
+
+def mapped(plan, element, row):
+    """The plan with its per-element arrays and its rows (which broadcast to the logits) changed."""
+
+    changed = {}
+    for name, value in zip(plan._fields, plan, strict=True):
+        if value is not None and type(value) is not float:
+            changed[name] = row(value) if name in ROWS else element(value)
+    return plan._replace(**changed)
+
+
+def shared(row):
+    """Whether a row of a plan, as (1, K) or (1, K, 1), is one for all elements."""
+    return row.shape[0] == 1 and math.prod(row.shape) == row.shape[1]

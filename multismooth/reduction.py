@@ -48,8 +48,8 @@ def reciprocal(total, z, xp, counted=lambda: False):
     return xp.where(zero, nothing, 1 / xp.where(zero, xp.ones_like(total), total))
 
 
-SHARES = ("share", "smooth_share", "z_loss_share")
-ADDED = (("label_weight", "const"), ("b",), ("zeta",))  # what of a plan each of them divides
+SHARES = ("denominator_share", "smooth_denominator_share", "z_loss_denominator_share")
+ADDED = (("label_weight", "const"), ("b",), ("z_loss",))  # what of a plan each of them divides
 
 
 def adds(plans, names, axis, xp):

@@ -8,12 +8,12 @@ of the label y, or the given soft row), r where the smoothed mass goes, w class 
 
 Cross-entropy is linear in its target, so per element it is a mix of two losses, which is how it is computed:
 
-    loss   = a·nll + b·smooth + const + zeta·lse²
+    loss   = a·nll + b·smooth + const + z_loss·lse²
     nll    = Σ_k u_k (lse − z_k)        u = t, so lse − z_y for a label
     smooth = Σ_k v_k (lse − z_k)        v = w∘r; no summand is negative, so nothing cancels
-    ∂/∂z_k = (a·Σu + b·Σv + 2·zeta·lse)·p_k − a·u_k − b·v_k
+    ∂/∂z_k = (a·Σu + b·Σv + 2·z_loss·lse)·p_k − a·u_k − b·v_k
 
-Everything that does not depend on the logits is gathered in a `Plan`: (a, b, const, zeta) per element and the row v.
+Everything that does not depend on the logits is gathered in a `Plan`: (a, b, const, z_loss) per element and the row v.
 That is the one seam. A kernel (fused, chunked, sharded over classes, fed by a linear head) takes logits and a Plan,
 needs three sums per element (lse, nll, smooth), and never hears of conventions, ignored labels or denominators.
 `plan` makes it of a call's targets, ε, weights and convention; `reduction` says what a mean divides by.
@@ -41,12 +41,12 @@ class Plan(NamedTuple):
     u_sum: Any = 1.0
     v_sum: Any = 1.0
     const: Any = None
-    zeta: Any = None
+    z_loss: Any = None
     label_weight: Any = 1.0  # what multiplies nll at ε = 0
-    share: Any = 1.0  # the element's share of the mean's denominator
-    smooth_share: Any = None  # the same for the smoothing term, where it has a denominator of its own
-    z_loss_share: Any = None  # the same for the z-loss
-    alive: Any = None  # elements whose logits count; None: all
+    denominator_share: Any = 1.0  # the element's share of the mean's denominator
+    smooth_denominator_share: Any = None  # the same for the smoothing term, where it has a denominator of its own
+    z_loss_denominator_share: Any = None  # the same for the z-loss
+    active: Any = None  # elements whose logits count; None: all
     mask: Any = None  # broadcasts to (N…, K), classes that exist; None: all
 
 
@@ -80,9 +80,9 @@ def xlogy(x, y, xp):
 
 def scaled(plan, factor, smooth_factor=None, z_loss_factor=None):
     """The plan of `factor` times the loss; the smoothing term and the z-loss may have factors of their own."""
-    own = ((plan.b, smooth_factor), (plan.zeta, z_loss_factor))
-    b, zeta = (times(value, factor if other is None else other) for value, other in own)
-    return plan._replace(a=times(plan.a, factor), b=b, const=times(plan.const, factor), zeta=zeta)
+    own = ((plan.b, smooth_factor), (plan.z_loss, z_loss_factor))
+    b, z_loss = (times(value, factor if other is None else other) for value, other in own)
+    return plan._replace(a=times(plan.a, factor), b=b, const=times(plan.const, factor), z_loss=z_loss)
 
 
 def keep(value, where, z, xp):
@@ -102,11 +102,11 @@ def times(value, factor):
 # --- loss and gradient ----------------------------------------------------------------------------------------------
 
 
-def quiet(logits, plan, axis, xp):
+def masked_logits(logits, plan, axis, xp):
     """The logits with absent classes at −inf and dead elements at 0, whatever stood there (NaN too)."""
     z = xp.astype(logits, xp.float_of(logits), copy=False)
     z = z if plan.mask is None else xp.where(plan.mask, z, xp.constant(-float("inf"), z))
-    return z if plan.alive is None else xp.where(wide(plan.alive, axis, xp), z, xp.constant(0.0, z))
+    return z if plan.active is None else xp.where(wide(plan.active, axis, xp), z, xp.constant(0.0, z))
 
 
 class Statistics(NamedTuple):
@@ -136,7 +136,7 @@ def finite(peak, xp):
 
 def statistics(logits, plan, axis, xp):
     """The Statistics of all classes of every element."""
-    z = quiet(logits, plan, axis, xp)
+    z = masked_logits(logits, plan, axis, xp)
     peak = xp.stop_gradient(xp.max(z, axis=axis))  # no result depends on what the logits are counted from
     gap = wide(finite(peak, xp), axis, xp) - z
     return Statistics(
@@ -188,12 +188,12 @@ def product(factor, value, xp):
 
 
 def elements(lse, nll, smooth, plan, xp):
-    """loss = a·nll + b·smooth + const + zeta·lse² per element, with 0·inf = 0 (a −inf logit, ε = 0 or 1)."""
+    """loss = a·nll + b·smooth + const + z_loss·lse² per element, with 0·inf = 0 (a −inf logit, ε = 0 or 1)."""
     loss = product(plan.a, nll, xp)
     loss = loss if isinstance(plan.b, float) and plan.b == 0.0 else loss + product(plan.b, smooth, xp)
     loss = loss if plan.const is None else loss + plan.const
-    loss = loss if plan.zeta is None else loss + plan.zeta * lse**2
-    return keep(loss, plan.alive, loss, xp)
+    loss = loss if plan.z_loss is None else loss + plan.z_loss * lse**2
+    return keep(loss, plan.active, loss, xp)
 
 
 def losses(logits, plan, axis, xp):
@@ -208,14 +208,16 @@ def losses_and_gradient(logits, plan, axis, xp):
 
 
 def gradient(logits, found, plan, axis, xp):
-    """∂(Σ loss)/∂z = (a·Σu + b·Σv + 2·zeta·lse)·p − a·u − b·v, in the dtype that is computed in.
+    """∂(Σ loss)/∂z = (a·Σu + b·Σv + 2·z_loss·lse)·p − a·u − b·v, in the dtype that is computed in.
 
     `found` are the Statistics of all classes; p = exp(z − peak)/total.
     """
     height = plan.a * plan.u_sum + plan.b * plan.v_sum
-    height = height if plan.zeta is None else height + 2 * plan.zeta * (finite(found.peak, xp) + xp.log(found.total))
-    e = xp.exp(quiet(logits, plan, axis, xp) - wide(finite(found.peak, xp), axis, xp))
+    height = (
+        height if plan.z_loss is None else height + 2 * plan.z_loss * (finite(found.peak, xp) + xp.log(found.total))
+    )
+    e = xp.exp(masked_logits(logits, plan, axis, xp) - wide(finite(found.peak, xp), axis, xp))
     v = 1 / e.shape[axis] if plan.v is None else plan.v
     g = wide(height / found.total, axis, xp) * e - wide(plan.b, axis, xp) * v
     own = xp.deposit(g, plan.labels, -plan.a, axis) if plan.u is None else g - wide(plan.a, axis, xp) * plan.u
-    return keep(own, None if plan.alive is None else wide(plan.alive, axis, xp), own, xp)
+    return keep(own, None if plan.active is None else wide(plan.active, axis, xp), own, xp)

@@ -9,7 +9,7 @@ import pytest
 from conftest import interpreted, need
 
 import multismooth
-from multismooth.doctor import jax_x64
+from multismooth.parity.doctor import jax_x64
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from hard_rows import LAYOUTS
 
 import multismooth
 import multismooth.numpy as ms
-from multismooth.cpu import FEW_CLASSES
+from multismooth.cpu.kernels import FEW_CLASSES
 
 
 class Row:

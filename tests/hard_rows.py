@@ -77,15 +77,15 @@ class Hard:
 
         A class at −inf or NaN for all live elements has that as its bias. None: one is infinite for some of them.
         """
-        rows, alive = self.last(self.logits), ~self.dead
+        rows, active = self.last(self.logits), ~self.dead
         hidden, bias = rows.copy(), np.zeros(self.classes, self.logits.dtype)
         for k in range(self.classes):
-            live = rows[alive][:, k].astype(np.float64)
+            live = rows[active][:, k].astype(np.float64)
             if live.size and not np.isfinite(live).all():
                 if len({str(x) for x in live}) > 1:
                     return None
                 bias[k] = live[0]
-                hidden[..., k][alive] = 0
+                hidden[..., k][active] = 0
         hidden = np.ascontiguousarray(np.moveaxis(hidden, -1, self.axis))
         return hidden, np.eye(self.classes, dtype=self.logits.dtype), bias
 

@@ -216,11 +216,11 @@ class _Problem:
         if self.rules.objective == "kl":
             both = [x + y for x, y in zip(a, b, strict=True)]
             label_loss += _dot(both, [mp.log(x) if x else mpf(0) for x in q])
-        zeta = mpf(0) if ignored else self.z_loss
+        z_loss = mpf(0) if ignored else self.z_loss
         scale = s * number(self.rules.scale)
         return SimpleNamespace(
-            s=s, t=t, q=q, p=p, a=a, b=b, lse=lse, nll=scale * nll, scale=scale, zeta=zeta, ignored=ignored,
-            label=scale * label_loss, smooth=scale * smooth_loss, square=scale * zeta * lse**2,
+            s=s, t=t, q=q, p=p, a=a, b=b, lse=lse, nll=scale * nll, scale=scale, z_loss=z_loss, ignored=ignored,
+            label=scale * label_loss, smooth=scale * smooth_loss, square=scale * z_loss * lse**2,
         )  # fmt: skip
 
     def share(self, element, rule):
@@ -277,7 +277,7 @@ class _Problem:
             if e is None:
                 continue
             c = [_over(x, label) + _over(y, smooth) for x, y in zip(e.a, e.b, strict=True)]
-            slope = sum(c, mpf(0)) + _over(2 * e.zeta * e.lse, square)
+            slope = sum(c, mpf(0)) + _over(2 * e.z_loss * e.lse, square)
             rows["gradient"][n] = [e.scale * (slope * p - x) for p, x in zip(e.p, c, strict=True)]
             rows["p"][n], rows["c"][n] = e.p, [x + y for x, y in zip(e.a, e.b, strict=True)]
             single["element"][n], single["nll"][n] = e.label + e.smooth + e.square, e.nll

@@ -14,9 +14,9 @@ from conftest import need
 import multismooth
 from multismooth import Convention, conventions, parity
 from multismooth.convention import CHOICES
-from multismooth.parity.cases import VARIED, Ground, ordinary, separating
-from multismooth.parity.sides import Reference
-from multismooth.parity.trials import NAMES
+from multismooth.parity.checking.cases import VARIED, Ground, ordinary, separating
+from multismooth.parity.checking.subjects import Reference
+from multismooth.parity.checking.trials import NAMES
 from multismooth.testing import assert_matches_convention
 
 pytestmark = pytest.mark.filterwarnings("ignore::multismooth.SmoothingWarning")

@@ -8,7 +8,7 @@ import pytest
 from conftest import need
 
 import multismooth
-from multismooth import doctor
+from multismooth.parity import doctor
 
 
 def invoke(*arguments):

@@ -24,30 +24,33 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 # What is raised without `complain`, and why.
 ELSEWHERE = {
-    ("multismooth.torch.heads", "TypeError"): "what Python says of a keyword",
+    ("multismooth.torch.layers", "TypeError"): "what Python says of a keyword",
     ("multismooth.flax.options", "TypeError"): "what Python says of a keyword",
     ("multismooth.torch.originals", "REFUSALS.get(type(error), type(error))"): "the type that the original raises",
-    ("multismooth.threads", "error"): "is raised again, by another thread",
-    ("multismooth.compiled.arithmetic", "ImportError"): "says that there is no compiler",
+    ("multismooth.cpu.threads", "error"): "is raised again, by another thread",
+    ("multismooth.cpu.compiled.arithmetic", "ImportError"): "says that there is no compiler",
     ("multismooth", "AttributeError"): "what Python says of a module",
     ("multismooth.parity.identification", "AttributeError"): "what Python says of an object",
     ("multismooth.errors", "MissingBackendError"): "says what to install",
     ("multismooth.errors", "ValueError"): "is about a complaint",
-    ("multismooth.parity.call", "MissingBackendError"): "says what to install",
+    ("multismooth.parity.calling.black_box", "MissingBackendError"): "says what to install",
     ("multismooth.demo", "ModuleNotFoundError"): "says what to install",
     ("multismooth.backend", "NotImplementedError"): "a method that a backend has to bring",
-    ("multismooth.compiled.arithmetic", "NotImplementedError"): "compiled, and never run",
-    ("multismooth.compiled.by_rows", "NotImplementedError"): "compiled, and never run",
-    ("multismooth.public", "wrong"): "the TypeError of a wrong call, which `misused` words",
+    ("multismooth.cpu.compiled.arithmetic", "NotImplementedError"): "compiled, and never run",
+    ("multismooth.cpu.compiled.by_rows", "NotImplementedError"): "compiled, and never run",
+    ("multismooth.api.public", "wrong"): "the TypeError of a wrong call, which `misused` words",
     ("multismooth.dispatch", "wrong"): "the same",
     (
         "multismooth.torch.linear",
         "RuntimeError",
     ): "autograd's own error of a tensor that was written to, with its remedy",
-    ("multismooth.parity.report", "AssertionError"): "is the report, with its advice",
-    ("multismooth.parity.decode", "Undecoded"): "is a part of what identify says",
-    ("multismooth.parity.callers", "TypeError"): "is why one way of calling fn failed, under a complaint of `connect`",
-    ("multismooth.parity.sides", "self._answers[case]"): "is what fn raised",
+    ("multismooth.parity.checking.report", "AssertionError"): "is the report, with its advice",
+    ("multismooth.parity.identifying.target_mass", "Undecoded"): "is a part of what identify says",
+    (
+        "multismooth.parity.calling.frameworks",
+        "TypeError",
+    ): "is why one way of calling fn failed, under a complaint of `connect`",
+    ("multismooth.parity.checking.subjects", "self._answers[case]"): "is what fn raised",
     ("multismooth.cli.app", "typer.Exit"): "an exit status",
     ("multismooth.cli.demo", "typer.Exit"): "an exit status",
     ("multismooth.cli.doctor", "typer.Exit"): "an exit status",
@@ -173,7 +176,7 @@ OWN_TESTS = {
     "multismooth.torch.dropins",
     "multismooth.torch.originals",
     "multismooth.flax.options",
-    "multismooth.buffers",
+    "multismooth.cpu.buffers",
 }
 
 
@@ -195,7 +198,7 @@ def test_every_place_is_walked_through(monkeypatch):
         seen.add((frame.f_globals["__name__"], frame.f_lineno))
         return complain(*arguments, **more)
 
-    modules = [importlib.import_module(name) for name, _ in set(places()) | {("multismooth.containers", 0)}]
+    modules = [importlib.import_module(name) for name, _ in set(places()) | {("multismooth.api.containers", 0)}]
     for module in modules:
         monkeypatch.setattr(module, "complain", recorded)
     for framework in ("numpy", "torch", "jax"):

@@ -18,7 +18,7 @@ from multismooth import spec
 
 torch = need("torch")
 
-from multismooth.torch import gpu  # noqa: E402 torch first
+from multismooth.torch.gpu import launch  # noqa: E402 torch first
 
 CLASSES = (1, 2, 3, 10, 100, 257, 1000, 1003, 4096, 5003, 32_768, 40_001, 50_257, 131_072, 140_001, 262_144)
 SHAPES = (
@@ -35,9 +35,9 @@ SHAPES = (
 @pytest.fixture(params=[1, 16], ids=["one block", "clusters"])
 def blocks(request, device, monkeypatch):
     """How many blocks of threads may share a row: it decides whether long rows are held or read twice."""
-    if device == "cuda" and request.param > gpu.clusters(torch.device(device, 0)):
+    if device == "cuda" and request.param > launch.clusters(torch.device(device, 0)):
         pytest.skip("no clusters on this GPU, or with this Triton")
-    monkeypatch.setattr(gpu, "clusters", lambda device: request.param)
+    monkeypatch.setattr(launch, "clusters", lambda device: request.param)
 
 
 def tensor(value, device):
@@ -67,8 +67,8 @@ def plan_of(labels):
 def halves(device, z, y, out=None):
     """(losses, gradient) by `losses` and `gradient`, for ε = 0.1."""
     z, plan = tensor(z, device), plan_of(tensor(y, device))
-    loss, *found = gpu.losses(z, plan, 1)
-    return loss.cpu().numpy(), gpu.gradient(z, plan, 1, *found, out).cpu().numpy()
+    loss, *found = launch.losses(z, plan, 1)
+    return loss.cpu().numpy(), launch.gradient(z, plan, 1, *found, out).cpu().numpy()
 
 
 # --- sizes and features ----------------------------------------------------------------------------------------------
@@ -181,12 +181,12 @@ def test_the_other_half_of_a_memory_is_not_the_logits(device):
 
 
 def test_layouts_fold_where_they_can():
-    assert gpu.layout((8, 3, 5), 2, (15, 5, 1))[:3] == (1, 5, 24)
-    assert gpu.layout((8, 3, 5), 1, (15, 5, 1))[:3] == (8, 3, 5)
-    assert gpu.layout((8, 3, 5), 2, (20, 5, 1)) == (8, 5, 3, (20, 5, 1), (20, 5, 1))
-    assert gpu.layout((8, 3, 5), 2, (20, 5, 1), (15, 5, 1)) == (8, 5, 3, (20, 5, 1), (15, 5, 1))
-    assert gpu.layout((2, 3, 4, 5), 0, (60, 1, 3, 12)) is None
-    assert gpu.layout((5,), 0, (1,))[:3] == (1, 5, 1)
+    assert launch.layout((8, 3, 5), 2, (15, 5, 1))[:3] == (1, 5, 24)
+    assert launch.layout((8, 3, 5), 1, (15, 5, 1))[:3] == (8, 3, 5)
+    assert launch.layout((8, 3, 5), 2, (20, 5, 1)) == (8, 5, 3, (20, 5, 1), (20, 5, 1))
+    assert launch.layout((8, 3, 5), 2, (20, 5, 1), (15, 5, 1)) == (8, 5, 3, (20, 5, 1), (15, 5, 1))
+    assert launch.layout((2, 3, 4, 5), 0, (60, 1, 3, 12)) is None
+    assert launch.layout((5,), 0, (1,))[:3] == (1, 5, 1)
 
 
 # --- unkind numbers --------------------------------------------------------------------------------------------------
@@ -370,7 +370,7 @@ def test_a_graph_of_it_can_be_replayed():
 def test_more_logits_than_32_bits_can_count():
     z, y = on_cuda((2**15 + 2, 2**16), torch.bfloat16)
     for wanted in (False, True):
-        losses, gradient = gpu.triton(z, plan_of(y), 1, wanted=wanted)
+        losses, gradient = launch.triton(z, plan_of(y), 1, wanted=wanted)
         torch.testing.assert_close(losses[-2:].double(), of_torch(z[-2:], y[-2:], reduction="none"), rtol=2e-6, atol=0)
     last = z[-2:].double().requires_grad_()
     (slope,) = torch.autograd.grad(of_torch(last, y[-2:], reduction="sum"), last)

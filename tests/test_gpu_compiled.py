@@ -80,7 +80,7 @@ def plan_of(shape, options, epsilon):
         return plan
     each, some = torch.ones(elements), torch.ones(elements, dtype=torch.bool)
     more = {"v": torch.ones(row), "v_sum": torch.ones(1), "mask": torch.ones(row, dtype=torch.bool)}
-    return plan._replace(a=each, b=each, zeta=0.1, alive=some, **more)
+    return plan._replace(a=each, b=each, z_loss=0.1, active=some, **more)
 
 
 def tool(name, option, cubin):
@@ -149,7 +149,7 @@ def need_clusters():
 
 def compiled(cases):
     """The Code of all kernels of the cases, and of one more call with another ε each."""
-    gpu, torch = need("multismooth.torch.gpu"), need("torch")
+    gpu, torch = need("multismooth.torch.gpu.launch"), need("torch")
     need("triton.runtime").driver.set_active(Driver())
     kernels, found, known = gpu.compiled(), [], {}
 
@@ -285,7 +285,7 @@ def table():
 
 
 def everything():
-    gpu, torch = need("multismooth.torch.gpu"), need("torch")
+    gpu, torch = need("multismooth.torch.gpu.launch"), need("torch")
     found = others(gpu, torch)
     return {"codes": [asdict(code) for code in compiled(CASES)], "others": found, "clusters": gpu.knows_clusters()}
 

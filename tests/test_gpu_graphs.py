@@ -10,7 +10,8 @@ from multismooth.reduction import reduced_plan
 
 torch = need("torch")
 
-from multismooth.torch import fused, gpu, gpu_plans, ops  # noqa: E402 torch first
+from multismooth.torch import autograd, operators  # noqa: E402 torch first
+from multismooth.torch.gpu import launch, plans  # noqa: E402 torch first
 from multismooth.torch.namespace import XP  # noqa: E402
 
 # --- plans ----------------------------------------------------------------------------------------------------------
@@ -40,28 +41,28 @@ def test_a_plan_in_one_launch_is_that_of_spec_for_every_convention(device, reduc
         normalizer = 3.0 if reduction == "mean" and "caller" in needs else None
         settings = {"convention": convention, "reduction": reduction, "normalizer": normalizer, "z_loss": 1e-3}
         problem, bound_settings = bound(device, labels, ignore_index=ignored, **settings)
-        if not gpu_plans.able(problem, bound_settings):
+        if not plans.supports(problem, bound_settings):
             continue
-        found, right = gpu_plans.planned(problem, bound_settings), reduced_plan(problem, bound_settings, XP)
-        for name in ("labels", "a", "b", "const", "zeta", "u_sum", "v_sum"):
+        found, right = plans.planned(problem, bound_settings), reduced_plan(problem, bound_settings, XP)
+        for name in ("labels", "a", "b", "const", "z_loss", "u_sum", "v_sum"):
             mine, theirs = getattr(found, name), getattr(right, name)
             assert (mine is None) == (theirs is None), (convention.name, name)
             if mine is not None:
                 mine, theirs = entries(mine, len(labels)), entries(theirs, len(labels))
                 torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=0, equal_nan=True, msg=convention.name)
-        alive = [True if plan.alive is None else plan.alive for plan in (found, right)]
-        assert torch.equal(*(torch.as_tensor(x).cpu().expand(len(labels)) for x in alive))
+        active = [True if plan.active is None else plan.active for plan in (found, right)]
+        assert torch.equal(*(torch.as_tensor(x).cpu().expand(len(labels)) for x in active))
         tried += 1
     assert tried > 60
 
 
 def test_calls_that_say_more_are_planned_by_spec(device):
     labels, weight = [0, 1, 2, -100], torch.ones(5, device=device)
-    assert gpu_plans.able(*bound(device, labels))
-    assert gpu_plans.able(*bound(device, labels, normalizer=7.0))
-    assert gpu_plans.able(*bound(device, labels, convention="liger", z_loss=0.1))  # no weights, so one divisor
+    assert plans.supports(*bound(device, labels))
+    assert plans.supports(*bound(device, labels, normalizer=7.0))
+    assert plans.supports(*bound(device, labels, convention="liger", z_loss=0.1))  # no weights, so one divisor
     apart = multismooth.Convention(z_loss_denominator="all")
-    assert gpu_plans.able(*bound(device, labels, convention=apart))
+    assert plans.supports(*bound(device, labels, convention=apart))
     for more in (
         {"weight": weight},
         {"prior": weight / 5},
@@ -72,26 +73,26 @@ def test_calls_that_say_more_are_planned_by_spec(device):
         {"convention": multismooth.Convention(exclude=(1,))},
         {"convention": apart, "z_loss": 0.1},
     ):
-        assert not gpu_plans.able(*bound(device, labels, **more)), more
+        assert not plans.supports(*bound(device, labels, **more)), more
 
 
 def test_a_mean_over_nothing_and_many_elements(device):
-    found = gpu_plans.planned(*bound(device, [-100, -100]))
+    found = plans.planned(*bound(device, [-100, -100]))
     assert not found.a.any()
     assert not found.b.any()
-    labels = [k % 5 if k % 3 else -100 for k in range(3 * gpu_plans.FEW + 7)]
+    labels = [k % 5 if k % 3 else -100 for k in range(3 * plans.FEW + 7)]
     problem, settings = bound(device, labels)
-    found, right = gpu_plans.planned(problem, settings), reduced_plan(problem, settings, XP)
+    found, right = plans.planned(problem, settings), reduced_plan(problem, settings, XP)
     torch.testing.assert_close(found.a, right.a, rtol=1e-6, atol=0)
     assert torch.equal(found.labels, right.labels)
 
 
 def test_the_loss_is_planned_this_way(device, monkeypatch):
-    asked, planned = [], gpu_plans.planned
-    monkeypatch.setattr(gpu_plans, "planned", lambda *call: asked.append(call) or planned(*call))
+    asked, planned = [], plans.planned
+    monkeypatch.setattr(plans, "planned", lambda *call: asked.append(call) or planned(*call))
     problem, settings = bound(device, [0, 1, 4, -100])
     with multismooth.implementation("triton"):
-        loss = fused.loss(problem, settings)
+        loss = autograd.loss(problem, settings)
     assert len(asked) == 1
     expected = torch.nn.functional.cross_entropy(problem.logits, problem.targets, label_smoothing=0.1)
     torch.testing.assert_close(loss, expected)
@@ -104,8 +105,8 @@ def plan_for(labels, dtype, device):
     """A plan with a number, arrays and a dead element in it."""
     count = labels.numel()
     a = torch.linspace(0.5, 0.9, count, dtype=dtype, device=device)
-    alive = torch.arange(count, device=device) != 1
-    return spec.Plan(labels, a=a, b=0.1, zeta=1e-3, alive=alive)
+    active = torch.arange(count, device=device) != 1
+    return spec.Plan(labels, a=a, b=0.1, z_loss=1e-3, active=active)
 
 
 def by_spec(logits, plan):
@@ -128,10 +129,10 @@ def test_an_operator_has_the_losses_and_gradients_of_spec(device, mode, feature)
     if feature == "mask and shares":
         plan = plan._replace(v=shares * mask, v_sum=(shares * mask).sum(1), mask=mask)
     elif feature == "const":
-        plan = plan._replace(const=plan.a * 2, alive=None, zeta=None)
+        plan = plan._replace(const=plan.a * 2, active=None, z_loss=None)
 
     def call(logits):
-        return ops.elements(1, logits, plan)
+        return operators.elements(1, logits, plan)
 
     if mode == "compiled":
         torch._dynamo.reset()
@@ -151,7 +152,7 @@ def test_a_compiled_graph_holds_the_operators_and_nothing_breaks_it(device):
         return graph
 
     torch._dynamo.reset()
-    torch.compile(lambda z: ops.elements(1, z, plan), backend=backend, fullgraph=True)(logits)
+    torch.compile(lambda z: operators.elements(1, z, plan), backend=backend, fullgraph=True)(logits)
     assert len(seen) == 1
     assert torch.ops.multismooth.losses.default in seen[0]
 
@@ -171,15 +172,15 @@ def test_operators_pass_pytorch_s_own_checks(device):
 def test_second_derivatives_are_those_of_spec(device):
     logits, labels = drawn(device)
     plan = plan_for(labels, logits.dtype, device)
-    assert torch.autograd.gradgradcheck(lambda z: ops.elements(1, z, plan).sum(), logits)
-    assert torch.autograd.gradgradcheck(lambda z: ops.elements(1, z, plan), logits)
+    assert torch.autograd.gradgradcheck(lambda z: operators.elements(1, z, plan).sum(), logits)
+    assert torch.autograd.gradgradcheck(lambda z: operators.elements(1, z, plan), logits)
 
 
 def test_soft_rows_stay_with_spec(device):
     logits, labels = drawn(device)
     u = torch.softmax(torch.randn(4, 7, dtype=logits.dtype, device=device), 1)
-    plan = plan_for(labels, logits.dtype, device)._replace(labels=None, u=u, alive=None)
-    torch.testing.assert_close(ops.elements(1, logits, plan), by_spec(logits, plan), rtol=0, atol=0)
+    plan = plan_for(labels, logits.dtype, device)._replace(labels=None, u=u, active=None)
+    torch.testing.assert_close(operators.elements(1, logits, plan), by_spec(logits, plan), rtol=0, atol=0)
 
 
 @pytest.mark.cuda
@@ -205,14 +206,14 @@ def test_a_gradient_is_multiplied_in_place(device, dtype, factor):
     torch.manual_seed(0)
     for memory in (torch.randn(3, 5000, dtype=dtype, device=device), torch.randn(70, 9, dtype=dtype, device=device).T):
         expected = memory * factor
-        found = gpu.rescaled_(memory, torch.tensor(factor, device=device))
+        found = launch.rescaled_(memory, torch.tensor(factor, device=device))
         assert found is memory
         torch.testing.assert_close(memory, expected, rtol=0, atol=0)
 
 
 def test_what_is_beside_a_gradient_is_not_multiplied(device):
     memory = torch.ones(20, 30, device=device)
-    gpu.rescaled_(memory[:10, ::2], torch.tensor(2.0, device=device))
+    launch.rescaled_(memory[:10, ::2], torch.tensor(2.0, device=device))
     assert memory.sum() == 600 + 150
 
 
@@ -223,7 +224,7 @@ def test_per_element_losses_keep_two_numbers_and_take_any_upstream_gradient(devi
         return lambda *arguments: calls.append(name) or function(*arguments)
 
     for name in ("losses", "gradient", "losses_and_gradient"):
-        monkeypatch.setattr(gpu, name, watched(name, getattr(gpu, name)))
+        monkeypatch.setattr(launch, name, watched(name, getattr(launch, name)))
     logits, labels = drawn(device, dtype=torch.float32)
     upstream = torch.rand(4, device=device)
     with multismooth.implementation("triton"):

@@ -85,16 +85,16 @@ def test_a_gradient_that_is_there_is_computed_again_unless_the_upstream_gradient
     """What bfloat16 does on a GPU, whose kernel alone sees the upstream gradient; in float32, which the interpreter
     casts rightly."""
     interpreted()
-    from multismooth.torch import fused
+    from multismooth.torch import autograd
 
     logits, labels = made((8, 40), torch.float32, ignored=False)
     for upstream in (1.0, 0.3):
         z = logits.clone().requires_grad_()
         with multismooth.implementation("triton"), np.errstate(all="ignore"):
-            plan = fused.planned(*ms.loss.__wrapped__.__self__._bind(
+            plan = autograd.planned(*ms.loss.__wrapped__.__self__._bind(
                 z, labels, 0.1, "torch", None, None, None, None, -100, 0.0, "mean", None, None, None
             ))  # fmt: skip
-            loss = fused._GuardedSummed.apply(z, plan, 1)
+            loss = autograd._GuardedSummed.apply(z, plan, 1)
             loss.backward(torch.tensor(upstream), retain_graph=True)
             first, z.grad = z.grad, None
             loss.backward(torch.tensor(upstream))

@@ -13,7 +13,7 @@ from conftest import need
 import multismooth
 from multismooth import Convention, parity
 from multismooth.convention import CHOICES
-from multismooth.doctor import jax_x64
+from multismooth.parity.doctor import jax_x64
 
 pytestmark = pytest.mark.filterwarnings("ignore::multismooth.SmoothingWarning")
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import multismooth
 import multismooth.numpy
-from multismooth import buffers, cpu, threads
-from multismooth.chunks import portion
-from multismooth.implementations import choose
+from multismooth.cpu import buffers, kernels, threads
+from multismooth.cpu.chunks import portion
+from multismooth.implementations import select
 
 FRAMEWORKS = ("numpy", "torch")
 KERNELS = ("chunked", "numba")
@@ -30,15 +30,15 @@ def kernel(request, monkeypatch):
     need(framework)
     if name == "numba":
         need("numba")
-        from multismooth import compiled
+        from multismooth.cpu import compiled
 
         monkeypatch.setattr(compiled, "ENTRIES", 2000)
-    monkeypatch.setattr(cpu, "ENTRIES", 2000)
-    monkeypatch.setattr(cpu, "TOGETHER", 0)
+    monkeypatch.setattr(kernels, "ENTRIES", 2000)
+    monkeypatch.setattr(kernels, "TOGETHER", 0)
     if framework == "torch":
-        from multismooth.torch import chunked
+        from multismooth.torch import cpu_chunked
 
-        monkeypatch.setattr(chunked, "ENTRIES", 2000)
+        monkeypatch.setattr(cpu_chunked, "ENTRIES", 2000)
     return framework, name
 
 
@@ -258,7 +258,7 @@ def test_float32_sums_stay_exact_over_many_classes(kernel):
 @pytest.mark.parametrize("doubles", [True, False])
 def test_numpy_s_exponential_may_go_by_powers_of_two(monkeypatch, doubles):
     """Which of the two a machine takes depends on its instructions, so both are tried on any."""
-    monkeypatch.setattr(cpu, "doubles", lambda: doubles)
+    monkeypatch.setattr(kernels, "doubles", lambda: doubles)
     z, y = problem((40, 9000), 1, np.float32)
     z[3], z[5, 7], z[7, 8] = z[3] * 30, -np.inf, np.nan
     for rows in (slice(0, 7), slice(7, 8), slice(8, 40)):
@@ -280,12 +280,12 @@ def test_numpy_s_exponential_may_go_by_powers_of_two(monkeypatch, doubles):
 def test_powers_of_two_are_taken_where_numpy_has_them_in_vectors(monkeypatch, loops, faster):
     introspect = pytest.importorskip("numpy.lib.introspect", reason="NumPy says what it runs from 2.2 on")
     monkeypatch.setattr(introspect, "opt_func_info", lambda func_name: loops)
-    assert cpu.doubles.__wrapped__() == faster
+    assert kernels.doubles.__wrapped__() == faster
 
 
 def test_the_compiled_exponential_is_exact_to_float32():
     need("numba")
-    from multismooth.compiled import arithmetic
+    from multismooth.cpu.compiled import arithmetic
 
     numba = need("numba")
     x = -np.concatenate([np.linspace(0, 87, 20_001), np.linspace(0, 1, 20_001), [88, 1e30, np.inf]]).astype(np.float32)
@@ -356,7 +356,7 @@ def test_small_problems_have_a_compiled_kernel(rows, classes, seed, epsilon):
 
 def test_size_chooses_and_the_caller_overrules(monkeypatch):
     torch = need("torch")
-    monkeypatch.setattr(cpu, "numba", lambda: None)
+    monkeypatch.setattr(kernels, "numba", lambda: None)
     for shape, name in (((6, 5), "columns"), ((6, 50), "whole"), ((600, 1000), "chunked")):
         z = torch.randn(shape, requires_grad=True)
         y = torch.zeros(shape[0], dtype=torch.long)
@@ -392,11 +392,11 @@ def test_a_named_implementation_is_never_substituted():
         multismooth.numpy.loss(z, y)
     with pytest.raises(ValueError, match=r"some of .* got 'quick'"), multismooth.implementation("quick"):
         pass
-    assert choose("a", "b") == "a"
+    assert select("a", "b") == "a"
 
 
 def test_without_numba_everything_works(monkeypatch):
-    monkeypatch.setattr(cpu, "numba", lambda: None)
+    monkeypatch.setattr(kernels, "numba", lambda: None)
     z, y = problem((600, 1000), 1)
     with multismooth.implementation() as ran:
         multismooth.numpy.loss(z, y)
@@ -459,7 +459,7 @@ def test_cores_listen_to_the_environment(monkeypatch):
 
 
 def test_kept_memory_is_never_seen_twice():
-    kept = buffers.Kept()
+    kept = buffers.BufferCache()
     first = kept.take(2**20)
     address = first.ctypes.data
     assert address % buffers.LINE == 0

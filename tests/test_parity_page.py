@@ -14,8 +14,8 @@ from conftest import need
 
 import multismooth
 from multismooth import parity
-from multismooth.parity.cases import VARIED
-from multismooth.parity.trials import NAMES
+from multismooth.parity.checking.cases import VARIED
+from multismooth.parity.checking.trials import NAMES
 
 TEXT = (Path(__file__).parents[1] / "docs" / "parity.md").read_text(encoding="utf-8")
 TABLE = dict(re.findall(r"^\| `([\w ]+)` \| [^|]+ \| ([^|]+) \|$", TEXT, re.MULTILINE))

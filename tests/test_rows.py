@@ -7,7 +7,7 @@ import pytest
 from conftest import need
 
 from multismooth import TargetError
-from multismooth.target_checks import TOLERANCE, tolerance
+from multismooth.api.target_checks import TOLERANCE, tolerance
 
 NARROW = ("float16", "bfloat16")
 CLASSES = (2, 10, 1000)

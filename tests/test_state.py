@@ -19,7 +19,7 @@ import pytest
 from conftest import need
 
 import multismooth
-from multismooth import buffers, threads
+from multismooth.cpu import buffers, threads
 
 PACKAGE = Path(multismooth.__file__).parent
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -43,7 +43,7 @@ def python(code, place=PACKAGE.parent, /, *, limit=300, **variables):
 # 1 + 2⁻⁸ lies between two bfloat16. `stored`, which rounds it, is inlined from another file than `finish` stands in.
 ROUNDED = """
 import numpy as np
-from multismooth.compiled import by_rows
+from multismooth.cpu.compiled import by_rows
 {more}
 out = np.zeros(1, np.uint16)
 by_rows.finish(out, np.full(1, 1 + 2.0**-8, np.float32))
@@ -55,7 +55,7 @@ import numpy as np
 import multismooth.numpy
 z = np.array([[-2, 0, 1], [3, 1, -4]], np.float32)
 print(round(float(multismooth.numpy.loss(z, np.array([0, 1]))), 4), end=" ")
-from multismooth.compiled import by_columns
+from multismooth.cpu.compiled import by_columns
 print("found" if by_columns.images.stats.cache_hits else "compiled")
 """
 ROUNDING, LOG_OF_TWO = ("0x7FFF", "0x8FFF"), ("0.6931471805599453", "0.6131471805599453")
@@ -74,7 +74,7 @@ def copied(tmp_path):
 
 def changed(package, before, after):
     """Another constant in the file of helpers, which stays as long and, by its date, as old as it was."""
-    path = package / "compiled" / "arithmetic.py"
+    path = package / "cpu" / "compiled" / "arithmetic.py"
     date, text = path.stat(), path.read_text()
     assert text.count(before) == 1
     path.write_text(text.replace(before, after))
@@ -120,7 +120,7 @@ def test_machine_code_is_filed_under_the_code_that_ran_not_under_what_its_file_s
         path = Path(by_rows.__file__).with_name("arithmetic.py")
         path.write_text(path.read_text().replace({ROUNDING[1]!r}, {ROUNDING[0]!r}))
     """
-    shutil.rmtree(package / "compiled" / "__pycache__")
+    shutil.rmtree(package / "cpu" / "compiled" / "__pycache__")
     assert rounded(package, home, replaced) == "0x3f81 compiled"
     assert rounded(package, home) == "0x3f80 compiled"
 
@@ -136,7 +136,7 @@ def test_an_upgrade_compiles_anew(copied):
 def test_the_digest_is_of_all_that_compiles_and_of_how(monkeypatch):
     """Numba's own files say only which Numba wrote them, and for which processor."""
     numba, numpy, llvmlite = map(need, ("numba", "numpy", "llvmlite"))
-    from multismooth.compiled import disk
+    from multismooth.cpu.compiled import disk
 
     before = {disk.digest()}
     for place, name, value in (
@@ -155,9 +155,9 @@ def test_the_digest_is_of_all_that_compiles_and_of_how(monkeypatch):
 
 def test_every_module_of_the_kernels_is_in_the_digest():
     need("numba")
-    from multismooth.compiled import disk
+    from multismooth.cpu.compiled import disk
 
-    there = {name for name in sys.modules if name.startswith("multismooth.compiled.")} - {disk.__name__}
+    there = {name for name in sys.modules if name.startswith("multismooth.cpu.compiled.")} - {disk.__name__}
     known = {code.co_filename for code, _ in disk._modules}
     assert known == {sys.modules[name].__file__ for name in there}
 
@@ -175,7 +175,7 @@ def test_damaged_files_are_compiled_anew(copied):
 
 def test_a_file_is_read_whole_or_not_at_all(tmp_path):
     need("numba")
-    from multismooth.compiled import disk
+    from multismooth.cpu.compiled import disk
 
     files = disk.Files(str(tmp_path), "f")
     for damage in (lambda data: b"", lambda data: data[:-7], lambda data: data[:-99] + bytes(99)):
@@ -188,7 +188,7 @@ def test_a_file_is_read_whole_or_not_at_all(tmp_path):
 
 def test_without_a_place_to_write_everything_works(copied):
     package, home = copied
-    (package / "compiled" / "__pycache__").write_text("a file, where a folder is wanted")
+    (package / "cpu" / "compiled" / "__pycache__").write_text("a file, where a folder is wanted")
     assert rounded(package, home) == "0x3f80 compiled"
     assert rounded(package, home) == "0x3f80 compiled"
 
@@ -208,7 +208,7 @@ def test_a_place_that_is_lost_meanwhile_is_done_without(copied):
 
 def test_a_read_only_installation_keeps_its_code_with_the_user(copied):
     package, home = copied
-    (package / "compiled" / "__pycache__").write_text("a file, where a folder is wanted")
+    (package / "cpu" / "compiled" / "__pycache__").write_text("a file, where a folder is wanted")
     home = home | {"HOME": package.parent / "home", "XDG_CACHE_HOME": package.parent / "cache"}
     assert rounded(package, home) == "0x3f80 compiled"
     assert rounded(package, home) == "0x3f80 found"
@@ -227,7 +227,7 @@ def test_from_a_zip_without_a_place_to_write(copied):
 def test_processes_that_write_at_once_do_not_take_each_others_code(tmp_path):
     """Two that begin with the same index, as Numba keeps one, write one file for two signatures."""
     need("numba")
-    from multismooth.compiled import disk
+    from multismooth.cpu.compiled import disk
 
     first, second = disk.Files(str(tmp_path), "f"), disk.Files(str(tmp_path), "f")
     first.save("float32", b"single" * 999)
@@ -249,7 +249,7 @@ def test_three_processes_compile_at_once(copied):
 
 def test_old_folders_of_machine_code_are_removed(tmp_path):
     need("numba")
-    from multismooth.compiled import disk
+    from multismooth.cpu.compiled import disk
 
     for day in range(20):
         (old := tmp_path / f"{disk.PREFIX}{day}").mkdir()
@@ -326,7 +326,7 @@ def test_an_interrupted_caller_waits_for_its_helpers():
     """Also when it is interrupted again while it waits."""
     code = """
         import signal, threading, time
-        from multismooth import threads
+        from multismooth.cpu import threads
 
         main, begun, busy, done = threading.main_thread().ident, threading.Event(), [], []
         def interrupt():
@@ -360,7 +360,7 @@ def test_an_interrupted_caller_waits_for_its_helpers():
 def test_interrupts_at_any_moment_leave_nobody_at_work():
     code = """
         import random, signal, threading, time
-        from multismooth import threads
+        from multismooth.cpu import threads
 
         busy, wrong, alarms, interrupted = set(), 0, random.Random(0), 0
         def work(part):
@@ -397,7 +397,7 @@ def test_errors_of_parts_that_look_like_an_empty_queue_come_out():
 
 def test_work_within_work_ends():
     code = """
-        from multismooth.threads import share
+        from multismooth.cpu.threads import share
 
         def count(depth):
             return 1 if depth == 0 else sum(share(count, [depth - 1] * 5, 4))
@@ -409,7 +409,7 @@ def test_work_within_work_ends():
 def test_when_the_interpreter_ends_the_caller_works_alone():
     code = """
         import atexit
-        from multismooth.threads import share
+        from multismooth.cpu.threads import share
 
         print(share(abs, [-1, -2, -3], 3))
         atexit.register(lambda: print(share(abs, [-4, -5, -6], 3)))
@@ -500,7 +500,7 @@ FORK = """
 def test_a_child_works_though_a_thread_was_starting_helpers():
     code = """
         from concurrent.futures import ThreadPoolExecutor
-        from multismooth import threads
+        from multismooth.cpu import threads
 
         begun, go = threading.Event(), threading.Event()
         def slowly(function):
@@ -527,7 +527,7 @@ def test_a_child_works_though_a_thread_was_starting_helpers():
 @forks
 def test_a_child_has_helpers_of_its_own():
     code = """
-        from multismooth import threads
+        from multismooth.cpu import threads
 
         def names(part):
             entered.wait(5)
@@ -593,7 +593,7 @@ MIB = 2**20
 def test_a_child_computes_though_a_thread_was_making_a_buffer():
     code = """
         import numpy as np
-        from multismooth import buffers
+        from multismooth.cpu import buffers
 
         begun, go, empty = threading.Event(), threading.Event(), np.empty
         class Slow:
@@ -621,7 +621,7 @@ def test_a_child_computes_though_a_thread_was_making_a_buffer():
 def test_a_child_starts_without_the_memory_of_its_parent():
     code = """
         import numpy as np
-        from multismooth import buffers
+        from multismooth.cpu import buffers
 
         def kept():
             return sum(block.size for block in (buffers.GRADIENTS, buffers.SCRATCH))
@@ -666,7 +666,7 @@ def test_memory_that_was_needed_once_is_given_back(framework, wanted, shape):
 
 
 def test_memory_is_kept_through_a_few_smaller_calls():
-    kept = buffers.Kept()
+    kept = buffers.BufferCache()
     address = kept.take(9 * MIB).ctypes.data
     for _ in range(5):
         for _ in range(buffers.PATIENCE):
@@ -724,7 +724,7 @@ def hasty():
 
 
 def test_no_two_threads_get_the_same_memory(hasty):
-    kept, wrong = buffers.Kept(), []
+    kept, wrong = buffers.BufferCache(), []
 
     def use(number):
         for turn in range(400):
@@ -784,7 +784,7 @@ def views_of_torch():
 @pytest.mark.parametrize("made", [views, views_of_torch])
 def test_memory_is_free_when_the_last_view_is_gone_and_not_before(made):
     for view in made():
-        kept = buffers.Kept()
+        kept = buffers.BufferCache()
         lent = kept.take(MIB)
         address, part = lent.ctypes.data, view(lent)
         del lent

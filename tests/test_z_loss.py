@@ -115,7 +115,7 @@ def test_a_traced_z_loss_has_the_same_divisor():
     with jax.enable_x64(True):
         z, labels, weight = (jax.numpy.asarray(x) for x in (LOGITS, LABELS, WEIGHT))
         value, slope = jax.jit(jax.value_and_grad(
-            lambda zeta: multismooth.loss(z, labels, weight=weight, z_loss=zeta, convention="liger")
+            lambda z_loss: multismooth.loss(z, labels, weight=weight, z_loss=z_loss, convention="liger")
         ))(0.1)  # fmt: skip
         assert_close(value, by_hand(5), "float64")
         assert_close(slope, (lse(LOGITS) ** 2)[LABELS != -100].mean(), "float64")

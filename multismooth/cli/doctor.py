@@ -18,7 +18,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     Example: [bold]multismooth doctor[/bold]
     """
-    from multismooth.doctor import survey
+    from multismooth.parity.doctor import survey
 
     with aside("looking around") as status:
         found = survey(on_step=lambda text: status.update(f"checking {text}"))

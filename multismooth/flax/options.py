@@ -6,12 +6,12 @@ from inspect import Parameter, signature
 import jax
 import numpy as np
 
+from multismooth.api.functions import Functions
+from multismooth.api.public import meant, public
 from multismooth.errors import complain
-from multismooth.functions import Functions
 from multismooth.jax import linear_loss
 from multismooth.jax.backend import JaxBackend
 from multismooth.jax.linear import Product
-from multismooth.public import meant, public
 
 OPTIONS = {
     name: parameter.default

@@ -12,9 +12,9 @@ from multismooth.errors import require
 
 require("jax", "jax")
 
-from multismooth.functions import Functions
+from multismooth.api.functions import Functions
+from multismooth.api.public import public
 from multismooth.jax.backend import JaxBackend
-from multismooth.public import public
 
 __all__ = [
     "binary_loss",

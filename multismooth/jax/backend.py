@@ -1,4 +1,4 @@
-"""How JAX arrays are made, looked at and evaluated for `multismooth.functions`.
+"""How JAX arrays are made, looked at and evaluated for `multismooth.api.functions`.
 
 Every evaluation is one jitted call, so that nothing of size N×K is made besides the gradient. ε, weights and all
 other arrays and numbers are traced: a schedule does not recompile.

@@ -29,7 +29,7 @@ def weighted_sum(z, v, axis):
 
 
 @jax.custom_jvp
-def powers(z, top, alive):
+def powers(z, top, active):
     """exp(z − top), with a derivative of 0 at dead elements, which may hold NaN: second derivatives meet it. Making
     them finite here would be a second (N, K) buffer."""
     return jnp.exp(z - top)
@@ -37,9 +37,9 @@ def powers(z, top, alive):
 
 @powers.defjvp
 def _powers_jvp(primals, tangents):
-    z, top, alive = primals
-    e = powers(z, top, alive)
-    return e, (e if alive is None else jnp.where(alive, e, 0.0)) * tangents[0]  # `top` is a constant
+    z, top, active = primals
+    e = powers(z, top, active)
+    return e, (e if active is None else jnp.where(active, e, 0.0)) * tangents[0]  # `top` is a constant
 
 
 def parts(logits, plan, axis):
@@ -50,10 +50,10 @@ def parts(logits, plan, axis):
     own = jnp.take_along_axis(z, jnp.expand_dims(plan.labels, axis), axis)
     top = jnp.max(z, axis=axis, keepdims=True)
     top = jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0.0))
-    alive = None if plan.alive is None else jnp.expand_dims(plan.alive, axis)
-    e = powers(z, top, alive)
+    active = None if plan.active is None else jnp.expand_dims(plan.active, axis)
+    e = powers(z, top, active)
     total = jnp.sum(e, axis=axis, keepdims=True)
-    total = total if alive is None else jnp.where(alive, total, 1.0)
+    total = total if active is None else jnp.where(active, total, 1.0)
     log_total, v_sum = jnp.log(total), spec.wide(plan.v_sum, axis, XP)
     away = weighted_sum(z, plan.v, axis)
     smooth = v_sum * (log_total + top) - away
@@ -71,7 +71,7 @@ def _shifted(z, v, top, v_sum, log_total, axis):
 def statistics(found, plan, axis):
     """`spec.statistics` from `parts`, dead elements at 0."""
     found = tuple(jnp.squeeze(x, axis) for x in found)
-    return found if plan.alive is None else tuple(jnp.where(plan.alive, x, 0.0) for x in found)
+    return found if plan.active is None else tuple(jnp.where(plan.active, x, 0.0) for x in found)
 
 
 def at_label(z, labels, axis):
@@ -86,11 +86,11 @@ def slope(found, e, total, plan, axis):
     """`spec.gradient` as what it does to a tangent, Σ gradient·t: transposed, the upstream gradient meets the small
     factors before they meet e, and one pass over e is all that is left (a gradient that is scaled later is two)."""
     height = spec.wide(plan.a * plan.u_sum + plan.b * plan.v_sum, axis, XP)
-    if plan.zeta is not None:
-        height = height + 2 * spec.wide(plan.zeta, axis, XP) * found[0]
-    if plan.alive is not None:  # dead elements may hold NaN
-        alive = spec.wide(plan.alive, axis, XP)
-        e, height = jnp.where(alive, e, 0.0), jnp.where(alive, height, 0.0)
+    if plan.z_loss is not None:
+        height = height + 2 * spec.wide(plan.z_loss, axis, XP) * found[0]
+    if plan.active is not None:  # dead elements may hold NaN
+        active = spec.wide(plan.active, axis, XP)
+        e, height = jnp.where(active, e, 0.0), jnp.where(active, height, 0.0)
     factor = jnp.squeeze(height / total, axis)
 
     def along(t):

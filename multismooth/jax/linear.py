@@ -146,7 +146,7 @@ def _scan(body, carry, hidden, problem, settings, shape, size):
 def _chunk(call, own, classifier, bias, part, settings, mean):
     """(logits, plan, features with dead rows silenced) of a chunk."""
     plan = spec.scaled(plan_of(part, settings, XP), *mean)
-    own = linear.quiet_rows(own, plan, XP)
+    own = linear.masked_rows(own, plan, XP)
     return _logits(call.product, own, classifier, bias), plan, own
 
 

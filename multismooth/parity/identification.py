@@ -6,7 +6,7 @@ from typing import Any
 
 from multismooth.convention import DIVIDES_BY, Convention
 from multismooth.errors import complain
-from multismooth.parity.probes import Reading
+from multismooth.parity.identifying.probes import Reading
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,10 @@ from multismooth.errors import require
 
 require("torch", "torch")
 
-from multismooth.public import public
+from multismooth.api.public import public
 from multismooth.torch.backend import functions as _functions
 from multismooth.torch.dropins import CrossEntropyLoss, cross_entropy, linear_cross_entropy
-from multismooth.torch.heads import LinearLoss
+from multismooth.torch.layers import LinearLoss
 
 __all__ = [
     "CrossEntropyLoss",

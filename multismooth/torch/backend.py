@@ -1,16 +1,17 @@
-"""How PyTorch tensors are made, looked at and evaluated for `multismooth.functions`."""
+"""How PyTorch tensors are made, looked at and evaluated for `multismooth.api.functions`."""
 
 import numpy as np
 import torch
 
-from multismooth import containers, spec
+from multismooth import spec
+from multismooth.api import containers
+from multismooth.api.functions import Functions
 from multismooth.backend import Backend, total
 from multismooth.errors import complain
-from multismooth.functions import Functions
-from multismooth.implementations import choose
+from multismooth.implementations import select
 from multismooth.problem import Usual
 from multismooth.reduction import reduced_plan
-from multismooth.torch import fused, kernels, linear, ops
+from multismooth.torch import autograd, cpu_kernels, linear, operators
 from multismooth.torch.namespace import XP
 from multismooth.torch.plans import planned
 
@@ -60,7 +61,7 @@ class TorchBackend(Backend):
                 raise containers.lossy(argument, f"a tensor of layout {value.layout}", containers.DENSE)
             if value.is_quantized:
                 raise containers.lossy(argument, "a quantized tensor", containers.QUANTIZED)
-            if fused.plain_tensor(value) or self.tracing():  # a compiler does not read a Parameter's ancestors
+            if autograd.plain_tensor(value) or self.tracing():  # a compiler does not read a Parameter's ancestors
                 array = self.array(value, like)
                 self.meets(argument, array, like)
                 return array
@@ -88,10 +89,10 @@ class TorchBackend(Backend):
         return "boolean" if array.dtype is torch.bool else "other" if array.dtype.is_complex else "integer"
 
     def values(self, array, validate):
-        if fused.transforming() or array.is_meta or (array.device.type != "cpu" and not validate):
+        if autograd.transforming() or array.is_meta or (array.device.type != "cpu" and not validate):
             return None
         array = array.detach()
-        if not fused.plain_tensor(array):  # a mode makes fake tensors of plain ones too
+        if not autograd.plain_tensor(array):  # a mode makes fake tensors of plain ones too
             return None
         known = array.dtype in NUMPYS or not array.dtype.is_floating_point
         return (array if known else array.float()).numpy(force=True)
@@ -106,7 +107,7 @@ class TorchBackend(Backend):
         return None if values is None else values[first]
 
     def glance(self, z, targets, axis):
-        if not (z.is_cpu and targets.is_cpu and z.numel() and fused.eligible(z, targets)) or z.is_neg():
+        if not (z.is_cpu and targets.is_cpu and z.numel() and autograd.eligible(z, targets)) or z.is_neg():
             return None, None
         try:
             z = z.detach() if z.dtype is torch.bfloat16 else z.detach().numpy()
@@ -123,10 +124,10 @@ class TorchBackend(Backend):
 
     def loss(self, problem, settings):
         usual = type(settings) is Usual  # looked at in `glance`
-        if usual or fused.eligible(problem.logits, others=[*problem][1:]):
-            return fused.loss(problem, settings)
-        if self.tracing() and ops.able(problem):
-            return total(problem, settings, XP, ops.elements)
+        if usual or autograd.eligible(problem.logits, others=[*problem][1:]):
+            return autograd.loss(problem, settings)
+        if self.tracing() and operators.supports(problem):
+            return total(problem, settings, XP, operators.elements)
         self._by_spec()
         return super().loss(problem, settings)
 
@@ -138,17 +139,17 @@ class TorchBackend(Backend):
             raise complain("out", expected, got, "Make it with torch.empty_like(logits).")
         if out is not None:
             self.meets("out", out, z)
-        if type(settings) is not Usual and not fused.eligible(z):
+        if type(settings) is not Usual and not autograd.eligible(z):
             self._by_spec()
             return self._loss_and_grad_by_spec(problem, settings, out)
         with torch.no_grad():
             plan = planned(problem, settings)
-            kernel = kernels.chosen_once(settings, z, plan)
+            kernel = cpu_kernels.chosen_once(settings, z, plan)
             return kernel(z.detach(), plan, settings.axis, summed=settings.reduction != "none", out=out)
 
     def _by_spec(self):
-        if not self.tracing():  # a compiler cannot look at the caller's wish
-            choose("spec")
+        if not self.tracing():  # a compiler cannot look at the caller's requested
+            select("spec")
 
     def _loss_and_grad_by_spec(self, problem, settings, out):
         with torch.set_grad_enabled(torch._C._are_functorch_transforms_active()):  # else no graph, as of a kernel
@@ -160,7 +161,7 @@ class TorchBackend(Backend):
     def linear_loss(self, hidden, classifier, bias, chunk_rows, problem, settings):
         traced = None
         if self.tracing():
-            traced = ops.head_loss(hidden, classifier, bias, chunk_rows, problem, settings)
+            traced = operators.head_loss(hidden, classifier, bias, chunk_rows, problem, settings)
         return linear.loss(hidden, classifier, bias, chunk_rows, problem, settings) if traced is None else traced
 
     def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, problem, settings):

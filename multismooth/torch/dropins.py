@@ -7,7 +7,7 @@ nothing is NaN (with a gradient of 0), and under autocast the loss is float32.
 
 import torch
 
-from multismooth.checks import same_shape
+from multismooth.api.argument_checks import same_shape
 from multismooth.errors import complain
 from multismooth.torch import originals
 from multismooth.torch.backend import TorchBackend

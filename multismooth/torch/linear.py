@@ -2,7 +2,7 @@
 
 Forward knows each chunk's gradient as soon as its logits exist, so nothing of size (N, K) is kept and backward only
 multiplies by the upstream gradient. The gradient of reduction "none", double backward and whatever else
-`fused.eligible` refuses take checkpointed chunks of the plain text: a fourth product, any derivative.
+`autograd.eligible` refuses take checkpointed chunks of the plain text: a fourth product, any derivative.
 """
 
 import math
@@ -12,8 +12,9 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from multismooth import correction, linear
-from multismooth.implementations import choose
-from multismooth.torch import autocast, fused, gpu, gpu_plans, kernels
+from multismooth.implementations import select
+from multismooth.torch import autocast, autograd, cpu_kernels
+from multismooth.torch.gpu import launch, plans
 from multismooth.torch.namespace import XP, known
 
 WORKSPACE = 2**23  # logits per chunk, 32 MiB of float32: the kernel writes their gradient over them
@@ -38,7 +39,7 @@ def _chunk_rows(hidden, classifier, chunk_rows, settings=None):
         return rows
     if hidden.is_cpu:
         return linear.chunk_size(rows, classes, chunk_rows, WORKSPACE if settings else linear.WORKSPACE)
-    in_place = settings and not settings.soft and gpu.compiled()
+    in_place = settings and not settings.soft and launch.compiled()
     workspace = DEVICE_WORKSPACE // (hidden.itemsize if in_place else PLAIN_BYTES)
     return linear.chunk_size(rows, classes, chunk_rows, workspace, **DEVICE_ROWS)
 
@@ -99,11 +100,11 @@ class _Products(linear.Products):
 
 
 def _kernel(logits, plan, xp):
-    return kernels.chosen(logits, plan, 1)(logits, plan, 1, out=logits)
+    return cpu_kernels.chosen(logits, plan, 1)(logits, plan, 1, out=logits)
 
 
 def with_gradients(
-    hidden, classifier, bias, call, needed=(True, True, True), kernel=_kernel, planned=gpu_plans.known, upstream=1.0
+    hidden, classifier, bias, call, needed=(True, True, True), kernel=_kernel, planned=plans.known, upstream=1.0
 ):
     """(loss, (∂hidden, ∂classifier, ∂bias) of upstream·loss, None where not needed), each while its logits exist."""
     chunk_rows, problem, settings = call
@@ -156,9 +157,11 @@ def _evaluated(hidden, classifier, bias, chunk_rows, problem, settings):
 
     def chunk_loss(own, classifier, bias, plan, xp):
         logits = logits_of(own, classifier, bias)
-        name = choose(*kernels.able(logits, plan, 1, wanted=False), "spec")
+        name = select(*cpu_kernels.supports(logits, plan, 1, with_gradient=False), "spec")
         return (
-            linear.losses_of(logits, plan, xp) if name == "spec" else kernels.KERNELS[name](logits, plan, 1, False)[0]
+            linear.losses_of(logits, plan, xp)
+            if name == "spec"
+            else cpu_kernels.KERNELS[name](logits, plan, 1, False)[0]
         )
 
     return linear.forward(hidden, classifier, bias, size, problem, settings, XP, chunk_loss)
@@ -173,18 +176,18 @@ class _LinearLoss(torch.autograd.Function):
         chunk_rows, problem, settings = call
         ctx.kind = hidden.dtype, hidden.shape
         ctx.learns = hidden.dtype is torch.float16 and hidden.is_cpu
-        ctx.stored = fused.EXPECTED.of(ctx.kind) if ctx.learns else stored_factor(hidden, settings.reduction)
+        ctx.stored = autograd.EXPECTED.of(ctx.kind) if ctx.learns else stored_factor(hidden, settings.reduction)
         loss, ctx.gradients = with_gradients(
             hidden, classifier, bias, call, ctx.needs_input_grad[:3], upstream=ctx.stored
         )
-        fused.keep(ctx, problem, hidden, classifier, bias)
+        autograd.keep(ctx, problem, hidden, classifier, bias)
         ctx.call = chunk_rows, settings
         return loss
 
     @staticmethod
     def backward(ctx, upstream):
         needed, gradients = ctx.needs_input_grad[:3], ctx.gradients
-        if fused.differentiated(upstream):
+        if autograd.differentiated(upstream):
             *inputs, call = _again(ctx)
             return *_differentiable(inputs, needed, call, upstream), None
         ctx.gradients = None
@@ -200,16 +203,16 @@ class _LinearLoss(torch.autograd.Function):
                 gradients = None  # or there would be two of each
                 gradients = with_gradients(*inputs, call, needed, upstream=held)[1]
         if ctx.learns:
-            fused.EXPECTED.learn(ctx.kind, held)
+            autograd.EXPECTED.learn(ctx.kind, held)
             if held == upstream.item():
                 return *gradients, None
         factor = upstream / held
-        return *(None if gradient is None else fused.scale_(gradient, factor) for gradient in gradients), None
+        return *(None if gradient is None else autograd.scale_(gradient, factor) for gradient in gradients), None
 
 
 def _again(ctx):
     """(hidden, classifier, bias, call) of a forward whose tensors are as they were."""
-    *inputs, problem = fused.kept(ctx)
+    *inputs, problem = autograd.kept(ctx)
     chunk_rows, settings = ctx.call
     return *inputs, (chunk_rows, problem, settings)
 
@@ -218,8 +221,8 @@ def _differentiable(inputs, needed, call, upstream):
     """The gradients from scratch by the plain text, to be differentiated or vmapped over."""
     again = torch.is_grad_enabled()
     with torch.enable_grad():
-        wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
-        found = iter(torch.autograd.grad(_plain(*inputs, *call), wanted, upstream, create_graph=again))
+        with_gradient = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
+        found = iter(torch.autograd.grad(_plain(*inputs, *call), with_gradient, upstream, create_graph=again))
     return [next(found) if need else None for need in needed]
 
 
@@ -229,15 +232,15 @@ def cast(*tensors):
 
 
 def _cast(*tensors):
-    return tensors if fused.transforming() else cast(*tensors)  # plain text's products are cast as they are
+    return tensors if autograd.transforming() else cast(*tensors)  # plain text's products are cast as they are
 
 
 def loss(hidden, classifier, bias, chunk_rows, problem, settings):
     hidden, classifier, bias = _cast(hidden, classifier, bias)
     tensors = [tensor for tensor in (hidden, classifier, bias) if tensor is not None]
-    wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    eligible = fused.eligible(*tensors, others=[*problem][1:] if torch.is_grad_enabled() else ())
-    if eligible and not wanted:
+    with_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    eligible = autograd.eligible(*tensors, others=[*problem][1:] if torch.is_grad_enabled() else ())
+    if eligible and not with_gradient:
         return _evaluated(hidden, classifier, bias, chunk_rows, problem, settings)
     if settings.reduction == "none" or not eligible:
         return _plain(hidden, classifier, bias, chunk_rows, problem, settings)
@@ -247,7 +250,9 @@ def loss(hidden, classifier, bias, chunk_rows, problem, settings):
 def loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings):
     given = hidden, classifier, bias
     with torch.no_grad():
-        kernel = _kernel if fused.eligible(*(tensor for tensor in given if tensor is not None)) else linear.plain_kernel
+        kernel = (
+            _kernel if autograd.eligible(*(tensor for tensor in given if tensor is not None)) else linear.plain_kernel
+        )
         value, gradients = with_gradients(*_cast(*given), (chunk_rows, problem, settings), kernel=kernel)
     back = zip(gradients, given, strict=True)
     return value, tuple(gradient if gradient is None else gradient.to(of.dtype) for gradient, of in back)

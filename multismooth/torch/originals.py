@@ -11,12 +11,13 @@ import math
 import numpy as np
 import torch
 
-from multismooth import checks, spec, target_checks
+from multismooth import spec
+from multismooth.api import argument_checks, target_checks
+from multismooth.api.call_cache import remember
 from multismooth.errors import SmoothingError, TargetError, complain
 from multismooth.problem import Problem, Settings, Usual
 from multismooth.registry import conventions
-from multismooth.remembering import remember
-from multismooth.torch import fused
+from multismooth.torch import autograd
 from multismooth.torch.autocast import layer_dtype, loss_dtype
 from multismooth.torch.namespace import XP
 
@@ -49,13 +50,13 @@ def bound(backend, logits, target, weight, ignore_index, reduction, label_smooth
     tensors("input", logits, target=target, weight=weight)
     ignore_index, label_smoothing = _ignored(ignore_index), _smoothing(label_smoothing)
     try:
-        checks.reduction(reduction)
+        argument_checks.reduction(reduction)
         if not 0.0 <= label_smoothing <= 1.0:
-            checks.smoothing_range(label_smoothing)
+            argument_checks.smoothing_range(label_smoothing)
         dtype = _logits(logits)
         logits = readable(logits, backend)
         axis = min(logits.ndim - 1, 1)
-        soft = checks.same_shape(target.shape, logits.shape)
+        soft = argument_checks.same_shape(target.shape, logits.shape)
         target, dtype = _targets(logits, target, axis, soft, ignore_index, dtype)
         weight, dtype = _weight(logits, weight, axis, soft, dtype)
     except ValueError as error:
@@ -65,7 +66,7 @@ def bound(backend, logits, target, weight, ignore_index, reduction, label_smooth
     clean = seen is not None and target_checks.labels(seen, logits.shape[axis], ignore_index)
     problem = Problem(logits, target, label_smoothing, weight=weight)
     settings = Settings(conventions["torch"], axis, soft, ignore_index, reduction, soft or seen is not None, clean)
-    if clean and weight is None and fused.eligible(logits, target):
+    if clean and weight is None and autograd.eligible(logits, target):
         key = (logits.shape, logits.dtype, label_smoothing, reduction, ignore_index)
         settings = ALIKE.get(key) or remember(ALIKE, key, settings)
     nothing = reduction == "mean" and _over_nothing(problem, settings, seen, backend)
@@ -159,7 +160,7 @@ def _targets(logits, target, axis, soft, ignore_index, dtype):
             raise complain("target", "labels of dtype int64 or uint8", f"{target.dtype}", "Cast: target.long().")
         return target, dtype
     if not target.dtype.is_floating_point:
-        expected = f"labels of shape {checks.elements_shape(logits.shape, axis)}, or floating probabilities"
+        expected = f"labels of shape {argument_checks.elements_shape(logits.shape, axis)}, or floating probabilities"
         remedy = "Cast one-hot rows: target.to(input.dtype)."
         raise complain("target", expected, f"{target.dtype} of shape {tuple(target.shape)}", remedy, TargetError)
     if ignore_index >= 0:
@@ -172,7 +173,7 @@ def _weight(logits, weight, axis, soft, dtype):
     """(class weights, dtype of the result)"""
     if weight is None:
         return None, dtype
-    checks.per_class("weight", weight.shape, logits.shape[axis])
+    argument_checks.per_class("weight", weight.shape, logits.shape[axis])
     theirs = loss_dtype(weight)
     if weight.is_complex() or not (soft or theirs is dtype):
         expected = "a real dtype" if soft else f"the dtype of `input`, {dtype}"
@@ -184,7 +185,7 @@ def _over_nothing(problem, settings, seen, backend):
     """Whether Σ w_y over the counted elements is 0: a bool, or a tensor where only the device or a compiler knows."""
     z, targets, weight = problem.logits, problem.targets, problem.weight
     if settings.soft:
-        return XP.number(math.prod(checks.elements_shape(z.shape, settings.axis)), z) == 0
+        return XP.number(math.prod(argument_checks.elements_shape(z.shape, settings.axis)), z) == 0
     if seen is not None and (weight is None or (values := backend.values(weight, None)) is not None):
         counted = seen if settings.clean else seen[seen != settings.ignore_index]
         return counted.size == 0 if weight is None or counted.size == 0 else bool(values[counted].sum() == 0)

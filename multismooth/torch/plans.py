@@ -9,11 +9,11 @@ instead of 373, with sample weights 358 instead of 498.
 import numpy as np
 import torch
 
-from multismooth.cpu import quietly
+from multismooth.cpu.kernels import without_warnings
 from multismooth.namespace import XP as NUMPY
 from multismooth.problem import Usual
 from multismooth.reduction import reduced_plan
-from multismooth.torch import gpu_plans
+from multismooth.torch.gpu import plans
 from multismooth.torch.namespace import XP
 
 SMALL = 2**22  # logits; beyond, nobody notices
@@ -22,13 +22,13 @@ SHARED = (torch.float32, torch.float64, torch.int64, torch.bool)
 
 def planned(problem, settings):
     """`reduced_plan` in tensors and plain numbers."""
-    found = gpu_plans.known(problem, settings)
+    found = plans.known(problem, settings)
     if found is not None:
         return found
     if type(settings) is Usual or settings.soft or problem.logits.numel() > SMALL or not all(map(shared, problem)):
         return reduced_plan(problem, settings, XP)
     theirs = type(problem)(*[x.detach().numpy() if isinstance(x, torch.Tensor) else x for x in problem])
-    plan = quietly(reduced_plan)(theirs, settings, NUMPY)
+    plan = without_warnings(reduced_plan)(theirs, settings, NUMPY)
     inputs = [(array, tensor) for array, tensor in zip(theirs, problem, strict=True) if isinstance(array, np.ndarray)]
     return type(plan)(*[given(x, inputs) if isinstance(x, (np.ndarray, np.generic)) else x for x in plan])
 

@@ -1,0 +1,166 @@
+"""From a caller's arguments to a checked Problem: what the public functions have in common, for every backend."""
+
+from multismooth.api import argument_checks, target_checks, value_checks
+from multismooth.api.conversions import Arguments
+from multismooth.errors import TargetError, complain
+from multismooth.problem import Problem, Settings
+from multismooth.registry import resolve
+
+
+class Binding(Arguments):
+    """Call an instance with the arguments of `loss`, in its order, to get (Problem, Settings)."""
+
+    def __call__(
+        self, logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
+        ignore_index, z_loss, reduction, normalizer, axis, validate,
+    ):  # fmt: skip
+        backend = self._backend
+        z = self._floating("logits", logits)
+        if z.ndim == 0:
+            raise complain("logits", "at least one axis, the classes", "a single number", "Pass logits.reshape(1, -1).")
+        argument_checks.validation(validate)
+        argument_checks.reduction(reduction)
+        convention = resolve(convention)
+        targets = backend.take("targets", targets, z)
+        kind = backend.kind(targets)
+        target_checks.kind(kind, targets.dtype)
+        ignore_index = argument_checks.ignored_label(ignore_index, backend.widest(targets))
+        seen = self._values(targets, validate)
+        soft, slack = kind != "integer", target_checks.tolerance(targets.dtype)
+        axis = target_checks.class_axis(z.shape, targets.shape, soft, axis, seen, slack)
+        target_checks.target_shape(kind, targets.shape, z.shape, axis)
+        num_classes, shape = z.shape[axis], argument_checks.elements_shape(z.shape, axis)
+        if num_classes == 0:
+            got = f"shape {tuple(z.shape)} with classes on axis {axis}"
+            raise complain("logits", "at least one class", got, "axis= names another class axis.")
+        if not backend.traced(z) and num_classes == 1:
+            argument_checks.single_class(z.shape, axis)
+
+        problem = Problem(
+            logits=z,
+            targets=targets,
+            label_smoothing=self._smoothing(label_smoothing, z, shape, validate),
+            weight=self._classes("weight", weight, z, num_classes),
+            prior=self._classes("prior", prior, z, num_classes, square=True),
+            class_mask=self._mask(class_mask, z, num_classes, axis),
+            sample_weight=self._per_element("sample_weight", sample_weight, z, shape),
+            z_loss=self._number("z_loss", z_loss, z, validate, zero=None),
+            normalizer=self._normalizer(normalizer, reduction, z, validate),
+        )
+        settings = Settings(convention, axis, soft, ignore_index, reduction, valid=soft, row_tolerance=slack)
+        _combinations(convention, problem, soft, reduction)
+        if convention.exclude and convention.receivers(num_classes) == 0:
+            expected, got = "one that lets a class take smoothed mass", f"exclude={convention.exclude} of {num_classes}"
+            raise complain("convention", expected, got, "Exclude the padding class alone.")
+        if validate is False:  # rows that nobody is to look at are taken as they are
+            return problem, settings
+        problem = self._unseen(problem, validate)
+        valid, clean = value_checks.check(
+            problem, settings, seen, lambda array: self._values(array, validate), backend.tracing()
+        )
+        self._check_scores(z, axis, validate)
+        return problem, settings._replace(valid=valid, clean=clean)
+
+    def template(self, targets, num_classes, axis, dtype):
+        """(logits in shape and dtype only, targets): what `smooth_targets` binds in place of logits."""
+        backend = self._backend
+        num_classes = argument_checks.positive(
+            "num_classes", num_classes, "It is the length of the rows to make.", backend.size
+        )
+        targets = backend.take("targets", targets)
+        shape, kind = tuple(targets.shape), backend.kind(targets)
+        target_checks.kind(kind, targets.dtype)
+        place = argument_checks.place(axis, len(shape) + (kind == "integer") or 1, "the rows")
+        if kind == "integer":
+            shape = (*shape[:place], num_classes, *shape[place:])
+        elif not shape or shape[place] != num_classes:
+            remedy = "Pass their number of classes as num_classes, or their class axis with axis=."
+            raise complain("targets", f"{num_classes} classes on axis {axis}", f"shape {shape}", remedy, TargetError)
+        if dtype is None and kind == "floating":
+            dtype = targets.dtype
+        return backend.template(shape, dtype, targets), targets
+
+    def linear(self, hidden, classifier, bias, chunk_rows, accumulate, targets, *rest):
+        """(hidden, classifier, bias, chunk_rows, Problem, Settings); the Problem's logits are a shape only."""
+        *rest, axis, validate = rest
+        hidden = self._floating("hidden", hidden)
+        classifier = self._floating("classifier", classifier, hidden)
+        if hidden.ndim == 0 or classifier.ndim != 2:
+            expected, got = (
+                "hidden (N…, D) and classifier (K, D)",
+                f"{tuple(hidden.shape)} and {tuple(classifier.shape)}",
+            )
+            raise complain("classifier", expected, got, "It is the weight of a linear layer, a row for each class.")
+        place = argument_checks.place(
+            -1 if axis is None else axis, hidden.ndim, "the logits, here the feature axis of hidden"
+        )
+        if hidden.shape[place] != classifier.shape[1]:
+            raise complain(
+                "classifier",
+                f"(K, {hidden.shape[place]}) for hidden {tuple(hidden.shape)} with features on axis {place}",
+                f"{tuple(classifier.shape)}",
+                "Transpose it, or name the feature axis with axis=.",
+            )
+        bias = self._classes("bias", bias, hidden, classifier.shape[0])
+        if chunk_rows is not None:
+            chunk_rows = argument_checks.positive("chunk_rows", chunk_rows, "None chooses it.")
+        if accumulate not in ("float32", "input"):
+            expected = '"float32" or "input", the dtype of the classifier'
+            raise complain("accumulate", expected, repr(accumulate), '"float32" is the exact one.')
+        shape = list(hidden.shape)
+        shape[place] = classifier.shape[0]
+        logits = self._backend.template(tuple(shape), hidden.dtype, hidden)
+        problem, settings = self(logits, targets, *rest, axis, validate)
+        return hidden, classifier, bias, chunk_rows, problem, settings._replace(accumulate=accumulate)
+
+    def binary(self, logits, targets, label_smoothing, pos_weight, sample_weight, reduction, normalizer, validate):
+        """The Problem of `binary_loss`; `weight` holds pos_weight."""
+        argument_checks.validation(validate)
+        argument_checks.reduction(reduction)
+        z = self._floating("logits", logits)
+        targets = self._backend.take("targets", targets, z)
+        target_checks.kind(self._backend.kind(targets), targets.dtype)
+        if not argument_checks.same_shape(targets.shape, z.shape):
+            expected, got = f"the logits' shape {tuple(z.shape)}", f"{tuple(targets.shape)}"
+            raise complain("targets", expected, got, target_checks.binary_fitting(targets.shape, z.shape), TargetError)
+        t, slack = (
+            self._backend.xp.astype(targets, self._backend.xp.float_of(z)),
+            target_checks.tolerance(targets.dtype),
+        )
+        seen = self._values(targets, validate)
+        problem = Problem(
+            z,
+            self._inside(t, slack, z) if seen is None and validate is not False else t,
+            self._smoothing(label_smoothing, z, z.shape, validate),
+            weight=self._per_element("pos_weight", pos_weight, z, z.shape),
+            sample_weight=self._per_element("sample_weight", sample_weight, z, z.shape),
+            normalizer=self._normalizer(normalizer, reduction, z, validate),
+        )
+        if validate is not False:
+            problem = self._unseen(problem, validate)
+            value_checks.check_binary(problem, seen, slack, lambda array: self._values(array, validate))
+        return problem
+
+    def _check_scores(self, z, axis, validate):
+        """Logits that look like probabilities: all of them are asked for only if the first row does."""
+        row = self._backend.first_row(z, axis, validate)
+        if row is not None:
+            target_checks.probabilities(row, target_checks.tolerance(z.dtype), lambda: (self._values(z, True), axis))
+
+
+def _combinations(convention, problem, soft, reduction):
+    """What cannot be meant together is refused, with what to do instead."""
+    if problem.prior is not None and convention.spread == "others":
+        raise complain("prior", 'none under spread "others"', "a prior", 'Use a convention with spread "all".')
+    if convention.ignore_scope == "nll_only" and problem.prior is not None and problem.prior.ndim == 2 and not soft:
+        raise complain("prior", 'shape (K,) under ignore_scope "nll_only"', "(K, K)", "An ignored label has no row.")
+    needs = [convention.denominator, convention.smooth_denominator]
+    if problem.z_loss is not None:
+        needs.append(convention.z_loss_denominator)
+    if reduction == "mean" and "caller" in needs and problem.normalizer is None:
+        raise complain(
+            "normalizer",
+            f"the number that {convention.name or 'this convention'} divides by, which only the caller has",
+            "None",
+            "Pass normalizer= (sentences, tokens), or use another reduction.",
+        )

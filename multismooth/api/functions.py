@@ -1,0 +1,202 @@
+"""The public functions: signatures, and documentation, once for all backends; `binding` checks the arguments."""
+
+from typing import Any
+
+from multismooth.api.linear_functions import HeadFunctions
+from multismooth.problem import Terms
+
+
+class Functions(HeadFunctions):
+    """The functions of one backend. `multismooth.torch.loss` and its siblings are made of an instance's methods."""
+
+    def __init__(self, backend):
+        # Here, not above: it needs NumPy, and `import multismooth` needs only the signatures.
+        from multismooth.api.call_cache import RememberingBinding
+
+        self._backend, self._bind = backend, RememberingBinding(backend)
+
+    def loss(
+        self,
+        logits,
+        targets,
+        *,
+        label_smoothing: Any = 0.1,
+        convention: Any = "torch",
+        weight=None,
+        prior=None,
+        class_mask=None,
+        sample_weight=None,
+        ignore_index: int | None = -100,
+        z_loss: Any = 0.0,
+        reduction: str = "mean",
+        normalizer=None,
+        axis: int | None = None,
+        validate: bool | None = None,
+    ):
+        """−Σ_k w_k q_k log softmax(logits)_k per element, reduced, with q = (1 − ε′)·t + ε′·r. In nats.
+
+        Args:
+            logits: (N…, K) unnormalised scores, floating. Half precision is computed in float32.
+            targets: (N…) labels of any integer dtype, or (N…, K) floating distributions or boolean one-hot rows.
+            label_smoothing: ε in [0, 1], a number or an array that broadcasts to (N…).
+            convention: a name in `multismooth.conventions` or a `Convention`: how ε is spread, what "mean" divides by.
+            weight: (K,) class weights ≥ 0.
+            prior: (K,) where the smoothed mass goes instead of 1/K, or (K, K), a row per true class. Rows sum to 1.
+            class_mask: boolean, (K,) or broadcasts to the logits; False: the class does not exist here.
+            sample_weight: ≥ 0, broadcasts to (N…): multiplies the element's loss and its share of the mean.
+            ignore_index: elements with this label contribute exactly nothing. None: no label is special.
+            z_loss: adds z_loss·logsumexp(logits)² per counted element; `Convention.z_loss_denominator` is what its mean
+                divides by, where that is not what the loss's does.
+            reduction: "mean", "sum" or "none".
+            normalizer: divide the sum by this instead of the convention's denominator; needs "mean".
+            axis: the class axis; None is the last, where the shapes leave no doubt.
+            validate: None checks values where no device synchronisation is needed, True always, False never.
+
+        Returns:
+            A scalar, or (N…) losses for "none" (ignored: 0); float64 for float64 logits, else float32.
+
+        Raises:
+            TargetError: labels that name no class, targets that are no distributions, regression targets.
+            SmoothingError: ε is no number in [0, 1]. ValueError: shapes, names or combinations that mean nothing.
+
+        >>> import numpy as np
+        >>> import multismooth
+        >>> logits = np.array([[2.0, 0.5, -1.0], [0.0, 1.0, 3.0]])
+        >>> round(float(multismooth.loss(logits, np.array([0, 2]), label_smoothing=0.1)), 6)
+        0.363912
+
+        Source: Szegedy et al. 2016, Rethinking the Inception Architecture, §7 (arXiv:1512.00567).
+        """
+        return self._backend.loss(*self._bind(
+            logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
+            ignore_index, z_loss, reduction, normalizer, axis, validate,
+        ))  # fmt: skip
+
+    def terms(
+        self,
+        logits,
+        targets,
+        *,
+        label_smoothing: Any = 0.1,
+        convention: Any = "torch",
+        weight=None,
+        prior=None,
+        class_mask=None,
+        sample_weight=None,
+        ignore_index: int | None = -100,
+        z_loss: Any = 0.0,
+        axis: int | None = None,
+        validate: bool | None = None,
+    ) -> Terms:
+        """(loss, nll, weight) per element: mean loss = Σ loss / Σ weight; nll is the same element at ε = 0.
+
+        What gradient accumulation, data parallelism and logging need: sums and counts add up, means do not.
+        Arguments as in `loss`.
+
+        >>> import numpy as np
+        >>> import multismooth
+        >>> logits = np.array([[2.0, 0.5, -1.0], [0.0, 1.0, 3.0]])
+        >>> parts = multismooth.terms(logits, np.array([0, -100]))
+        >>> parts.weight.tolist()
+        [1.0, 0.0]
+        """
+        return self._backend.terms(*self._bind(
+            logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
+            ignore_index, z_loss, "none", None, axis, validate,
+        ))  # fmt: skip
+
+    def loss_and_grad(
+        self,
+        logits,
+        targets,
+        *,
+        label_smoothing: Any = 0.1,
+        convention: Any = "torch",
+        weight=None,
+        prior=None,
+        class_mask=None,
+        sample_weight=None,
+        ignore_index: int | None = -100,
+        z_loss: Any = 0.0,
+        reduction: str = "mean",
+        normalizer=None,
+        axis: int | None = None,
+        validate: bool | None = None,
+        out=None,
+    ):
+        """(loss, ∂Σloss/∂logits), the gradient (Σ_k W_k)·softmax(logits) − W in the logits' dtype.
+
+        W = w∘q is the weighted smoothed target. For reduction "none" the gradient is that of the summed loss.
+        `out` (PyTorch, NumPy) receives the gradient; the logits themselves may be named. Arguments as in `loss`.
+
+        >>> import numpy as np
+        >>> import multismooth
+        >>> loss, gradient = multismooth.loss_and_grad(np.zeros((1, 4)), np.array([1]), label_smoothing=0.2)
+        >>> gradient.round(3).tolist()
+        [[0.2, -0.6, 0.2, 0.2]]
+        """
+        return self._backend.loss_and_grad(*self._bind(
+            logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
+            ignore_index, z_loss, reduction, normalizer, axis, validate,
+        ), out)  # fmt: skip
+
+    def smooth_targets(
+        self,
+        targets,
+        num_classes: int,
+        *,
+        label_smoothing: Any = 0.1,
+        convention: Any = "torch",
+        prior=None,
+        class_mask=None,
+        ignore_index: int | None = -100,
+        dtype=None,
+        axis: int = -1,
+    ):
+        """q = (1 − ε′)·t + ε′·r as rows (N…, K), for losses that take distributions (KLDivLoss, mixup).
+
+        Rows of ignored labels are 0. dtype: None is the framework's default float (soft targets keep theirs).
+        With q, `kl_div(log_softmax(z), q, "batchmean")` has the gradient of this library's mean loss and differs from
+        it by the entropy of q alone; its reduction "mean" divides by N·K and is K times too small.
+
+        >>> import numpy as np
+        >>> import multismooth
+        >>> multismooth.smooth_targets(np.array([2]), 4, label_smoothing=0.2).round(3).tolist()
+        [[0.05, 0.05, 0.85, 0.05]]
+        """
+        template, targets = self._bind.template(targets, num_classes, axis, dtype)
+        return self._backend.smooth_targets(*self._bind(
+            template, targets, label_smoothing, convention, None, prior, class_mask, None,
+            ignore_index, 0.0, "none", None, axis, None,
+        ))  # fmt: skip
+
+    def binary_loss(
+        self,
+        logits,
+        targets,
+        *,
+        label_smoothing: Any = 0.1,
+        pos_weight=None,
+        sample_weight=None,
+        reduction: str = "mean",
+        normalizer=None,
+        validate: bool | None = None,
+    ):
+        """−[π·q·log σ(z) + (1 − q)·log(1 − σ(z))] with q = t·(1 − ε) + ε/2: sigmoid, binary and multi-label.
+
+        Args:
+            logits: (N…) or (N…, K) scores z. targets: t in [0, 1] of the same shape, any dtype.
+            pos_weight: π, broadcasts to the logits. sample_weight: ≥ 0, broadcasts to the logits; 0 is nothing.
+            normalizer: divide the sum by this instead of Σ sample_weight; needs "mean".
+
+        >>> import numpy as np
+        >>> import multismooth
+        >>> round(float(multismooth.binary_loss(np.array([0.0, 3.0]), np.array([1, 1]))), 6)
+        0.445867
+
+        Source: Szegedy et al. 2016 for two classes; Keras' BinaryCrossentropy has the same target.
+        """
+        problem = self._bind.binary(
+            logits, targets, label_smoothing, pos_weight, sample_weight, reduction, normalizer, validate
+        )
+        return self._backend.binary_loss(problem, reduction)

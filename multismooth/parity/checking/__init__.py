@@ -1,0 +1,1 @@
+"""`check` and `compare`: two losses on the same cases, and what differs between them."""

@@ -1,0 +1,199 @@
+"""Two losses held against each other: one and the spec (`check`), or two ports (`compare`)."""
+
+import numpy as np
+
+from multismooth.errors import complain
+from multismooth.parity.calling.black_box import CLASSES, LAYOUTS
+from multismooth.parity.checking.advice import Names, advice
+from multismooth.parity.checking.cases import VARIED, Ground
+from multismooth.parity.checking.report import Report
+from multismooth.parity.checking.run import chosen, explaining, run
+from multismooth.parity.checking.subjects import Reference, Subject
+from multismooth.parity.checking.trials import NAMES
+from multismooth.parity.identifying.probes import Reading
+from multismooth.registry import resolve
+
+RECORDED = "recorded"  # the label that the convention's original ignores
+
+
+def check(
+    fn,
+    convention="torch",
+    *,
+    label_smoothing=0.1,
+    weight=None,
+    prior=None,
+    class_mask=None,
+    ignore_index=RECORDED,
+    z_loss=0.0,
+    reduction="mean",
+    normalizer=None,
+    framework=None,
+    num_classes=None,
+    accepts=(),
+    compile=False,
+    strict=False,
+    skip=(),
+) -> Report:
+    r"""Whether fn(logits, targets) is `multismooth.loss(logits, targets, convention=…)`, in values and gradients.
+
+    Args:
+        fn: takes (N, K) floating logits (or (B, T, K), or (B, K, T)) and integer labels, of any framework; returns a
+            loss, one per element, or (loss, gradient with respect to the logits).
+        convention, label_smoothing, weight, prior, class_mask, z_loss, reduction: what fn is meant to compute, as in
+            `multismooth.loss`. `weight`, `prior` and `class_mask` have shape (K,), and fix K.
+        ignore_index: the label that fn ignores; by default the one that the convention records. None: no label.
+        normalizer: the number that fn divides by, or "sentences": the length of its first axis.
+        framework: "torch", "jax" or "numpy"; None takes the first that works.
+        num_classes: K, for an fn that takes one K only; None tries several.
+        accepts: names of arguments that fn takes by keyword and that mean there what they mean in `multismooth.loss`:
+            they are varied, too.
+        compile: call fn also under `torch.compile` or `jax.jit`.
+        strict: remarks are failures: what well-known losses get wrong too, such as NaN for a mean over nothing.
+        skip: names of trials to leave out.
+
+    Returns:
+        Report, true if everything agrees; its text says what differs first, and what to pass.
+
+    Raises:
+        ValueError: fn cannot be called; a setting or a name means nothing.
+
+    >>> import numpy as np
+    >>> from multismooth import parity
+    >>> def theirs(z, y):
+    ...     log_p = z - z.max(1, keepdims=True)
+    ...     log_p = log_p - np.log(np.exp(log_p).sum(1, keepdims=True))
+    ...     return -(0.9 * log_p[np.arange(len(y)), y] + 0.1 * log_p.mean(1)).mean()
+    >>> bool(parity.check(theirs, "keras", skip=["bad labels"]))
+    True
+    >>> report = parity.check(theirs, "others", ignore_index=None)
+    >>> print(report.first)
+    values (one element: 1 × 5): loss is 1.4505809; expected 1.4649559 (0.9902 times it)
+    >>> print(*report.advice[0].split(";"), sep="\n")
+    fn spreads ε = 0.1 over all K classes
+     the reference spreads ε = 0.1 over the K − 1 others: pass label_smoothing=0.125 to fn (K = 5)
+    """
+    convention = resolve(convention)
+    arrays = {"weight": weight, "prior": prior, "class_mask": class_mask}
+    arrays = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
+    settings = {
+        "convention": convention,
+        "label_smoothing": label_smoothing,
+        "reduction": reduction,
+        "ignore_index": convention.ignore_index if ignore_index is RECORDED else ignore_index,
+        "z_loss": z_loss,
+        "normalizer": normalizer,
+        **arrays,
+    }
+    _caller_knows(settings)
+    accepts, skip = chosen("accepts", accepts, VARIED), chosen("skip", skip, NAMES)
+    fixed = _one_k(num_classes, arrays)
+    given = {name: settings[name] for name in accepts if settings.get(name) is not None}
+    layouts = [name for name in LAYOUTS if name != "rows" or normalizer != "sentences"]
+    subject = Subject(fn, framework, fixed, given, layouts=layouts)
+    reference = Reference(settings, subject.box.sentences)
+    ground = _ground(subject.box.num_classes, fixed is None, settings, accepts)
+    reference.ask(ground.case("a batch"))  # bad settings are complained of here, by their names
+    ran = run([subject], reference, ground, weight=settings.get("weight"), compile=compile, strict=strict, skip=skip)
+    against = f"{convention.name or 'the convention'} ({_text(settings)})"
+    told = ran.remedy
+    if ran.identified:
+        wanted = {name: value for name, value in settings.items() if name != "class_mask"}
+        explains = explaining(subject, ran.case, settings.get("class_mask"))
+        told += advice(ran.identified[0], Reading(**wanted), Names("fn", "the reference"), ground, explains)
+    return Report(subject.name, against, ran.outcomes, told, ran.code, ran.identified)
+
+
+def compare(
+    fn_a,
+    fn_b,
+    *,
+    ignore_index=None,
+    frameworks=(None, None),
+    num_classes=None,
+    accepts=(),
+    compile=False,
+    strict=False,
+    skip=(),
+) -> Report:
+    r"""Whether two losses are the same function of (logits, targets), in values and gradients, frameworks mixed.
+
+    Args:
+        fn_a, fn_b: as `check` takes them, each of its own framework.
+        ignore_index: the label that both ignore. None: only labels in [0, K) occur, and −1 and −100 are tried apart.
+        frameworks: those of fn_a and fn_b; None takes the first that works.
+        num_classes, accepts, compile, strict, skip: as in `check`; `compile` concerns fn_a.
+
+    Returns:
+        Report, true if they agree; else what each of them is, and what sets them apart.
+
+    >>> import numpy as np
+    >>> from multismooth import parity
+    >>> import multismooth
+    >>> def original(z, y):
+    ...     return multismooth.numpy.loss(z, y, convention="fairseq")
+    >>> def port(z, y):
+    ...     return multismooth.numpy.loss(z, y, convention="fairseq", reduction="sum")
+    >>> print(parity.compare(port, original).advice[0])
+    port reduces by 'sum'; original by 'mean'
+    """
+    accepts, skip = chosen("accepts", accepts, VARIED), chosen("skip", skip, NAMES)
+    given = {"ignore_index": ignore_index} if "ignore_index" in accepts and ignore_index is not None else {}
+    a = Subject(fn_a, frameworks[0], num_classes, given, "fn_a")
+    b = Subject(fn_b, frameworks[1], a.box.num_classes, given, "fn_b")
+    if a.name == b.name:
+        a.name, b.name = f"{a.name} (a)", f"{b.name} (b)"
+    free = num_classes is None and a.box.num_classes == CLASSES[0]
+    ground = Ground(a.box.num_classes, free, ignored=ignore_index, accepts=accepts)
+    ran = run([a, b], b, ground, compile=compile, strict=strict, skip=skip)
+    told = ran.remedy
+    if ran.identified and ran.identified[1]:
+        theirs, names = ran.identified[1].readings[0], Names(a.name, b.name)
+        told += advice(ran.identified[0], theirs, names, ground, explaining(a, ran.case))
+    elif ran.identified:
+        told += (f"{b.name} is of no convention of this family: {ran.identified[1].why}",)
+    return Report(a.name, b.name, ran.outcomes, told, ran.code, ran.identified)
+
+
+def _caller_knows(settings):
+    convention = settings["convention"]
+    if (convention.denominator, settings["reduction"], settings["normalizer"]) == ("caller", "mean", None):
+        raise complain(
+            "normalizer",
+            f'a number, or "sentences": the mean of {convention.name or "this convention"} divides by what only the '
+            "caller knows",
+            "None",
+            'Pass what fn divides by, or reduction="sum".',
+        )
+
+
+def _one_k(num_classes, arrays):
+    """K, if something fixes it."""
+    sizes = {name: array.shape[-1] for name, array in arrays.items() if array.ndim}
+    for name, size in sizes.items():
+        if num_classes not in (None, size):
+            remedy = "Leave num_classes to the arrays, or give all of them as many entries."
+            raise complain(name, f"one entry for each of the {num_classes} classes", f"{size}", remedy)
+        num_classes = size
+    return num_classes
+
+
+def _ground(num_classes, free, settings, accepts):
+    mask = settings.get("class_mask")
+    forbidden = set(settings["convention"].exclude) | set(() if mask is None else np.flatnonzero(~mask).tolist())
+    return Ground(
+        num_classes,
+        free and num_classes == CLASSES[0],
+        frozenset(forbidden),
+        settings["ignore_index"],
+        accepts,
+        settings["convention"].spread == "all",
+        mask,
+    )
+
+
+def _text(settings):
+    shown = {name: value for name, value in settings.items() if name != "convention" and value is not None}
+    return ", ".join(
+        f"{n}={v.tolist() if isinstance(v, np.ndarray) else repr(v)}" for n, v in shown.items() if n != "z_loss" or v
+    )

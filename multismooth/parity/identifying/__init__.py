@@ -1,0 +1,1 @@
+"""`identify`: which convention a loss is, from its answers to probes."""

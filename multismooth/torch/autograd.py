@@ -1,0 +1,236 @@
+"""The eager PyTorch path: one autograd node for the whole loss, with the closed-form gradient of `spec`.
+
+`F.cross_entropy(label_smoothing=…)` records four nodes and keeps two (N, K) buffers besides the gradient; this keeps
+the gradient alone. Whatever needs more than a first derivative with respect to the logits (double backward, forward
+mode, torch.func, torch.compile, targets or weights that require gradients) takes the text of `spec`.
+"""
+
+import math
+
+import torch
+
+from multismooth import spec
+from multismooth.torch import cpu_kernels
+from multismooth.torch.gpu import launch
+from multismooth.torch.namespace import XP, float_of
+from multismooth.torch.plans import planned
+
+PROXY = torch._C._TorchDispatchModeKey.PROXY
+
+
+def transforming():
+    """Whether a compiler, a tracer, torch.func or forward-mode AD is watching: then nothing but `spec` will do."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None  # torch.jit.trace
+        or torch._C._get_dispatch_mode(PROXY) is not None  # make_fx
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def batched(tensor):
+    """Whether autograd's `is_grads_batched` (a vmap of its own, over backward alone) stands behind this tensor."""
+    functorch = torch._C._functorch
+    return functorch.is_legacy_batchedtensor(tensor) or functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def plain_tensor(tensor):
+    return type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter
+
+
+def eligible(*differentiable, others=()):
+    """Plain tensors, none of the `others` wants a gradient, and nobody is watching."""
+    if transforming():
+        return False
+    for tensor in differentiable:
+        if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
+            return False
+    return not any(isinstance(value, torch.Tensor) and value.requires_grad for value in others)
+
+
+def differentiable_gradient(logits, plan, axis, upstream):
+    """`spec.gradient` times the upstream gradient, for a second derivative or a vmap over backward."""
+    z = logits.to(float_of(logits))  # once: the derivative of every cast is rounded
+    found = spec.statistics(z, plan, axis, XP)
+    return (spec.wide(upstream, axis, XP) * spec.gradient(z, found, plan, axis, XP)).to(logits.dtype)
+
+
+# --- what backward needs --------------------------------------------------------------------------------------------
+
+
+KEPT = object()  # in place of a tensor that autograd keeps
+
+
+def keep(ctx, record, *tensors):
+    """Save tensors, and those of a NamedTuple: autograd then notices when the caller writes to one in between."""
+    ctx.save_for_backward(*tensors, *[value for value in record if isinstance(value, torch.Tensor)])
+    ctx.kept = len(tensors), type(record)(*[KEPT if isinstance(value, torch.Tensor) else value for value in record])
+
+
+def kept(ctx):
+    """(*tensors, record) that `keep` saved."""
+    count, record = ctx.kept
+    tensors, own = ctx.saved_tensors[:count], iter(ctx.saved_tensors[count:])
+    return *tensors, type(record)(*(next(own) if value is KEPT else value for value in record))
+
+
+def differentiated(upstream):
+    """Whether backward is to be differentiated, or vmapped over."""
+    return torch.is_grad_enabled() or transforming() or batched(upstream)
+
+
+class _Summed(torch.autograd.Function):
+    """logits → Σ loss. Forward leaves the gradient, the only (N, K) buffer; the first backward hands it out, scaled
+    in place; a second one, over a retained graph, computes it anew, so that it never has two owners."""
+
+    @staticmethod
+    def forward(ctx, logits, plan, axis, kernel):
+        loss, ctx.gradient = kernel(logits, plan, axis, summed=True)
+        keep(ctx, plan, logits)
+        ctx.call = axis, kernel
+        return loss
+
+    @staticmethod
+    def backward(ctx, upstream):
+        axis, kernel = ctx.call
+        if differentiated(upstream):
+            return differentiable_gradient(*kept(ctx), axis, upstream), None, None, None
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:
+            gradient = kernel(*kept(ctx), axis, summed=True)[1]
+        return scale_(gradient, upstream), None, None, None
+
+
+def scale_(gradient, upstream):
+    """gradient·upstream in place; nothing to do for the 1 that `loss.backward()` starts with, where it can be seen."""
+    if upstream.is_cpu and upstream.item() == 1.0:
+        return gradient
+    return launch.rescaled_(gradient, upstream) if gradient.is_cuda else gradient.mul_(upstream)
+
+
+# --- half precision: rounded once, after the upstream gradient ------------------------------------------------------
+
+
+class Expected:
+    """The upstream gradient of the last call of a kind: 1, a GradScaler's 65,536, one over the accumulated batches.
+
+    A half-precision gradient must be scaled before it is rounded, and forward makes it before the upstream gradient is
+    known. It nearly always is what it was; where it is not, backward computes the gradient once more.
+    """
+
+    MOST = 256  # kinds of calls
+
+    def __init__(self):
+        self._known = {}
+
+    def of(self, kind):
+        return self._known.get(kind, 1.0)
+
+    def learn(self, kind, upstream):
+        if len(self._known) >= self.MOST:
+            self._known.clear()
+        self._known[kind] = upstream if upstream != 0.0 and math.isfinite(upstream) else 1.0
+
+
+EXPECTED = Expected()
+
+
+class _HalfSummed(torch.autograd.Function):
+    """`_Summed` of half-precision logits on a CPU."""
+
+    @staticmethod
+    def forward(ctx, logits, plan, axis, kernel):
+        ctx.expected = EXPECTED.of((logits.dtype, logits.shape))
+        loss, ctx.gradient = kernel(logits, plan, axis, summed=True, upstream=ctx.expected)
+        keep(ctx, plan, logits)
+        ctx.call = axis, kernel
+        return loss
+
+    @staticmethod
+    def backward(ctx, upstream):
+        axis, kernel = ctx.call
+        if differentiated(upstream):
+            return differentiable_gradient(*kept(ctx), axis, upstream), None, None, None
+        (gradient, ctx.gradient), factor = (ctx.gradient, None), upstream.item()
+        if gradient is None or factor != ctx.expected:
+            try:
+                logits, plan = kept(ctx)
+            except RuntimeError:  # the logits were written to since: the gradient that is there is right, rounded twice
+                if gradient is None:
+                    raise
+                return gradient.mul_(factor / ctx.expected), None, None, None
+            EXPECTED.learn((logits.dtype, logits.shape), factor)
+            gradient = None  # or there would be two
+            gradient = kernel(logits, plan, axis, summed=True, upstream=factor)[1]
+        return gradient, None, None, None
+
+
+class _GuardedSummed(torch.autograd.Function):
+    """`_Summed` of bfloat16 logits in Triton's kernels, which alone can see the upstream gradient: where it is not 1,
+    they compute the gradient once more, over the first one."""
+
+    @staticmethod
+    def forward(ctx, logits, plan, axis):
+        loss, ctx.gradient, *found = launch.losses_and_gradient(logits.detach(), plan, axis)
+        keep(ctx, plan, logits, *found)
+        ctx.axis = axis
+        return loss.sum()
+
+    @staticmethod
+    def backward(ctx, upstream):
+        gradient, ctx.gradient = (None, ctx.gradient) if differentiated(upstream) else (ctx.gradient, None)
+        try:
+            logits, *found, plan = kept(ctx)
+        except RuntimeError:  # as in `_HalfSummed`
+            if gradient is None:
+                raise
+            return launch.rescaled_(gradient, upstream), None, None
+        if differentiated(upstream):
+            return differentiable_gradient(logits, plan, ctx.axis, upstream), None, None
+        return launch.gradient(logits, plan, ctx.axis, *found, gradient, upstream, gradient is not None), None, None
+
+
+class _Elements(torch.autograd.Function):
+    """logits → per-element losses. Their weights are known in backward, which is one more pass of the kernel: the
+    plan scaled by the upstream gradient. Keeping log p instead would be a second (N, K) buffer. Triton's kernel has
+    two halves, and keeps two numbers per element between them."""
+
+    @staticmethod
+    def forward(ctx, logits, plan, axis):
+        kernel = cpu_kernels.chosen(logits, spec.scaled(plan, logits.new_ones(())), axis)  # as in backward
+        if kernel is launch.triton:
+            loss, *found = launch.losses(logits.detach(), plan, axis)
+        else:
+            loss, found = kernel(logits, plan, axis, with_gradient=False)[0], []
+        keep(ctx, plan, logits, *found)
+        ctx.call = axis, kernel
+        return loss
+
+    @staticmethod
+    def backward(ctx, upstream):
+        axis, kernel = ctx.call
+        logits, *found, plan = kept(ctx)
+        if differentiated(upstream):
+            return differentiable_gradient(logits, plan, axis, upstream), None, None
+        plan = spec.scaled(plan, upstream)
+        return launch.gradient(logits, plan, axis, *found) if found else kernel(logits, plan, axis)[1], None, None
+
+
+def loss(problem, settings):
+    """The loss of a call, as one autograd node where somebody wants its gradient."""
+    plan, logits, axis = planned(problem, settings), problem.logits, settings.axis
+    summed = settings.reduction != "none"
+    if not (logits.requires_grad and torch.is_grad_enabled()):
+        kernel = cpu_kernels.chosen_once(settings, logits, plan, with_gradient=False)
+        return kernel(logits, plan, axis, with_gradient=False, summed=summed)[0]
+    if not summed:
+        return _Elements.apply(logits, plan, axis)
+    kernel = cpu_kernels.chosen_once(settings, logits, plan)
+    if logits.itemsize > 2:
+        return _Summed.apply(logits, plan, axis, kernel)
+    if logits.is_cpu and kernel is not launch.triton:
+        return _HalfSummed.apply(logits, plan, axis, kernel)
+    if kernel is launch.triton and logits.dtype is torch.bfloat16:
+        return _GuardedSummed.apply(logits, plan, axis)
+    return _Elements.apply(logits, plan, axis).sum()  # float16's upstream gradient is seldom 1

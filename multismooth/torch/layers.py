@@ -1,0 +1,105 @@
+"""LinearLoss: a classifier layer that ends in its loss, so that no logits are kept."""
+
+from inspect import Parameter, signature
+
+import numpy as np
+import torch
+
+from multismooth.api import argument_checks
+from multismooth.api.public import meant
+from multismooth.registry import resolve
+from multismooth.torch.backend import TorchBackend, functions
+
+ARRAYS = ("weight", "prior", "class_mask", "sample_weight", "label_smoothing", "z_loss", "normalizer")
+OPTIONS = tuple(
+    name
+    for name, parameter in signature(functions.linear_loss).parameters.items()
+    if parameter.kind is Parameter.KEYWORD_ONLY and name != "bias"
+)
+_backend = TorchBackend()
+
+
+class LinearLoss(torch.nn.Linear):
+    """`linear_loss(hidden, self.weight, targets, bias=self.bias, …)` as a layer with `nn.Linear`'s parameters.
+
+    Args:
+        in_features, out_features, bias, device, dtype: as in `torch.nn.Linear`, whose state dict loads here.
+        options: defaults for the keyword arguments of `linear_loss` (label_smoothing, convention, ignore_index, …).
+
+    `forward(hidden, targets, **options)` returns the loss; options given there win (`weight` is the class weights).
+    `logits(hidden)` is the linear layer alone, for prediction.
+
+    Arrays among the options are buffers, `weight` as `class_weight`, the others under their own names: they are in the
+    state dict and go where the layer goes, but keep their dtype, because the loss is computed in float32 at least
+    whatever the layer is cast to. The other options are `self.options`.
+
+    Raises:
+        TypeError: no such option. ValueError: an option's value that no call could take.
+
+    >>> import torch
+    >>> head = LinearLoss(8, 5, label_smoothing=0.1)
+    >>> head(torch.zeros(2, 8), torch.tensor([1, 4])).ndim, head.logits(torch.zeros(2, 8)).shape
+    (0, torch.Size([2, 5]))
+    """
+
+    _arrays: tuple[str, ...] = ()  # the options that are buffers
+
+    def __init__(self, in_features, out_features, bias=True, device=None, dtype=None, **options):
+        super().__init__(in_features, out_features, bias=bias, device=device, dtype=dtype)
+        _check(options, self.out_features)
+        self.options = {name: value for name, value in options.items() if not _array(name, value)}
+        self._arrays = tuple(name for name in options if name not in self.options)
+        for name in self._arrays:
+            self._keep(name, options[name])
+
+    def _keep(self, name, value):
+        if isinstance(value, torch.nn.Parameter):
+            self.register_parameter(_place(name), value)
+            return
+        if not isinstance(value, torch.Tensor):
+            value = _backend.take(name, value).clone()  # loading a state writes to it, and must not to the caller's
+        self.register_buffer(_place(name), value.to(self.weight.device))
+
+    def forward(self, hidden, targets, **options):  # type: ignore[override]
+        arrays = {name: getattr(self, _place(name)) for name in self._arrays}
+        options = arrays | self.options | options
+        return functions.linear_loss(hidden, self.weight, targets, bias=self.bias, **options)
+
+    def logits(self, hidden):
+        """The scores (N…, out_features) that the loss is of."""
+        return super().forward(hidden)
+
+    def extra_repr(self):
+        arrays = "".join(f", {name}={tuple(getattr(self, _place(name)).shape)}" for name in self._arrays)
+        options = "".join(f", {name}={value!r}" for name, value in self.options.items())
+        return super().extra_repr() + options + arrays
+
+    def _apply(self, fn, recurse=True):
+        before = {place: self._buffers[place] for place in map(_place, self._arrays) if place in self._buffers}
+        super()._apply(fn, recurse)
+        for place, value in before.items():
+            if self._buffers[place].dtype != value.dtype:
+                self._buffers[place] = value.to(self._buffers[place].device)
+        return self
+
+
+def _array(name, value):
+    return name in ARRAYS and isinstance(value, (torch.Tensor, np.ndarray, list, tuple))
+
+
+def _place(name):
+    """The buffer of an option."""
+    return "class_weight" if name == "weight" else name
+
+
+def _check(options, classes):
+    """Refuse what no call could mean."""
+    for name, value in options.items():
+        if name not in OPTIONS:
+            raise TypeError(f"LinearLoss() got an unexpected option {name!r}. {meant(name, OPTIONS)}")
+        if name == "convention":
+            resolve(value)
+        elif name == "reduction":
+            argument_checks.reduction(value)
+        elif name in ("weight", "prior") and value is not None:
+            argument_checks.per_class(name, np.shape(value), classes, square=name == "prior")
