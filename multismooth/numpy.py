@@ -12,7 +12,7 @@ from multismooth.api.functions import Functions
 from multismooth.api.public import public
 from multismooth.backend import Backend
 from multismooth.cpu import kernels
-from multismooth.cpu.buffers import age
+from multismooth.cpu.buffers import age_buffers
 from multismooth.cpu.kernels import without_warnings
 from multismooth.errors import complain
 from multismooth.implementations import select
@@ -24,7 +24,7 @@ FEW = slice(0, 4)
 
 def evaluate(z, plan, settings, with_gradient=True, out=None):
     """(the loss, summed or not; gradient of its sum or None) by the kernel that the caller named or the size wants."""
-    age()
+    age_buffers()
     axis, summed = settings.axis, settings.reduction != "none"
     name = select(*kernels.supports(z, plan, axis))
     if name == "columns":

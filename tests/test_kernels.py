@@ -8,9 +8,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from conftest import need
 from hypothesis import given
 from hypothesis import strategies as st
+from requirements import need
 
 import multismooth
 import multismooth.numpy
@@ -32,7 +32,7 @@ def kernel(request, monkeypatch):
         need("numba")
         from multismooth.cpu import compiled
 
-        monkeypatch.setattr(compiled, "ENTRIES", 2000)
+        monkeypatch.setattr(compiled, "MAX_LOGITS_PER_PART", 2000)
     monkeypatch.setattr(kernels, "ENTRIES", 2000)
     monkeypatch.setattr(kernels, "TOGETHER", 0)
     if framework == "torch":

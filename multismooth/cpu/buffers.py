@@ -98,7 +98,7 @@ def gradient_memory(entries, dtype):
     return np.empty(entries, dtype) if size < WORTH else GRADIENTS.take(size).view(dtype)
 
 
-def age():
+def age_buffers():
     """To be said once in a call: memory that was needed once, and not since, does not stay for ever."""
     for kept in KEPT:
         kept.age()

@@ -18,7 +18,7 @@ from multismooth import spec
 from multismooth.cpu import chunks
 from multismooth.cpu.buffers import gradient_memory
 from multismooth.cpu.chunks import Fallback
-from multismooth.cpu.layout import VECTOR, layout_of
+from multismooth.cpu.layout import MIN_CLASSES_FOR_ROWS, layout_of
 from multismooth.cpu.threads import cores
 from multismooth.namespace import XP
 
@@ -63,8 +63,14 @@ def compiles(logits, plan, axis):
 
 
 def small(logits, labels, plan, axis):
-    """Whether `numba().few` computes a call of these NumPy arrays, and is the fastest that does."""
-    if logits.ndim != 2 or axis != 1 or logits.size > numba().TOGETHER or labels.dtype != np.int64 or not uniform(plan):
+    """Whether `numba().small_problem` computes a call of these NumPy arrays, and is the fastest that does."""
+    if (
+        logits.ndim != 2
+        or axis != 1
+        or logits.size > numba().MIN_LOGITS_FOR_THREADS
+        or labels.dtype != np.int64
+        or not uniform(plan)
+    ):
         return False
     return logits.flags.c_contiguous and labels.flags.c_contiguous and logits.dtype in (np.float32, np.float64)
 
@@ -88,11 +94,17 @@ def evaluate(name, logits, plan, axis, with_gradient, out, threads=cores, upstre
     The gradient is `out` where that `fits`, else it is memory of ours.
     """
     if name == "numba" and out is None and small(logits, plan.labels, plan, axis):
-        return numba().few(logits, plan.labels, plan, with_gradient)
-    together, narrow = (numba().TOGETHER, numba().NARROW) if name == "numba" else (TOGETHER, VECTOR)
+        return numba().small_problem(logits, plan.labels, plan, with_gradient)
+    together, narrow = (
+        (numba().MIN_LOGITS_FOR_THREADS, numba().MIN_CLASSES_FOR_ROWS)
+        if name == "numba"
+        else (TOGETHER, MIN_CLASSES_FOR_ROWS)
+    )
     layout, gradient = layout_of(logits, axis, narrow), None
     if with_gradient:
-        gradient = out if fits(layout, logits, out) else layout.whole(gradient_memory(logits.size, logits.dtype), XP)
+        gradient = (
+            out if fits(layout, logits, out) else layout.as_logits(gradient_memory(logits.size, logits.dtype), XP)
+        )
     workers = 1 if logits.size < together else min(threads(), cores())
     if name == "numba":
         return numba().evaluate(layout, logits, plan, gradient, workers, upstream), gradient
@@ -105,7 +117,7 @@ def fits(layout, logits, out):
 
     Unless it is they, entry by entry.
     """
-    if out is None or not layout.fits(out):
+    if out is None or not layout.matches(out):
         return False
     same = out.ctypes.data == logits.ctypes.data and out.strides == logits.strides
     return same or not np.may_share_memory(out, logits)

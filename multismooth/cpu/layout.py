@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from multismooth.plan import mapped
 
-VECTOR = 16  # fewer classes than float32s in a vector register: PyTorch's softmax is 20 times faster across the rows
+MIN_CLASSES_FOR_ROWS = 16  # fewer classes than float32s in a vector register: PyTorch's softmax is 20 times faster across the rows
 
 
 def strides(array):
@@ -36,7 +36,7 @@ def inverse(order):
 class Layout:
     """How arrays of the logits' shape, and of the elements', are seen; views wherever the layout lets them be."""
 
-    def __init__(self, shape, steps, axis, narrow=VECTOR):
+    def __init__(self, shape, steps, axis, narrow=MIN_CLASSES_FOR_ROWS):
         order = sorted(range(len(shape)), key=lambda k: -steps[k])
         if not dense(shape, steps, order):
             order = list(range(len(shape)))
@@ -56,11 +56,11 @@ class Layout:
         seen = seen if seen.shape == self.shape else xp.reshape(seen, self.shape)
         return seen.T[None] if self.across else seen
 
-    def fits(self, array):
+    def matches(self, array):
         """Whether an array of the logits' shape has their layout, so that `entries` of it is a view."""
         return dense(array.shape, strides(array), self.order)
 
-    def whole(self, block, xp):
+    def as_logits(self, block, xp):
         """A block of memory as an array of the logits' shape and layout."""
         block = xp.reshape(block, self.all)
         return block if self.straight else xp.permute_dims(block, inverse(self.order))
@@ -93,7 +93,7 @@ class Layout:
 _layout = lru_cache(1024)(Layout)
 
 
-def layout_of(logits, axis, narrow=VECTOR):
+def layout_of(logits, axis, narrow=MIN_CLASSES_FOR_ROWS):
     """The Layout of these logits; kept, because a small problem is computed in the time that making one takes.
 
     Fewer classes than `narrow`, where they are last, are seen across.

@@ -13,8 +13,8 @@ import torch
 
 from multismooth import spec
 from multismooth.cpu import chunks, kernels
-from multismooth.cpu.buffers import age, gradient_memory
-from multismooth.cpu.layout import VECTOR, layout_of
+from multismooth.cpu.buffers import age_buffers, gradient_memory
+from multismooth.cpu.layout import MIN_CLASSES_FOR_ROWS, layout_of
 from multismooth.implementations import is_requested, record, requested, select
 from multismooth.problem import Usual
 from multismooth.torch import cpu_chunked as chunk
@@ -32,7 +32,7 @@ NUMPY = (torch.float32, torch.float64)
 
 def chosen(logits, plan, axis, with_gradient=True):
     """The kernel for a call, by the caller's requested or by size."""
-    age()
+    age_buffers()
     return KERNELS[select(*supports(logits, plan, axis, with_gradient))]
 
 
@@ -40,7 +40,7 @@ def chosen_once(settings, logits, plan, with_gradient=True):
     """The same, remembered for calls that are alike."""
     if type(settings) is not Usual:
         return chosen(logits, plan, settings.axis, with_gradient)
-    age()
+    age_buffers()
     name = settings.kernels.get(key := (with_gradient, requested()))
     if name is not None:
         return KERNELS[record(name)]
@@ -84,7 +84,7 @@ def chunked(logits, plan, axis, with_gradient=True, summed=False, out=None, upst
     layout, gradient = layout_of(logits, axis), None
     if with_gradient:
         fits = out is not None and kernels.fits(layout, seen(logits), seen(out))
-        gradient = out if fits else layout.whole(memory(logits), XP)
+        gradient = out if fits else layout.as_logits(memory(logits), XP)
     loss = chunks.evaluate(chunk.kernel, layout, logits, plan, XP, gradient, chunk.ENTRIES, upstream=upstream)
     if out is not None and gradient is not out:
         gradient = out.copy_(gradient)
@@ -108,7 +108,7 @@ def seen(tensor):
 def numba(logits, plan, axis, with_gradient=True, summed=False, out=None, upstream=1.0):
     z, labels, given = seen(logits), plan.labels.numpy(), None if out is None else seen(out)
     if given is None and kernels.small(z, labels, plan, axis):
-        loss, gradient = kernels.numba().few(z, labels, plan, with_gradient)
+        loss, gradient = kernels.numba().small_problem(z, labels, plan, with_gradient)
     else:
         loss, gradient = kernels.evaluate(
             "numba", z, theirs(plan), axis, with_gradient, given, torch.get_num_threads, upstream
@@ -159,7 +159,12 @@ def log_p(logits, plan, axis):
     dtype = float_of(logits)
     if plan.mask is not None or plan.active is not None:
         logits = spec.masked_logits(logits, plan, axis, XP)
-    if logits.shape[axis] < VECTOR and logits.numel() > ACROSS and logits.stride(axis) == 1 and logits.is_cpu:
+    if (
+        logits.shape[axis] < MIN_CLASSES_FOR_ROWS
+        and logits.numel() > ACROSS
+        and logits.stride(axis) == 1
+        and logits.is_cpu
+    ):
         columns = logits.movedim(axis, 0).to(dtype, memory_format=torch.contiguous_format, copy=True)
         return torch.log_softmax(columns, 0).movedim(0, axis)
     found = torch.log_softmax(logits, axis, dtype=None if logits.dtype is dtype else dtype)

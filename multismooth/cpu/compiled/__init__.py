@@ -18,11 +18,15 @@ from multismooth.cpu.compiled.by_rows import BLOCK, EVEN, GAPS, UNEVEN, rows
 from multismooth.cpu.threads import share
 from multismooth.namespace import XP
 
-ENTRIES = 2**20  # of a part: what a thread takes at a time
+MAX_LOGITS_PER_PART = 2**20  # of a part: what a thread takes at a time
 SCRATCH = 2**14  # entries: elements side by side and what is made of them stay in the first two cache levels
 FEW = 256  # elements side by side where there are few
-NARROW = 64  # classes from which on a row by itself is as fast as many side by side: 1.6 ns a logit, 2.9 at 32 classes
-TOGETHER = 2**19  # logits from which on another thread pays: it takes 0.1 ms to wake up, as long as 250,000 logits
+MIN_CLASSES_FOR_ROWS = (
+    64  # classes from which on a row by itself is as fast as many side by side: 1.6 ns a logit, 2.9 at 32 classes
+)
+MIN_LOGITS_FOR_THREADS = (
+    2**19
+)  # logits from which on another thread pays: it takes 0.1 ms to wake up, as long as 250,000 logits
 BFLOAT16 = np.dtype(np.uint16)  # NumPy has none: its bits
 NOTHING = np.zeros(1, bool)
 
@@ -81,7 +85,7 @@ def evaluate(layout, logits, plan, out, workers, upstream=1.0):
     def run(place):
         part(z[place], cut(plan, place), common, None if out is None else target[place], losses[place[::2]], upstream)
 
-    entries = portion(z.size, ENTRIES, workers)
+    entries = portion(z.size, MAX_LOGITS_PER_PART, workers)
     if z.size <= entries:
         part(z, plan, common, target, losses, upstream)
     else:
@@ -111,7 +115,7 @@ def part(z, plan, common, out, losses, upstream):
         by_spec(z, plan, inexact, losses, out, upstream)
 
 
-def few(z, labels, plan, with_gradient):
+def small_problem(z, labels, plan, with_gradient):
     """(per-element losses, gradient or None) of (N, K) rows in order, a and b numbers, v even: the fewest steps.
 
     What `evaluate` arranges takes 20 µs, as long as 3,000 logits; `part` alone would be 3 µs more than this.
@@ -120,7 +124,7 @@ def few(z, labels, plan, with_gradient):
     losses, inexact = np.empty(count, dtype), np.zeros(count, bool)
     gradient = np.empty(z.shape, dtype) if with_gradient else None
     g = gradient if with_gradient else np.empty((1, 1), dtype)
-    if classes < NARROW:
+    if classes < MIN_CLASSES_FOR_ROWS:
         width = min(count, FEW)
         x, lines = np.empty(classes * width, dtype), np.empty((8, width), dtype)
         strange = images(
