@@ -1,14 +1,13 @@
 """What every test runs under: seeded, Hypothesis derandomised, and no skip without a reason."""
 
-import importlib
 import os
 import random
-import re
 import sys
 
 import numpy
 import pytest
 from hypothesis import settings
+from requirements import has_gpu, interpreted, missing, need
 
 if not os.path.exists("/dev/nvidia0"):  # Triton reads it when it is first imported, which torch.compile does too
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -16,39 +15,7 @@ if not os.path.exists("/dev/nvidia0"):  # Triton reads it when it is first impor
 settings.register_profile("ci", derandomize=True, deadline=None, database=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
-collect_ignore = ["split_rows.py"]  # a script: imported for its docstrings, it would give every test 64-bit JAX
-
-REQUIRED = {name for name in os.environ.get("MULTISMOOTH_REQUIRE", "").replace(" ", "").split(",") if name}
-if sys.platform != "linux":
-    REQUIRED.discard("triton")  # which is published for Linux alone
-
-
-def missing(name, reason):
-    """Skip, saying why; or fail, where MULTISMOOTH_REQUIRE names what is missing."""
-    if name in REQUIRED:
-        pytest.fail(f"{reason}, and MULTISMOOTH_REQUIRE names {name}")
-    pytest.skip(reason, allow_module_level=True)
-
-
-def need(name):
-    """The module `name`; without it the test (or the test module) is skipped."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        return missing(name.partition(".")[0], f"{name} is not installed ({error})")
-
-
-def version(name):
-    """The first three numbers of a module's version."""
-    return tuple(int(part) for part in re.findall(r"\d+", need(name).__version__)[:3])
-
-
-def interpreted():
-    """Skips a test of Triton's kernels where they are not interpreted, on a CPU."""
-    need("triton")
-    if os.environ.get("TRITON_INTERPRET") != "1":
-        reason = "Triton compiles its kernels in this process: set TRITON_INTERPRET=1 for the interpreter"
-        missing("interpreter", reason)
+collect_ignore = ["support"]  # no tests, no doctests; split_rows.py sets JAX to 64 bits when it is imported
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
@@ -68,15 +35,8 @@ def pytest_configure(config):
 def pytest_runtest_setup(item):
     for mark in item.iter_markers("cuda"):
         framework = mark.kwargs.get("framework", "torch")
-        if not _has_gpu(framework):
+        if not has_gpu(framework):
             missing("cuda", f"{framework} sees no NVIDIA GPU on this machine")
-
-
-def _has_gpu(framework):
-    module = need(framework)
-    if framework == "torch":
-        return module.cuda.is_available()
-    return any(device.platform == "gpu" for device in module.devices())
 
 
 @pytest.fixture(autouse=True)

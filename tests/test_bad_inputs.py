@@ -9,7 +9,7 @@ import bad_calls
 import numpy as np
 import pytest
 from bad_calls import LABELS, LOGITS, ROWS
-from conftest import need
+from requirements import need
 
 import multismooth
 from multismooth import LabelError, SmoothingError, SmoothingWarning, TargetError

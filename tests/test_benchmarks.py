@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import need
+from requirements import need
 from tolerance import tolerance
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

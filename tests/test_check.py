@@ -9,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from conftest import need
+from requirements import need
 
 import multismooth
 from multismooth import Convention, conventions, parity

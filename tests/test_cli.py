@@ -6,7 +6,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
-from conftest import need
+from requirements import need
 
 need("typer")
 from typer.testing import CliRunner  # noqa: E402

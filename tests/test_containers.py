@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from conftest import need
+from requirements import need
 
 import multismooth
 from multismooth import LabelError, TargetError

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from conftest import need
+from requirements import need
 
 torch, jax = need("torch"), need("jax")
 for package in ("flax", "optax", "matplotlib", "sklearn", "mlxtend"):

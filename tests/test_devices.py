@@ -2,7 +2,7 @@
 stands for a GPU."""
 
 import pytest
-from conftest import need
+from requirements import need
 
 torch = need("torch")
 import multismooth.torch as ms  # noqa: E402

@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from conftest import interpreted, need
+from requirements import interpreted, need
 
 import multismooth
 from multismooth import conventions

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from functools import partial
 
 import pytest
-from conftest import need
+from requirements import need
 
 import multismooth
 from multismooth.parity import doctor

@@ -9,7 +9,7 @@ from pathlib import Path
 import bad_calls
 import numpy as np
 import pytest
-from conftest import need
+from requirements import need
 from test_bad_inputs import refused
 
 import multismooth

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import need
+from requirements import need
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 FRAMEWORKS = {"torch", "jax", "optax", "matplotlib"}

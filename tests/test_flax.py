@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import need
+from requirements import need
 from tolerance import assert_close
 
 jax = need("jax")

@@ -6,9 +6,9 @@
 
 import numpy as np
 import pytest
-from conftest import need
 from problems import VARIATIONS
 from problems import problem as drawn_problem
+from requirements import need
 from test_kernels import FEATURES, by_spec, problem, settings_for
 from tolerance import assert_close
 

@@ -19,7 +19,7 @@ if __name__ == "__main__":
     os.environ["TRITON_INTERPRET"] = "0"  # which conftest would set
 
 import pytest
-from conftest import need
+from requirements import need
 
 ODD = 50_257
 CASES = (  # (shape, dtype, with every option, blocks that may share a row)

@@ -2,7 +2,7 @@
 knows. Interpreted on a CPU, compiled where there is a GPU."""
 
 import pytest
-from conftest import need
+from requirements import need
 
 import multismooth
 from multismooth import spec

@@ -6,7 +6,7 @@ GradScaler sends 65,536: a mean's gradient that was rounded to float16 before wo
 import numpy as np
 import pytest
 from adapters import TORCH
-from conftest import interpreted, need
+from requirements import interpreted, need
 from tolerance import assert_close
 
 import multismooth

@@ -6,8 +6,8 @@ import numpy as np
 import oracle
 import pytest
 from adapters import bfloat16
-from conftest import need
 from oracle import floats
+from requirements import need
 from tolerance import assert_close, tolerance
 
 pytestmark = [

@@ -11,10 +11,10 @@ import hard_torch  # noqa: F401
 import numpy as np
 import pytest
 from adapters import bfloat16
-from conftest import need
 from hard_answers import check
 from hard_paths import PATHS
 from hard_rows import ROWS
+from requirements import need
 
 import multismooth
 

@@ -1,7 +1,7 @@
 """A traced linear head is one operator, which computes what the same call computes eagerly."""
 
 import pytest
-from conftest import need
+from requirements import need
 
 import multismooth
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import need
+from requirements import need
 
 RNG = np.random.default_rng(0)
 HIDDEN, KERNEL, BIAS = RNG.normal(size=(6, 4)), RNG.normal(size=(5, 4)), RNG.normal(size=5)

@@ -8,7 +8,7 @@ from functools import cache, partial
 
 import numpy as np
 import pytest
-from conftest import need
+from requirements import need
 
 import multismooth
 from multismooth import Convention, parity

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import need, version
+from requirements import need, version
 
 jax = need("jax")
 import jax.numpy as jnp  # noqa: E402

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import need, version
+from requirements import need, version
 from tolerance import assert_close
 
 jax = need("jax")
@@ -148,7 +148,7 @@ def test_rows_split_over_devices():
         pytest.skip("JAX 0.6.0 refuses gradients through shard_map by an error of its own")
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
     variables = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    script = Path(__file__).with_name("split_rows.py")
+    script = Path(__file__).parent / "support" / "split_rows.py"
     done = subprocess.run([sys.executable, script], env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split("\n")[0] == "placed"

@@ -15,7 +15,7 @@ from requirements import need
 import multismooth
 import multismooth.numpy
 from multismooth.cpu import buffers, kernels, threads
-from multismooth.cpu.chunks import portion
+from multismooth.cpu.chunks import balanced_chunk_size
 from multismooth.implementations import select
 
 FRAMEWORKS = ("numpy", "torch")
@@ -300,7 +300,7 @@ def test_the_compiled_exponential_is_exact_to_float32():
 def test_workers_get_as_many_chunks_each():
     for workers in (1, 2, 3):
         for size in (7, 999, 1000, 1001, 2500, 4001, 9000):
-            part = portion(size, 1000, workers)
+            part = balanced_chunk_size(size, 1000, workers)
             assert part <= 1000
             assert -(-size // part) % workers == 0
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import adapters
 import numpy as np
 import pytest
-from conftest import need
+from requirements import need
 from tolerance import assert_close
 
 import multismooth

@@ -11,7 +11,7 @@ import mutants
 import mutants_formula
 import mutants_machine
 import pytest
-from conftest import need
+from requirements import need
 
 from multismooth import parity
 

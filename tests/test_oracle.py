@@ -3,10 +3,10 @@
 import numpy as np
 import oracle
 import pytest
-from conftest import need
 from mpmath import mpf
 from oracle import floats
 from problems import problem, solved_binary, solved_head
+from requirements import need
 from tolerance import assert_close, tolerance
 
 import multismooth

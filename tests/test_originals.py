@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
-from conftest import need
+from requirements import need
 
 torch = need("torch")
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402 torch may be missing

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from conftest import need
+from requirements import need
 
 import multismooth.numpy as ms
 from multismooth import conventions

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pitfalls
 import pytest
-from conftest import need
 from pitfall_columns import KL, SMOOTHED, Y, Z
+from requirements import need
 
 from multismooth import SmoothingWarning, conventions
 

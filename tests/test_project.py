@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import need
 from packaging.requirements import Requirement
 from packaging.version import Version
+from requirements import need
 
 import multismooth
 from multismooth import dispatch

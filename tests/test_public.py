@@ -7,7 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import need
+from requirements import need
 
 import multismooth
 

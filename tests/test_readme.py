@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import need
+from requirements import need
 
 import multismooth
 

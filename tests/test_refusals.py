@@ -1,7 +1,7 @@
 """What PyTorch's own losses refuse, the drop-ins refuse: with an error that is caught where the original's is."""
 
 import pytest
-from conftest import need
+from requirements import need
 
 torch = need("torch")
 from torch.nn import functional as F  # noqa: E402 torch may be missing

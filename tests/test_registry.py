@@ -222,7 +222,7 @@ def test_the_registry_needs_the_standard_library_only():
 
 
 def test_the_page_of_equivalents_is_up_to_date():
-    """`python tests/coming_from.py` writes it."""
+    """`python tests/support/coming_from.py` writes it."""
     assert coming_from.PAGE.read_text(encoding="utf-8") == coming_from.page()
     for name in conventions:
         assert f'convention="{name}"' in coming_from.page(), name

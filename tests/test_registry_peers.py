@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import missing, need
+from requirements import missing, need
 
 import multismooth.numpy as ms
 from multismooth import conventions

@@ -4,7 +4,7 @@ import importlib
 
 import numpy as np
 import pytest
-from conftest import need
+from requirements import need
 
 from multismooth import TargetError
 from multismooth.api.target_checks import TOLERANCE, tolerance

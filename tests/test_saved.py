@@ -1,7 +1,7 @@
 """What the caller writes to between forward and backward is refused, or does not matter; it is never silently used."""
 
 import pytest
-from conftest import need
+from requirements import need
 
 import multismooth
 

@@ -5,10 +5,10 @@ from functools import reduce
 import numpy as np
 import oracle
 import pytest
-from conftest import need
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import floats
+from requirements import need
 from tolerance import assert_close
 
 from multismooth import spec

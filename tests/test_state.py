@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import need
+from requirements import need
 
 import multismooth
 from multismooth.cpu import buffers, threads
@@ -40,14 +40,14 @@ def python(code, place=PACKAGE.parent, /, *, limit=300, **variables):
 
 # --- machine code on disk -------------------------------------------------------------------------------------------
 
-# 1 + 2⁻⁸ lies between two bfloat16. `stored`, which rounds it, is inlined from another file than `finish` stands in.
+# 1 + 2⁻⁸ lies between two bfloat16. `rounded`, which rounds it, is inlined from another file than `store` is in.
 ROUNDED = """
 import numpy as np
 from multismooth.cpu.compiled import by_rows
 {more}
 out = np.zeros(1, np.uint16)
-by_rows.finish(out, np.full(1, 1 + 2.0**-8, np.float32))
-stats = by_rows.finish.stats
+by_rows.store(out, np.full(1, 1 + 2.0**-8, np.float32))
+stats = by_rows.store.stats
 print(hex(out[0]), "found" if stats.cache_hits else "compiled")
 """
 LOSS = """
@@ -165,7 +165,7 @@ def test_every_module_of_the_kernels_is_in_the_digest():
 def test_damaged_files_are_compiled_anew(copied):
     package, home = copied
     rounded(package, home)
-    paths = list(package.rglob("by_rows.finish*.nb?"))
+    paths = list(package.rglob("by_rows.store*.nb?"))
     assert paths
     for path in paths:
         path.write_bytes(path.read_bytes()[:-7])

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import need
+from requirements import need
 
 from multismooth import Convention, SmoothingError
 

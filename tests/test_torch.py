@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import problems
 import pytest
-from conftest import need
+from requirements import need
 
 torch = need("torch")
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # forward-mode AD of torch itself

@@ -5,7 +5,7 @@ import pickle
 from itertools import islice
 
 import pytest
-from conftest import need
+from requirements import need
 
 torch = need("torch")
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # forward-mode AD of torch itself

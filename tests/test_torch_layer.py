@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import need
+from requirements import need
 
 torch = need("torch")
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402 torch may be missing

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import need
+from requirements import need
 
 import multismooth
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 from adapters import NUMPY, TORCH
-from conftest import need
+from requirements import need
 
 from multismooth import conventions
 

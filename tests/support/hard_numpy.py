@@ -1,7 +1,6 @@
 """NumPy's paths through the table of hard inputs."""
 
 import numpy as np
-from conftest import need
 from hard_paths import (
     REDUCTIONS,
     loss_dtype,
@@ -13,6 +12,7 @@ from hard_paths import (
     rule,
 )  # fmt: skip
 from hard_rows import LAYOUTS
+from requirements import need
 
 import multismooth
 import multismooth.numpy as ms

@@ -9,7 +9,7 @@ import numpy as np
 
 from multismooth import Convention
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).parents[1] / "golden"
 DENOMINATORS = {
     "rows": "all",
     "valid": "counted",

@@ -6,7 +6,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from conftest import interpreted, need
+from requirements import interpreted, need
 
 import multismooth
 from multismooth.parity.doctor import jax_x64

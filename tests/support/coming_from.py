@@ -10,7 +10,7 @@ from golden_cases import behind
 from multismooth import conventions
 from multismooth.registry import aliases, frameworks, speech, text, unexpressed, vision
 
-PAGE = Path(__file__).parents[1] / "docs" / "coming_from.md"
+PAGE = Path(__file__).parents[2] / "docs" / "coming_from.md"
 CALLER = {  # what each library divides by that only the caller knows
     "t5x": "loss_normalizing_factor",
     "speechbrain-kldiv": "1",

@@ -1,6 +1,6 @@
 """The pitfalls: one input per case, what PyTorch, Optax and multismooth each do with it, and the table that says so.
 
-`python tests/pitfalls.py` rewrites the tables between the markers in docs/pitfalls.md and README.md;
+`python tests/support/pitfalls.py` rewrites the tables between the markers in docs/pitfalls.md and README.md;
 test_pitfalls.py runs every cell again.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pitfall_columns as columns
 from adapters import JAX, NUMPY, TORCH
-from conftest import REQUIRED, need
 from pitfall_columns import by_optax, by_torch, lacks, ours, rows
+from requirements import REQUIRED, need
 
 BACKENDS = tuple(b for b in (NUMPY, TORCH, JAX) if b.framework in REQUIRED or find_spec(b.framework))
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
@@ -279,7 +279,7 @@ def read_table(path):
     return header, {name: cells for name, *cells in rows}
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = {ROOT / "docs" / "pitfalls.md": CASES, ROOT / "README.md": tuple(case for case in CASES if case.short)}
 
 

@@ -3,7 +3,6 @@
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
-from conftest import interpreted, need
 from hard_answers import answers
 from hard_numpy import empty, half, not_columns, rows_differ
 from hard_paths import (
@@ -28,6 +27,7 @@ from hard_paths import (
     unlike_slopes,
 )  # fmt: skip
 from hard_rows import LAYOUTS
+from requirements import interpreted, need
 
 import multismooth
 
