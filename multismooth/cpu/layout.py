@@ -1,8 +1,8 @@
-"""Any layout as (N, K) or (B, K, P): the class axis second, memory in order, so that a kernel knows two shapes.
+"""Any layout as (N, K) or (B, K, P), with the class axis second and memory in order: a kernel knows these two shapes.
 
 classes last               (N, K)      rows
 classes elsewhere          (B, K, P)   images, (N, C, H, W): P elements lie side by side
-few classes, last          (1, K, N)   by strides alone: rows side by side, for vectors longer than a row
+few classes, last          (1, K, N)   by strides alone: elements side by side, where a row is shorter than a vector
 """
 
 import math
@@ -10,16 +10,18 @@ from functools import lru_cache
 
 from multismooth.plan import mapped
 
-MIN_CLASSES_FOR_ROWS = 16  # fewer classes than float32s in a vector register: PyTorch's softmax is 20 times faster across the rows
+# A shorter row does not fill a vector register of float32s. The elements then go side by side, as (1, K, N): PyTorch's
+# softmax is 20 times faster so.
+MIN_CLASSES_FOR_ROWS = 16
 
 
 def strides(array):
-    """In entries, for tensors and arrays alike."""
+    """Steps in entries, for tensors and NumPy arrays."""
     return array.stride() if hasattr(array, "stride") else [step // array.itemsize for step in array.strides]
 
 
 def dense(shape, steps, order):
-    """Whether the axes in this order walk through memory without a gap."""
+    """Whether the axes, from the slowest to the fastest in this order, walk through memory without a gap."""
     expected = 1
     for k in reversed(order):
         if shape[k] != 1:
@@ -34,68 +36,70 @@ def inverse(order):
 
 
 class Layout:
-    """How arrays of the logits' shape, and of the elements', are seen; views wherever the layout lets them be."""
+    """How to turn arrays of the logits' shape, and of the elements' shape, into the kernels' shapes and back.
 
-    def __init__(self, shape, steps, axis, narrow=MIN_CLASSES_FOR_ROWS):
+    The results are views wherever strides can express them. `min_classes_for_rows`: with fewer classes, where those
+    are last, the elements go side by side.
+    """
+
+    def __init__(self, shape, steps, axis, min_classes_for_rows=MIN_CLASSES_FOR_ROWS):
         order = sorted(range(len(shape)), key=lambda k: -steps[k])
         if not dense(shape, steps, order):
             order = list(range(len(shape)))
         place, sizes = order.index(axis), [shape[k] for k in order]
         before, self.classes, after = math.prod(sizes[:place]), sizes[place], math.prod(sizes[place + 1 :])
-        self.order, self.elements = tuple(order), tuple(k - (k > axis) for k in order if k != axis)
-        self.straight = order == sorted(order)
-        self.given = tuple(shape[k] for k in range(len(shape)) if k != axis)
-        self.all, self.sizes = tuple(sizes), tuple(sizes[:place] + sizes[place + 1 :])
-        self.lines = (before,) if after == 1 else (before, after)
-        self.shape = (before, self.classes) if after == 1 else (before, self.classes, after)
-        self.across = after == 1 and self.classes < narrow
+        self.order, self.element_order = tuple(order), tuple(k - (k > axis) for k in order if k != axis)
+        self.in_order = order == sorted(order)
+        self.element_shape = tuple(shape[k] for k in range(len(shape)) if k != axis)
+        self.ordered_shape, self.ordered_element_shape = tuple(sizes), tuple(sizes[:place] + sizes[place + 1 :])
+        self.kernel_element_shape = (before,) if after == 1 else (before, after)
+        self.kernel_shape = (before, self.classes) if after == 1 else (before, self.classes, after)
+        self.transposed = after == 1 and self.classes < min_classes_for_rows
 
-    def entries(self, array, xp):
-        """An array of the logits' shape."""
-        seen = array if self.straight else xp.permute_dims(array, self.order)
-        seen = seen if seen.shape == self.shape else xp.reshape(seen, self.shape)
-        return seen.T[None] if self.across else seen
+    def logits(self, array, xp):
+        """An array of the logits' shape, in the kernels' shape."""
+        ordered = array if self.in_order else xp.permute_dims(array, self.order)
+        laid_out = ordered if ordered.shape == self.kernel_shape else xp.reshape(ordered, self.kernel_shape)
+        return laid_out.T[None] if self.transposed else laid_out
 
     def matches(self, array):
-        """Whether an array of the logits' shape has their layout, so that `entries` of it is a view."""
+        """Whether an array of the logits' shape has their order of memory, so that `logits` of it is a view."""
         return dense(array.shape, strides(array), self.order)
 
     def as_logits(self, block, xp):
-        """A block of memory as an array of the logits' shape and layout."""
-        block = xp.reshape(block, self.all)
-        return block if self.straight else xp.permute_dims(block, inverse(self.order))
+        """A block of memory as an array of the logits' shape and order of memory."""
+        block = xp.reshape(block, self.ordered_shape)
+        return block if self.in_order else xp.permute_dims(block, inverse(self.order))
 
-    def back(self, results, xp):
-        """Per-element results in the caller's order of axes."""
-        results = xp.reshape(results, self.sizes)
-        return results if self.straight else xp.permute_dims(results, inverse(self.elements))
+    def elements_back(self, results, xp):
+        """A kernel's results per element, in the caller's shape."""
+        results = xp.reshape(results, self.ordered_element_shape)
+        return results if self.in_order else xp.permute_dims(results, inverse(self.element_order))
 
     def plan(self, plan, logits, xp):
-        """The plan in this layout; arrays of one number become it."""
-        shape = self.given
+        """The plan in the kernels' shapes. Floating arrays of one entry become numbers."""
+        shape = self.element_shape
 
         def element(value):
             if math.prod(value.shape) == 1 and shape and isinstance(number := value.item(), float):
                 return number
-            seen = value if value.shape == shape else xp.broadcast_to(value, shape)
-            seen = seen if self.straight else xp.permute_dims(seen, self.elements)
-            seen = seen if seen.shape == self.lines else xp.reshape(seen, self.lines)
-            return seen[None] if self.across else seen
+            spread = value if value.shape == shape else xp.broadcast_to(value, shape)
+            ordered = spread if self.in_order else xp.permute_dims(spread, self.element_order)
+            kernel_shape = self.kernel_element_shape
+            laid_out = ordered if ordered.shape == kernel_shape else xp.reshape(ordered, kernel_shape)
+            return laid_out[None] if self.transposed else laid_out
 
         def row(value):
             if math.prod(value.shape) == self.classes:
-                return xp.reshape(value, (1, -1) if len(self.shape) == 2 and not self.across else (1, -1, 1))
-            return self.entries(xp.broadcast_to(value, logits.shape), xp)
+                return xp.reshape(value, (1, -1) if len(self.kernel_shape) == 2 and not self.transposed else (1, -1, 1))
+            return self.logits(xp.broadcast_to(value, logits.shape), xp)
 
         return mapped(plan, element, row)
 
 
-_layout = lru_cache(1024)(Layout)
+_cached_layout = lru_cache(1024)(Layout)
 
 
-def layout_of(logits, axis, narrow=MIN_CLASSES_FOR_ROWS):
-    """The Layout of these logits; kept, because a small problem is computed in the time that making one takes.
-
-    Fewer classes than `narrow`, where they are last, are seen across.
-    """
-    return _layout(logits.shape, tuple(strides(logits)), axis, narrow)
+def layout_of(logits, axis, min_classes_for_rows=MIN_CLASSES_FOR_ROWS):
+    """The Layout of these logits. It is cached: to make one takes as long as to compute a small problem."""
+    return _cached_layout(logits.shape, tuple(strides(logits)), axis, min_classes_for_rows)

@@ -1,7 +1,7 @@
-"""What the compiled kernels count with: an exponential that runs in vectors, and entries of any floating dtype.
+"""The arithmetic of the compiled kernels: an exponential that runs in vectors, and entries of any floating dtype.
 
-Numba brings no vector exponential, and the C library's is called once per number (2.3 times slower in a kernel). The
-overloads below are functions of the kernels alone: their Python bodies never run.
+Numba has no vector exponential, and calls the C library's once per number (a kernel is 2.3 times slower with it). The
+functions with an overload are for the kernels alone: their Python bodies never run.
 """
 
 import math
@@ -15,20 +15,21 @@ from numba.extending import intrinsic, overload
 from multismooth.cpu.compiled import disk
 
 if getattr(numba.config, "DISABLE_JIT", False):
-    raise ImportError("NUMBA_DISABLE_JIT is set, and what stands here has no Python to run instead")
+    raise ImportError("NUMBA_DISABLE_JIT is set, and these kernels cannot run as Python")
 
-FAST = {"reassoc", "contract", "nsz"}  # sums in as many lanes as the machine has; NaN and inf keep their meaning
+# LLVM may reorder sums, so that they run in as many lanes as the machine has. NaN and inf keep their meaning.
+FAST = {"reassoc", "contract", "nsz"}
 
 
-def compiled(flags, counted=False):
-    """Compile on the first call, to be kept on disk where there is a place; without the interpreter's lock.
+def compiled(flags, reference_counts=False):
+    """Compile a function on its first call, and keep its machine code on disk. It runs without the interpreter's lock.
 
-    And without counts of references, which only a function that is handed arrays by another one needs: 134 ns instead
-    of 163 for a row of 100 classes.
+    Without `reference_counts` a row of 100 classes takes 134 ns instead of 163. Only a function that passes arrays on
+    to another one needs them.
     """
-    disk.includes(sys._getframe(1).f_code)  # of the module that is being run
-    options = {"nogil": True, "fastmath": flags, "error_model": "numpy", "_nrt": counted}
-    return lambda function: disk.kept(numba.njit(**options)(function))
+    disk.add_module(sys._getframe(1).f_code)  # the module that is being imported
+    options = {"nogil": True, "fastmath": flags, "error_model": "numpy", "_nrt": reference_counts}
+    return lambda function: disk.cached_on_disk(numba.njit(**options)(function))
 
 
 def bits_as(to):
@@ -50,7 +51,7 @@ as_int64, as_float64 = bits_as(types.int64), bits_as(types.float64)
 
 @intrinsic
 def larger(context, x, y):
-    """max(x, y) of numbers: only where NaN may count for nothing does LLVM take a maximum in vectors (12 times)."""
+    """max(x, y), skipping NaN. Without the no-NaN flag LLVM does not make vectors of the loop (12 times slower)."""
 
     def generate(context, builder, signature, arguments):
         flags = ("nnan", "nsz")
@@ -60,8 +61,9 @@ def larger(context, x, y):
 
 
 F = np.float32
-# 1 + r + C2·r² + … is exp r within 4e-9 of it for |r| ≤ log(2)/2: the least that six powers can be wrong by, found by
-# Lawson's iteration (least squares on Chebyshev's nodes, weighed anew by the errors). Taylor's seventh is at 7e-9.
+# For |r| ≤ log(2)/2, 1 + r + C2·r² + … is wrong by at most 4e-9 of exp r, the least error possible with six powers. The
+# coefficients were found by Lawson's iteration: least squares on Chebyshev's nodes, weighted again and again by the
+# errors. Taylor's polynomial with seven powers is wrong by 7e-9.
 C2, C3, C4 = F(0.49999993447779056), F(0.16666520631627363), F(0.04166838804883552)
 C5, C6 = F(0.00836871688732973), F(0.00138145984745469)
 ONE, LOG2E, MAGIC, LOWEST, LN2 = F(1), F(1.4426950408889634), F(1.5 * 2**23), F(-87.0), F(0.6931471805599453)
@@ -70,9 +72,10 @@ D2, D3, D4, D5, D6, D7, D8, D9, D10, D11, D12, D13 = (1 / math.factorial(k) for 
 
 @compiled({"contract"})
 def exp32(x):
-    """exp of x ≤ 0 in float32, 2^n·exp r, n from adding 1.5·2²³: wrong by 4e-8 at most, by 3e-7 of itself at e^−87.
+    """exp of x ≤ 0 in float32, as 2^n·exp r; adding 1.5·2²³ rounds to the integer n.
 
-    log(2) in one piece (wrong by 2e-9) and no seventh power: 0.33 ns a number instead of 0.38.
+    The error is at most 4e-8; at e^−87 it is 3e-7 of the result. log(2) is subtracted in one piece (wrong by 2e-9) and
+    there is no seventh power, which takes 0.33 ns per number instead of 0.38.
     """
     shifted = x * LOG2E + MAGIC
     n = shifted - MAGIC
@@ -103,49 +106,50 @@ def _exp(x):
     return (lambda x: exp32(x)) if x is types.float32 else (lambda x: exp64(x))
 
 
-# --- what is stored, as what is computed with, and back -------------------------------------------------------------
+# --- from the dtype that is stored to the dtype that is computed in, and back ----------------------------------------
 
 
-def real(x):
+def as_float(x):
     raise NotImplementedError
 
 
-@overload(real)
-def _real(x):
+@overload(as_float)
+def _as_float(x):
+    """A logit as a number to compute with. Integers of 16 bits are the bits of bfloat16."""
     if x is types.uint16:
         return lambda x: as_float32(np.int32(np.int32(x) << np.int32(16)))
     return lambda x: x
 
 
-def stored(out, x):
+def rounded(out, x):
     raise NotImplementedError
 
 
-@overload(stored)
-def _stored(out, x):
+@overload(rounded)
+def _rounded(out, x):
     """x as an entry of `out`: rounded to nearest, ties to even."""
     if out.dtype is types.uint16:
 
-        def narrowed(out, x):
+        def to_bfloat16(out, x):
             bits = as_int32(np.float32(x))
             return np.uint16((bits + np.int32(0x7FFF) + ((bits >> np.int32(16)) & np.int32(1))) >> np.int32(16))
 
-        return narrowed
+        return to_bfloat16
     if out.dtype is types.float32:
         return lambda out, x: np.float32(x)
     return lambda out, x: np.float64(x)
 
 
-# --- one for each element, or one for all ---------------------------------------------------------------------------
+# --- a value for each element, or one value for all -----------------------------------------------------------------
 
 
-def of(values, i):
+def entry(values, i):
     raise NotImplementedError
 
 
-@overload(of)
-def _of(values, i):
-    """Entry i of an array; a number is that of every element, and None is True."""
+@overload(entry)
+def _entry(values, i):
+    """Entry i of an array; a number is the value of every element, and None stands for True."""
     if isinstance(values, types.Array):
         return lambda values, i: values[i]
     if isinstance(values, types.NoneType):

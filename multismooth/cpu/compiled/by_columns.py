@@ -1,110 +1,112 @@
-"""Columns: elements side by side (images, few classes). A block of them is a scratch; the vectors run across."""
+"""Columns: elements side by side (images, few classes). Blocks of them are copied to scratch; vectors run across them."""
 
 import math
 
 import numpy as np
 
-from multismooth.cpu.compiled.arithmetic import compiled, exp, larger, of, real, stored
+from multismooth.cpu.compiled.arithmetic import as_float, compiled, entry, exp, larger, rounded
 
-TILE = 64  # classes whose terms are added in float32; the tiles are added in float64
+TILE = 64  # classes whose terms are added in float32; the sums of tiles are added in float64
 
-# Inner loops run over one-dimensional contiguous parts, from 0: only then are indices known not to be negative, which
-# Python would let count from the end, steps known to be 1, and the loops made of vectors.
+# Inner loops run over contiguous parts with one axis, and count from 0. Only then does LLVM know that indices are not
+# negative (Python would count those from the end) and that steps are 1, and makes vectors of the loop.
 
 
 @compiled(set())
-def load(z, start, mask, masked, x, m):
-    """x (K, WIDTH) from a part of z (K, P), absent classes at −inf; the largest logits, but for NaN, into m."""
+def load(z, start, mask, masked, block, m):
+    """Copy a part of z (K, P) to block (K, width), absent classes as −inf; the largest logits, NaN skipped, go to m."""
     m[:] = -np.inf
-    for k in range(x.shape[0]):
-        row, source = x[k], z[k][start : start + x.shape[1]]
+    for k in range(block.shape[0]):
+        row, source = block[k], z[k][start : start + block.shape[1]]
         if masked and not mask[k]:
             row[:] = -np.inf
         else:
             for w in range(row.shape[0]):
-                row[w] = real(source[w])
+                row[w] = as_float(source[w])
                 m[w] = larger(row[w], m[w])
 
 
 @compiled({"contract"})
-def exponentials(x, m, v, partial, total, partial_away, away):
-    """exp(z − m) over x; Σ exp(z − m) into total, Σ v·(z − m) into away."""
+def exponentials(block, m, v, tile_total, total, tile_smooth_sum, smooth_sum):
+    """exp(z − m) over the block; Σ exp(z − m) to total, Σ v·(z − m) to smooth_sum."""
     total[:] = 0
-    away[:] = 0
-    for first in range(0, x.shape[0], TILE):
-        partial[:] = 0
-        partial_away[:] = 0
-        for k in range(first, min(first + TILE, x.shape[0])):
-            row, factor = x[k], v[k]
+    smooth_sum[:] = 0
+    for first in range(0, block.shape[0], TILE):
+        tile_total[:] = 0
+        tile_smooth_sum[:] = 0
+        for k in range(first, min(first + TILE, block.shape[0])):
+            row, factor = block[k], v[k]
             if factor != 0:
                 for w in range(m.shape[0]):
                     d = row[w] - m[w]
-                    partial_away[w] += factor * d
+                    tile_smooth_sum[w] += factor * d
                     row[w] = exp(d)
-                    partial[w] += row[w]
+                    tile_total[w] += row[w]
             else:
                 for w in range(m.shape[0]):
                     row[w] = exp(row[w] - m[w])
-                    partial[w] += row[w]
+                    tile_total[w] += row[w]
         for w in range(m.shape[0]):
-            total[w] += partial[w]
-            away[w] += partial_away[w]
+            total[w] += tile_total[w]
+            smooth_sum[w] += tile_smooth_sum[w]
 
 
 @compiled({"contract"})
-def gradient(x, scale, share, v):
-    """x·scale − share·v, over x."""
-    for k in range(x.shape[0]):
-        factor, row = v[k], x[k]
-        for w in range(scale.shape[0]):
-            row[w] = row[w] * scale[w] - share[w] * factor
+def gradient(block, e_factor, v_factor, v):
+    """e·e_factor − v·v_factor over the block, which holds e."""
+    for k in range(block.shape[0]):
+        factor, row = v[k], block[k]
+        for w in range(e_factor.shape[0]):
+            row[w] = row[w] * e_factor[w] - v_factor[w] * factor
 
 
 @compiled(set())
-def store(x, inexact, some, out, start):
-    """x as a part of the gradient (K, P), the inexact elements left as they are."""
-    for k in range(x.shape[0]):
-        row, target = x[k], out[k][start : start + x.shape[1]]
-        if some:
+def store(block, inexact, any_inexact, out, start):
+    """The block as a part of the gradient (K, P). The entries of inexact elements are left as they are."""
+    for k in range(block.shape[0]):
+        row, target = block[k], out[k][start : start + block.shape[1]]
+        if any_inexact:
             for w in range(row.shape[0]):
                 if not inexact[w]:
-                    target[w] = stored(target, row[w])
+                    target[w] = rounded(target, row[w])
         else:
             for w in range(row.shape[0]):
-                target[w] = stored(target, row[w])
+                target[w] = rounded(target, row[w])
 
 
 @compiled(set())
-def bury(x, m, active, start):
-    """Dead elements at 0, whatever stood there."""
+def zero_inactive(block, m, active, start):
+    """Set inactive elements to 0, whatever stood there."""
     for w in range(m.shape[0]):
-        if not of(active, start + w):
-            x[:, w] = m[w] = 0
+        if not entry(active, start + w):
+            block[:, w] = m[w] = 0
 
 
 @compiled(set())
-def finish(m, own, total, away, a, b, z_loss, active, v_sum, unit, start, upstream, scale, share, losses, inexact):
-    """The losses from the sums, and what the gradient multiplies and subtracts. True if an element is inexact."""
-    strange = False
+def losses_and_factors(
+    m, z_y, total, smooth_sum, a, b, z_loss, active, v_sum, v_unit, start, upstream, e_factor, v_factor, losses, inexact
+):
+    """The losses from the sums, and the factors of `gradient`. Returns whether an element is inexact."""
+    any_inexact = False
     for w in range(m.shape[0]):
-        here = float(total[w])
-        if not 0 < here < np.inf:  # NaN: one of the logits is, or is +inf, or all are −inf
-            inexact[start + w] = strange = True
+        total_w = float(total[w])
+        if not 0 < total_w < np.inf:  # NaN: one of the logits is NaN or +inf, or all are −inf
+            inexact[start + w] = any_inexact = True
             continue
-        own_a, own_b, own_zeta = of(a, start + w), of(b, start + w), of(z_loss, start + w)
-        log_total = math.log(here)
+        a_w, b_w, z_loss_w = entry(a, start + w), entry(b, start + w), entry(z_loss, start + w)
+        log_total = math.log(total_w)
         lse = m[w] + log_total
-        loss = own_zeta * lse * lse
-        if own_a != 0:  # a −inf logit costs nothing without mass
-            loss += own_a * (log_total + (float(m[w]) - own[w]))
-        if own_b != 0:
-            loss += own_b * (v_sum * log_total - unit * away[w])
+        loss = z_loss_w * lse * lse
+        if a_w != 0:  # a label whose logit is −inf costs nothing without mass
+            loss += a_w * (log_total + (float(m[w]) - z_y[w]))
+        if b_w != 0:
+            loss += b_w * (v_sum * log_total - v_unit * smooth_sum[w])
         losses[start + w] = loss
-        scale[w] = upstream * (own_a + own_b * v_sum + 2 * own_zeta * lse) / here
-        share[w] = upstream * own_b * unit
-        if not of(active, start + w):
-            scale[w] = share[w] = losses[start + w] = 0
-    return strange
+        e_factor[w] = upstream * (a_w + b_w * v_sum + 2 * z_loss_w * lse) / total_w
+        v_factor[w] = upstream * b_w * v_unit
+        if not entry(active, start + w):
+            e_factor[w] = v_factor[w] = losses[start + w] = 0
+    return any_inexact
 
 
 @compiled(set())
@@ -117,44 +119,49 @@ def columns(
     active,
     v,
     v_sum,
-    unit,
+    v_unit,
     mask,
     masked,
     out,
     with_gradient,
     upstream,
     width,
-    x,
+    scratch,
     lines,
     losses,
     inexact,
 ):
-    """For (K, P) logits: the losses and, with_gradient, upstream·gradient into out; or True into inexact, alone."""
-    classes, strange = z.shape[0], False
+    """The losses of (K, P) logits and, `with_gradient`, upstream·gradient to out; inexact elements are only marked.
+
+    Returns whether an element is inexact.
+    """
+    classes, any_inexact = z.shape[0], False
     for start in range(0, z.shape[1], width):
         here = min(width, z.shape[1] - start)
-        block, y = x[: classes * here].reshape(classes, here), labels[start : start + here]
-        m, own, total, away = lines[0][:here], lines[1][:here], lines[2][:here], lines[3][:here]
-        partial, partial_away, scale, share = lines[4][:here], lines[5][:here], lines[6][:here], lines[7][:here]
+        block, y = scratch[: classes * here].reshape(classes, here), labels[start : start + here]
+        m, z_y, total, smooth_sum = lines[0][:here], lines[1][:here], lines[2][:here], lines[3][:here]
+        tile_total, tile_smooth_sum = lines[4][:here], lines[5][:here]
+        e_factor, v_factor = lines[6][:here], lines[7][:here]
         load(z, start, mask, masked, block, m)
-        bury(block, m, active, start)
+        zero_inactive(block, m, active, start)
         for w in range(here):
-            own[w] = block[y[w], w]
-        exponentials(block, m, v, partial, total, partial_away, away)
-        some = finish(
-            m, own, total, away, a, b, z_loss, active, v_sum, unit, start, upstream, scale, share, losses, inexact
-        )
-        strange |= some
+            z_y[w] = block[y[w], w]
+        exponentials(block, m, v, tile_total, total, tile_smooth_sum, smooth_sum)
+        inexact_here = losses_and_factors(
+            m, z_y, total, smooth_sum, a, b, z_loss, active, v_sum, v_unit,
+            start, upstream, e_factor, v_factor, losses, inexact,
+        )  # fmt: skip
+        any_inexact |= inexact_here
         if with_gradient:
-            gradient(block, scale, share, v)
+            gradient(block, e_factor, v_factor, v)
             for w in range(here):
-                if of(active, start + w):
-                    block[y[w], w] -= upstream * of(a, start + w)
-            store(block, inexact[start : start + here], some, out, start)
-    return strange
+                if entry(active, start + w):
+                    block[y[w], w] -= upstream * entry(a, start + w)
+            store(block, inexact[start : start + here], inexact_here, out, start)
+    return any_inexact
 
 
-@compiled(set(), counted=True)
+@compiled(set(), reference_counts=True)
 def images(
     z,
     labels,
@@ -164,27 +171,28 @@ def images(
     active,
     v,
     v_sum,
-    unit,
+    v_unit,
     mask,
     masked,
     out,
     with_gradient,
     upstream,
     width,
-    x,
+    scratch,
     lines,
     losses,
     inexact,
 ):
-    """`columns` for each of (B, K, P) logits.
+    """`columns` for each of (B, K, P) logits. Returns whether an element is inexact.
 
-    a, b, z_loss: arrays (B, P) or numbers; active: array or None. v·unit is a class's share of the smoothed mass.
-    `width` elements at a time; x (K·width) and lines (8, width) are scratch.
+    a, b, z_loss: arrays (B, P) or numbers; active: array or None. v·v_unit is a class's share of the smoothed mass.
+    `width`: elements at a time. Scratch: (K·width) for a block, and lines (8, width), one for each intermediate.
     """
-    strange = False
+    any_inexact = False
     for i in range(z.shape[0]):
-        strange |= columns(
-            z[i], labels[i], of(a, i), of(b, i), of(z_loss, i), of(active, i), v, v_sum, unit, mask, masked,
-            out[i if with_gradient else 0], with_gradient, upstream, width, x, lines, losses[i], inexact[i],
+        any_inexact |= columns(
+            z[i], labels[i], entry(a, i), entry(b, i), entry(z_loss, i), entry(active, i), v, v_sum, v_unit, mask,
+            masked, out[i if with_gradient else 0], with_gradient, upstream, width, scratch, lines, losses[i],
+            inexact[i],
         )  # fmt: skip
-    return strange
+    return any_inexact

@@ -1,8 +1,8 @@
-"""Rows: classes side by side. One row after the other goes through the second cache level, read twice, written twice.
+"""Rows: classes side by side. One row at a time goes through the second cache level, read twice and written twice.
 
-A row is worked on in blocks: sums are float32 within a block and float64 between them, and a block in which every class
-exists and has the same share v of the smoothed mass (all blocks, but for class weights, priors and the block where
-a vocabulary's padding begins) is spared a row of shares.
+A row is computed in blocks of classes. Sums are float32 within a block and float64 between blocks. Most blocks are
+EVEN: every class exists and has the same share v of the smoothed mass. Those need no row of shares. Only class weights,
+priors and the block where a vocabulary's padding begins make other blocks.
 """
 
 import math
@@ -11,131 +11,138 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from multismooth.cpu.compiled.arithmetic import FAST, compiled, exp, larger, of, real, stored
+from multismooth.cpu.compiled.arithmetic import FAST, as_float, compiled, entry, exp, larger, rounded
 
 BLOCK = 4096
-EVEN, UNEVEN, GAPS = range(3)  # kinds of blocks: one share for all classes; shares differ; some take none or are absent
+EVEN, UNEVEN, GAPS = range(
+    3
+)  # kinds of blocks: one share for all classes; different shares; shares of 0 or absent classes
 
 
-# Each takes a block of a row as arrays of its own: an index counted from 0 is known not to be negative, which Python
-# would let count from the end, and only then does the loop run in vectors.
+# Each function takes a block of a row as arrays of its own, and counts from 0. Only then does LLVM know that an index
+# is not negative (Python would count it from the end), and makes vectors of the loop.
 
 
 @compiled(set())
-def highest(x, kind, absent, m):
-    """The largest existing logit. NaN counts for nothing; the sum of the exponentials is what finds it."""
+def highest(z, kind, absent, m):
+    """The largest of m and the existing logits. NaN is skipped: the sum of the exponentials will be NaN."""
     if kind == GAPS:
-        for k in range(x.shape[0]):
-            m = larger(real(x[k]) + absent[k], m)
+        for k in range(z.shape[0]):
+            m = larger(as_float(z[k]) + absent[k], m)
     else:
-        for k in range(x.shape[0]):
-            m = larger(real(x[k]), m)
+        for k in range(z.shape[0]):
+            m = larger(as_float(z[k]), m)
     return m
 
 
 @compiled(FAST)
-def exponentials(x, m, kind, v, absent, e):
-    """(Σ exp(z − m), Σ v·(z − m)), or Σ (z − m) where the block is even; the exponentials are left in e.
+def exponentials(z, m, kind, v, absent, e):
+    """(Σ exp(z − m), Σ v·(z − m)), or Σ (z − m) where the block is EVEN; the exponentials go to e.
 
     A class without a share adds nothing to the second sum, not even if its logit is −inf.
     """
-    zero = stored(e, 0.0)  # of the dtype of e: m·0 is float64 to Numba, whose lanes are half as many
-    total, away = zero, zero
+    zero = rounded(e, 0.0)  # in the dtype of e: Numba makes m·0 float64, whose vectors hold half as many
+    total, smooth_sum = zero, zero
     if kind == EVEN:
-        for k in range(x.shape[0]):
-            d = real(x[k]) - m
-            away += d
+        for k in range(z.shape[0]):
+            d = as_float(z[k]) - m
+            smooth_sum += d
             e[k] = exp(d)
             total += e[k]
     elif kind == UNEVEN:
-        for k in range(x.shape[0]):
-            d = real(x[k]) - m
-            away += v[k] * d
+        for k in range(z.shape[0]):
+            d = as_float(z[k]) - m
+            smooth_sum += v[k] * d
             e[k] = exp(d)
             total += e[k]
     else:
-        for k in range(x.shape[0]):
-            d = real(x[k]) + absent[k] - m
-            away += v[k] * d if v[k] != 0 else zero
+        for k in range(z.shape[0]):
+            d = as_float(z[k]) + absent[k] - m
+            smooth_sum += v[k] * d if v[k] != 0 else zero
             e[k] = exp(d)
             total += e[k]
-    return total, away
+    return total, smooth_sum
 
 
 @compiled(FAST)
-def gradient(e, scale, b, share, kind, v):
-    """e·scale − b·v, over e."""
+def gradient(e, e_factor, v_factor, even_term, kind, v):
+    """e·e_factor − v·v_factor over e; even_term is v·v_factor where the block is EVEN."""
     if kind == EVEN:
         for k in range(e.shape[0]):
-            e[k] = e[k] * scale - share
+            e[k] = e[k] * e_factor - even_term
     else:
         for k in range(e.shape[0]):
-            e[k] = e[k] * scale - b * v[k]
+            e[k] = e[k] * e_factor - v_factor * v[k]
 
 
 @compiled(set())
-def row(x, e, with_gradient, upstream, label, a, b, z_loss, v, v_sum, kinds, levels, absent):
-    """(loss of a row, whether it is exact). With `with_gradient`, upstream times its gradient is written to e."""
-    classes, m, total, away = x.shape[0], stored(e, -np.inf), 0.0, 0.0
+def row(z, e, with_gradient, upstream, label, a, b, z_loss, v, v_sum, kinds, even_shares, absent):
+    """(loss of a row, whether it is exact). If it is and `with_gradient`, e becomes upstream·gradient."""
+    classes, m, total, smooth_sum = z.shape[0], rounded(e, -np.inf), 0.0, 0.0
     for block in range(kinds.shape[0]):
         start, stop = block * BLOCK, min((block + 1) * BLOCK, classes)
-        m = highest(x[start:stop], kinds[block], absent[start:stop], m)
+        m = highest(z[start:stop], kinds[block], absent[start:stop], m)
     for block in range(kinds.shape[0]):
         start, stop, kind = block * BLOCK, min((block + 1) * BLOCK, classes), kinds[block]
-        left = e[start:stop] if with_gradient else e[: stop - start]
-        part, apiece = exponentials(x[start:stop], m, kind, v[start:stop], absent[start:stop], left)
-        total += part
+        block_e = e[start:stop] if with_gradient else e[: stop - start]
+        block_total, block_sum = exponentials(z[start:stop], m, kind, v[start:stop], absent[start:stop], block_e)
+        total += block_total
         if kind != EVEN:
-            away += apiece
-        elif levels[block] != 0:
-            away += levels[block] * apiece
-    if not 0 < total < np.inf:  # NaN: one of the logits is, or is +inf, or all are −inf
+            smooth_sum += block_sum
+        elif even_shares[block] != 0:
+            smooth_sum += even_shares[block] * block_sum
+    if not 0 < total < np.inf:  # NaN: one of the logits is NaN or +inf, or all are −inf
         return 0.0, False
     log_total = math.log(total)
     lse = m + log_total
     loss = z_loss * lse * lse
-    if a != 0:  # a −inf logit costs nothing without mass
-        loss += a * (log_total + (float(m) - real(x[label])))
+    if a != 0:  # a label whose logit is −inf costs nothing without mass
+        loss += a * (log_total + (float(m) - as_float(z[label])))
     if b != 0:
-        loss += b * (v_sum * log_total - away)
+        loss += b * (v_sum * log_total - smooth_sum)
     if with_gradient:
-        scale, weight = stored(e, upstream * (a + b * v_sum + 2 * z_loss * lse) / total), stored(e, upstream * b)
+        e_factor = rounded(e, upstream * (a + b * v_sum + 2 * z_loss * lse) / total)
+        v_factor = rounded(e, upstream * b)
         for block in range(kinds.shape[0]):
-            start, stop, share = block * BLOCK, min((block + 1) * BLOCK, classes), upstream * b * levels[block]
-            gradient(e[start:stop], scale, weight, stored(e, share), kinds[block], v[start:stop])
+            start, stop = block * BLOCK, min((block + 1) * BLOCK, classes)
+            even_term = rounded(e, upstream * b * even_shares[block])
+            gradient(e[start:stop], e_factor, v_factor, even_term, kinds[block], v[start:stop])
         e[label] -= upstream * a
     return loss, True
 
 
 @compiled(set())
-def finish(out, e):
+def store(out, e):
     for k in range(e.shape[0]):
-        out[k] = stored(out, e[k])
+        out[k] = rounded(out, e[k])
 
 
 @compiled(set())
-def in_scratch(x, out, scratch, with_gradient, *rest):
-    found = row(x, scratch, with_gradient, *rest)
-    if with_gradient and found[1]:
-        finish(out, scratch)
-    return found
+def row_in_scratch(z, out, scratch, with_gradient, *rest):
+    """`row` with e in scratch, then stored to `out`."""
+    result = row(z, scratch, with_gradient, *rest)
+    if with_gradient and result[1]:
+        store(out, scratch)
+    return result
 
 
-def placed(x, out, scratch, apart, with_gradient, *rest):
+def row_into(z, out, scratch, use_scratch, with_gradient, *rest):
     raise NotImplementedError
 
 
-@overload(placed)
-def _placed(x, out, scratch, apart, with_gradient, *rest):
-    """`row` where it can work: in the gradient, or in the scratch where the gradient is narrower or the logits."""
+@overload(row_into)
+def _row_into(z, out, scratch, use_scratch, with_gradient, *rest):
+    """`row` with e in `out`, or `row_in_scratch` where `out` is bfloat16 or a scratch is asked for."""
     if out.dtype is types.uint16:
-        return lambda x, out, scratch, apart, with_gradient, *rest: in_scratch(x, out, scratch, with_gradient, *rest)
+        return lambda z, out, scratch, use_scratch, with_gradient, *rest: row_in_scratch(
+            z, out, scratch, with_gradient, *rest
+        )
 
-    def either(x, out, scratch, apart, with_gradient, *rest):
+    def either(z, out, scratch, use_scratch, with_gradient, *rest):
         return (
-            row(x, out, with_gradient, *rest)
-            if with_gradient and not apart
-            else in_scratch(x, out, scratch, with_gradient, *rest)
+            row(z, out, with_gradient, *rest)
+            if with_gradient and not use_scratch
+            else row_in_scratch(z, out, scratch, with_gradient, *rest)
         )
 
     return either
@@ -152,31 +159,36 @@ def rows(
     v,
     v_sum,
     kinds,
-    levels,
+    even_shares,
     absent,
     out,
     with_gradient,
     upstream,
-    apart,
+    use_scratch,
     scratch,
     losses,
     inexact,
 ):
-    """The losses of (n, K) logits and, `with_gradient`, upstream·gradient into out; only True into inexact where it is.
+    """The losses of (n, K) logits and, `with_gradient`, upstream·gradient to out; inexact rows are only marked.
 
-    a, b, z_loss: arrays (n) or numbers; active: array or None. kinds and levels: of each block, and the share where it
-    is even. `apart`: rows are worked on in the scratch (K), because in place the loops could not run in vectors.
+    Returns whether a row is inexact.
+
+    a, b, z_loss: arrays (n) or numbers; active: array or None. kinds and even_shares: for each block of classes, its
+    kind and, where that is EVEN, the share. absent: 0, or −inf at absent classes. `use_scratch`: compute rows in the
+    scratch (K), because the loops would not become vectors if they wrote over the logits.
     """
-    strange = False
+    any_inexact = False
     for i in range(z.shape[0]):
         g = out[i if with_gradient else 0]
-        if not of(active, i):
+        if not entry(active, i):
             losses[i] = 0
             if with_gradient:
                 g[:] = 0
             continue
-        own = upstream, labels[i], of(a, i), of(b, i), of(z_loss, i)
-        losses[i], right = placed(z[i], g, scratch, apart, with_gradient, *own, v, v_sum, kinds, levels, absent)
-        if not right:
-            inexact[i] = strange = True
-    return strange
+        of_row = upstream, labels[i], entry(a, i), entry(b, i), entry(z_loss, i)
+        losses[i], exact = row_into(
+            z[i], g, scratch, use_scratch, with_gradient, *of_row, v, v_sum, kinds, even_shares, absent
+        )
+        if not exact:
+            inexact[i] = any_inexact = True
+    return any_inexact
