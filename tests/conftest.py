@@ -15,6 +15,7 @@ if not os.path.exists("/dev/nvidia0"):  # Triton reads it when it is first impor
 settings.register_profile("ci", derandomize=True, deadline=None, database=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+pytest_plugins = ["cpu_seconds"]
 collect_ignore = ["support"]  # no tests, no doctests; split_rows.py sets JAX to 64 bits when it is imported
 
 

@@ -1,0 +1,60 @@
+"""A pytest plugin: a test that takes more than MULTISMOOTH_CPU_LIMIT CPU seconds fails, and the slowest are listed.
+
+It counts CPU seconds, because on a shared machine a test may wait long for its turn. A module's or class's fixtures
+count for the first test that needs them, child processes once they have ended.
+"""
+
+import os
+import time
+
+import pytest
+
+NAME = "cpu_seconds"
+LISTED = 10
+COVERAGE_FACTOR = 3  # A test takes about twice as long while coverage traces its lines.
+START = pytest.StashKey[float]()
+
+
+def cpu_seconds():
+    """Of this process and its ended children, so far."""
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
+
+
+def pytest_configure(config):
+    limit = float(os.environ.get("MULTISMOOTH_CPU_LIMIT") or 0)
+    if limit:
+        covered = getattr(config.option, "cov_source", None)
+        config.pluginmanager.register(CpuSeconds(limit * COVERAGE_FACTOR if covered else limit))
+
+
+class CpuSeconds:
+    def __init__(self, limit):
+        self.limit, self.tests = limit, []
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item):
+        item.stash[START] = cpu_seconds()
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item, call):
+        if call.when != "teardown":
+            return (yield)
+        seconds = cpu_seconds() - item.stash[START]
+        item.user_properties.append((NAME, seconds))  # goes with the report from an xdist worker to its controller
+        report = yield
+        if seconds > self.limit and report.passed:
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid} took {seconds:.1f} CPU seconds, more than {self.limit:g}"
+        return report
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == "teardown":
+            self.tests += [(seconds, report.nodeid) for name, seconds in report.user_properties if name == NAME]
+
+    def pytest_terminal_summary(self, terminalreporter):
+        total = sum(seconds for seconds, _ in self.tests)
+        terminalreporter.section(f"the slowest of {len(self.tests)} tests, which took {total:.0f} CPU seconds")
+        for seconds, name in sorted(self.tests, reverse=True)[:LISTED]:
+            terminalreporter.line(f"{seconds:6.1f}  {name}")
