@@ -423,7 +423,9 @@ def test_without_more_threads_the_caller_works_alone(monkeypatch):
 
     monkeypatch.setattr(threads, "_helpers", threads._Helpers())
     monkeypatch.setattr(threading.Thread, "start", start)
-    assert threads.share(abs, [-1, -2, -3], 3) == [1, 2, 3]
+    for _ in range(3):
+        assert threads.share(abs, [-1, -2, -3], 3) == [1, 2, 3]
+    assert threads._helpers.queue.empty()  # nobody would ever take a call out of it
 
 
 def test_an_error_keeps_nothing_alive():
@@ -470,11 +472,11 @@ def test_a_helper_that_comes_too_late_keeps_nothing_alive():
             assert held.acquire(timeout=30)
         time.sleep(0.2)
         array = Array()
-        threads.share(lambda part, array=array: None, range(4), 2)
-        found = weakref.ref(array)
-        del array
+        results = threads.share(lambda part, array=array: Array(), range(4), 2)
+        left = [weakref.ref(value) for value in (array, *results)]
+        del array, results
         gc.collect()
-        assert found() is None
+        assert [value() for value in left] == [None] * 5
     finally:
         hold.set()
         for caller in callers:
@@ -576,7 +578,7 @@ def test_a_container_s_quota_is_kept(tmp_path, monkeypatch, own, files, expected
     assert threads._quota(str(tmp_path / "own"), str(tmp_path / "mounted")) == expected
     assert threads._quota(str(tmp_path / "no file"), str(tmp_path / "mounted")) == float("inf")
     monkeypatch.setattr(threads, "_quota", lambda: expected)
-    monkeypatch.setattr(threads, "_bound", lambda: 8)
+    monkeypatch.setattr(threads, "_affinity", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert threads.cores() == min(8, expected)
     for asked in ("1", " 1 ", "1,4"):
@@ -669,16 +671,16 @@ def test_memory_is_kept_through_a_few_smaller_calls():
     kept = buffers.BufferCache()
     address = kept.take(9 * MIB).ctypes.data
     for _ in range(5):
-        for _ in range(buffers.PATIENCE):
+        for _ in range(buffers.MAX_IDLE_CALLS):
             assert kept.take(MIB).ctypes.data == address
         assert kept.take(8 * MIB).ctypes.data == address
-        for _ in range(buffers.PATIENCE):
+        for _ in range(buffers.MAX_IDLE_CALLS):
             kept.age()
         assert kept.take(5 * MIB).ctypes.data == address
-    for _ in range(buffers.PATIENCE + 1):
+    for _ in range(buffers.MAX_IDLE_CALLS + 1):
         kept.take(MIB)
     assert kept.size == MIB
-    for _ in range(buffers.PATIENCE + 1):
+    for _ in range(buffers.MAX_IDLE_CALLS + 1):
         kept.age()
     assert kept.size == 0
 

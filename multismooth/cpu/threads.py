@@ -1,4 +1,8 @@
-"""Work in parts on the cores of this process. Kernels let go of the interpreter's lock, so plain threads are enough."""
+"""Work in parts, shared among the cores of this process.
+
+Kernels release the interpreter's lock, so plain threads are enough. Nothing here needs that lock: what several threads
+use is a deque, a queue or a lock.
+"""
 
 import math
 import os
@@ -13,25 +17,27 @@ from queue import SimpleQueue
 
 
 def cores():
-    """The cores that this process may use: those it is bound to, as many as its container's quota is worth.
+    """How many cores this process may use: those that it is bound to, up to its container's quota.
 
-    OMP_NUM_THREADS lowers it, as it does for everybody else; of a list, a number for each level, the first counts.
+    OMP_NUM_THREADS lowers the number, as in other libraries. It may be a list with a number for each level of nesting;
+    the first one counts.
     """
-    available = min(_bound(), _quota())
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return min(available, int(asked)) if asked.isdigit() and int(asked) > 0 else available
+    available = min(_affinity(), _quota())
+    requested = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(available, int(requested)) if requested.isdigit() and int(requested) > 0 else available
 
 
-def _bound():
-    if hasattr(os, "process_cpu_count"):  # Python 3.13; it listens to PYTHON_CPU_COUNT, too
+def _affinity():
+    """The number of cores that the process is bound to."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13; it respects PYTHON_CPU_COUNT, too
         return os.process_cpu_count() or 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @lru_cache
 def _quota(groups="/proc/self/cgroup", mounted="/sys/fs/cgroup"):
-    """The cores that Linux grants the control groups of this process, of either version; infinite without a limit."""
-    least = math.inf
+    """The cores that Linux grants to the control groups (version 1 or 2) of this process; infinite without a limit."""
+    lowest = math.inf
     with suppress(OSError), open(groups) as file:
         for line in file:
             _, controllers, path = line.strip().split(":", 2)
@@ -43,13 +49,13 @@ def _quota(groups="/proc/self/cgroup", mounted="/sys/fs/cgroup"):
                 continue
             steps = [step for step in path.split("/") if step]
             for base in bases:
-                for depth in range(len(steps) + 1):  # a limit of any group above holds, too
-                    least = min(least, _granted("/".join([base, *steps[:depth]]), names))
-    return least if least == math.inf else math.ceil(least)
+                for depth in range(len(steps) + 1):  # the limits of all groups above hold, too
+                    lowest = min(lowest, _granted_by("/".join([base, *steps[:depth]]), names))
+    return lowest if lowest == math.inf else math.ceil(lowest)
 
 
-def _granted(folder, names):
-    """Quota over period of one control group."""
+def _granted_by(folder, names):
+    """Quota divided by period of one control group."""
     words = []
     try:
         for name in names:
@@ -65,32 +71,33 @@ def _granted(folder, names):
 
 
 class _Helpers:
-    """Threads that wait for calls. As daemons: what they wait for is nothing that the end of the interpreter waits for.
+    """Threads that wait for work. They are daemons, so that the interpreter can end while they wait.
 
-    A pool of the standard library has to be told to end, and one of whose threads an interrupt kept it from taking
-    notice hangs there.
+    A pool of the standard library has to be told to end. It can hang there, if an interrupt hit one of its threads.
     """
 
-    calls: SimpleQueue
+    queue: SimpleQueue
     threads: list[threading.Thread]
 
     def __init__(self):
         self.begin()
 
     def begin(self):
-        self.calls, self.threads = SimpleQueue(), []
+        self.queue, self.threads = SimpleQueue(), []
 
-    def ask(self, number, calls):
-        for call in calls:
-            self.calls.put(call)
-        while len(self.threads) < number:
-            thread = threading.Thread(target=self.serve, name="multismooth", daemon=True)
-            thread.start()
-            self.threads.append(thread)
+    def ask(self, calls):
+        """Hand each call to a thread of its own; to fewer where the system starts no more threads."""
+        with suppress(RuntimeError):  # as when the interpreter ends
+            while len(self.threads) < len(calls):
+                thread = threading.Thread(target=self.serve, name="multismooth", daemon=True)
+                thread.start()
+                self.threads.append(thread)
+        for call in calls[: len(self.threads)]:  # a call that nobody takes would stay in the queue for ever
+            self.queue.put(call)
 
     def serve(self):
         while True:
-            self.calls.get()()
+            self.queue.get()()
 
 
 _helpers = _Helpers()
@@ -99,18 +106,21 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Job:
-    """The parts of a call that are left. Nobody works on one but the caller, and helpers while they hold their turn."""
+    """The parts of one call. The caller works on them, and each helper does while it holds its own lock.
+
+    At the end the caller takes all the locks: that waits for the helpers at work, and keeps others from beginning.
+    """
 
     def __init__(self, work, parts, helpers):
         self.work, self.left, self.results, self.errors = work, deque(enumerate(parts)), [None] * len(parts), []
-        self.turns = [threading.RLock() for _ in range(helpers)]
+        self.locks = [threading.RLock() for _ in range(helpers)]
 
     def take(self):
-        """Parts, one after the other, until none is left. After an error nobody takes another."""
+        """Work on parts, one after the other, until none is left. After an error nobody takes another."""
         try:
             while True:
                 try:
-                    index, part = self.left.popleft()  # a deque hands out each once, whatever the interpreter locks
+                    index, part = self.left.popleft()  # a deque hands out each part once, to whatever thread
                 except IndexError:
                     return
                 self.results[index] = self.work(part)
@@ -118,56 +128,54 @@ class _Job:
             self.left.clear()
             self.errors.append(error)
 
-    def help(self, turn):
-        """What another thread does if it comes before the end."""
-        if turn.acquire(blocking=False):
+    def help(self, lock):
+        """What a helper thread does, unless the call has ended before."""
+        if lock.acquire(blocking=False):
             try:
                 self.take()
             finally:
-                turn.release()
+                lock.release()
 
     def end(self):
-        """Returns when nobody is at work any more, or will be: then the turns are the caller's, who may ask again."""
+        """Return when nobody works on a part, and nobody will. The caller may call this twice."""
         self.left.clear()
-        for turn in self.turns:
+        for lock in self.locks:
             while True:
                 try:
-                    turn.acquire()
+                    lock.acquire()
                     break
-                except BaseException as error:  # Ctrl-C: even then a part that was begun is waited for
+                except BaseException as error:  # Ctrl-C: even then wait for the part that a helper is at
                     self.errors.append(error)
-        self.work = None  # a helper that comes too late keeps no array active
+        self.work = self.results = None  # a helper that comes too late must keep no array alive
 
 
 def share(work, parts, workers):
     """[work(part) for part in parts], on this thread and `workers − 1` others, each taking the next part that is left.
 
-    The caller works too: where the others are slow to wake up, it is done before they are. However the call ends, no
-    part is worked on afterwards; what it raises is the first error of any thread.
+    This thread works too: where the others are slow to wake up, it has finished before. However the call ends, nobody
+    works on a part afterwards. If a part raises, the first error of any thread is raised here.
     """
     helpers = min(workers, len(parts)) - 1
     if helpers <= 0:
         return [work(part) for part in parts]
     job = _Job(work, parts, helpers)
+    results, errors = job.results, job.errors
     try:
         try:
-            with suppress(
-                RuntimeError
-            ):  # no thread can be started, as when the interpreter ends: the caller does it all
-                _helpers.ask(helpers, [partial(copy_context().run, job.help, turn) for turn in job.turns])
+            _helpers.ask([partial(copy_context().run, job.help, lock) for lock in job.locks])
             job.take()
         finally:
             job.end()
     finally:
-        job.end()  # an interrupt may have ended the first before it began to listen
-    if job.errors:
-        _raise_first(job.errors)
-    return job.results
+        job.end()  # an interrupt may have ended the first call before it began
+    if errors:
+        _raise_first(errors)
+    return results
 
 
 def _raise_first(errors):
     error = errors[0]
-    errors.clear()  # or the error would hold itself, through its traceback, and the arrays of this call
+    errors.clear()  # else the error would keep itself alive through its traceback, and the arrays of this call
     try:
         raise error
     finally:

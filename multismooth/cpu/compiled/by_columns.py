@@ -1,4 +1,4 @@
-"""Columns: elements side by side (images, few classes). Blocks of them are copied to scratch; vectors run across them."""
+"""Columns: elements side by side (images, few classes). Blocks are copied to scratch; vectors run across elements."""
 
 import math
 
