@@ -7,7 +7,7 @@
 [-0.1477, 0.142, 0.0058]
 """
 
-# ruff: noqa: E402 (a missing framework is reported before anything that imports it)
+# ruff: noqa: E402 (a missing framework must be reported before anything imports it)
 from multismooth.errors import require
 
 require("jax", "jax")

@@ -1,7 +1,7 @@
-"""How JAX arrays are made, looked at and evaluated for `multismooth.api.functions`.
+"""How JAX arrays are made, inspected and evaluated for `multismooth.api.functions`.
 
-Every evaluation is one jitted call, so that nothing of size N×K is made besides the gradient. ε, weights and all
-other arrays and numbers are traced: a schedule does not recompile.
+Every evaluation is one jitted call, so that the gradient is the only new array of size N×K. ε, weights and all other
+arrays and numbers are traced, so that a schedule does not recompile.
 """
 
 from functools import partial
@@ -14,34 +14,32 @@ from multismooth import backend, binary
 from multismooth.errors import complain
 from multismooth.jax import kernel, linear
 from multismooth.jax.namespace import XP
+from multismooth.problem import Call
 
 
 def on_cpu(array):
-    """Whether NumPy can look at the array without a copy."""
+    """Whether NumPy can read the array without a copy."""
     return all(device.platform == "cpu" for device in array.devices())
 
 
 def readable(array):
-    """NumPy values that NumPy can compute with: it knows no bfloat16."""
+    """The same values in a dtype that NumPy can compute with: bfloat16 becomes float32."""
     return array if array.dtype.kind in "biuf" else array.astype(np.float32)
-
-
-PLAIN = linear.Product()
 
 
 class JaxBackend(backend.Backend):
     name = "jax"
     xp = XP
 
-    def __init__(self, product=PLAIN):
-        """`product`: how a linear head's features meet its classifier."""
+    def __init__(self, product=linear.DEFAULT_PRODUCT):
+        """`product`: how a linear head multiplies its features by its classifier."""
         self.product = product
 
     def is_array(self, value):
         return isinstance(value, (jax.Array, jax.core.Tracer))
 
     def array(self, value, like=None):
-        """Integers become JAX's own signed ones; what does not fit stays out of range instead of wrapping."""
+        """Integers become JAX's widest signed ones. Those that do not fit are clipped: none may wrap to a class."""
         if isinstance(value, jax.ShapeDtypeStruct):
             return value
         if not self.is_array(value):
@@ -74,7 +72,7 @@ class JaxBackend(backend.Backend):
         return readable(np.asarray(array))
 
     def first_row(self, z, axis, validate):
-        # Computed logits arrive asynchronously; waiting for them here would stall the caller's pipeline.
+        # Logits may still be computing. To wait for them here would stall the caller's pipeline.
         if (
             not isinstance(z, jax.Array)
             or isinstance(z, jax.core.Tracer)
@@ -84,42 +82,53 @@ class JaxBackend(backend.Backend):
         ):
             return None
         part = z.addressable_shards[0].data
-        if part.shape[axis] != z.shape[axis]:  # the classes are split: a part of a row says nothing
+        if part.shape[axis] != z.shape[axis]:  # the classes are split over devices, and a part of a row says nothing
             return None
-        place = tuple(slice(None) if k == axis else 0 for k in range(z.ndim))
-        return readable(np.asarray(part)[place] if on_cpu(part) else np.asarray(part[place]))
+        first = tuple(slice(None) if k == axis else 0 for k in range(z.ndim))
+        return readable(np.asarray(part)[first] if on_cpu(part) else np.asarray(part[first]))
+
+    def views(self, problem, axis, scores):
+        values = []
+        for value in problem[1:]:
+            if self.is_array(value):
+                value = self.values(value, None)
+                if value is None:
+                    return None
+                value = value.astype(np.int64) if value.dtype.kind in "iu" else value
+            values.append(value)
+        return self.first_row(problem.logits, axis, None) if scores else None, values
 
     def template(self, shape, dtype, like):
         return jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(dtype or float))
 
-    def loss(self, problem, settings):
-        return _loss(problem, settings)
+    def loss(self, call):
+        return _loss(call.problem, call.settings)
 
-    def terms(self, problem, settings):
-        return _terms(problem, settings)
+    def terms(self, call):
+        return _terms(call.problem, call.settings)
 
-    def loss_and_grad(self, problem, settings, out=None):
+    def loss_and_grad(self, call, out=None):
         if out is not None:
             raise complain("out", "None in JAX, whose arrays are immutable", type(out).__name__, "Use the result.")
-        return _loss_and_grad(problem, settings)
+        return _loss_and_grad(call.problem, call.settings)
 
-    def smooth_targets(self, problem, settings):
-        shape, dtype = problem.logits.shape, problem.logits.dtype
-        return _smooth_targets(problem._replace(logits=None), settings, shape, dtype)
+    def smooth_targets(self, call):
+        shape, dtype = call.problem.logits.shape, call.problem.logits.dtype
+        return _smooth_targets(call.problem._replace(logits=None), call.settings, shape, dtype)
 
     def binary_loss(self, problem, reduction):
         return _binary_loss(problem, reduction)
 
-    def linear_loss(self, hidden, classifier, bias, chunk_rows, problem, settings):
-        call = linear.Call(chunk_rows, settings, self.product)
-        return linear.loss(call, hidden, classifier, bias, problem._replace(logits=None))
+    def linear_loss(self, hidden, classifier, bias, chunk_rows, call):
+        static = linear.Static(chunk_rows, call.settings, self.product)
+        return linear.loss(static, hidden, classifier, bias, call.problem._replace(logits=None))
 
-    def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, problem, settings):
-        call = linear.Call(chunk_rows, settings, self.product)
-        return linear.loss_and_grad(call, hidden, classifier, bias, problem._replace(logits=None))
+    def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, call):
+        static = linear.Static(chunk_rows, call.settings, self.product)
+        return linear.loss_and_grad(static, hidden, classifier, bias, call.problem._replace(logits=None))
 
-    def smoothing_correction(self, hidden, classifier, bias, problem, settings):
-        return _smoothing_correction(hidden, classifier, bias, problem._replace(logits=None), settings)
+    def smoothing_correction(self, hidden, classifier, bias, call):
+        return _smoothing_correction(hidden, classifier, bias, call.problem._replace(logits=None), call.settings)
 
 
 @partial(jax.jit, static_argnums=1)
@@ -145,13 +154,13 @@ def _loss_and_grad(problem, settings):
 @partial(jax.jit, static_argnums=(1, 2, 3))
 def _smooth_targets(problem, settings, shape, dtype):
     problem = problem._replace(logits=jnp.zeros(shape, dtype))
-    return backend.Backend.smooth_targets(JaxBackend(), problem, settings)
+    return backend.Backend.smooth_targets(JaxBackend(), Call(problem, settings))
 
 
 @partial(jax.jit, static_argnums=4)
 def _smoothing_correction(hidden, classifier, bias, problem, settings):
     problem = problem._replace(logits=linear.template(hidden, classifier, settings))
-    return backend.Backend.smoothing_correction(JaxBackend(), hidden, classifier, bias, problem, settings)
+    return backend.Backend.smoothing_correction(JaxBackend(), hidden, classifier, bias, Call(problem, settings))
 
 
 @partial(jax.jit, static_argnums=1)

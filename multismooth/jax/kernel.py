@@ -1,10 +1,12 @@
-"""Logits and a Plan of labels to per-element losses, with the gradient of `spec` as a custom JVP.
+"""From logits and a Plan of labels to the losses per element, with the gradient of `spec` as a custom JVP.
 
-What XLA makes of the plain text on a CPU keeps up to two (N, K) temporaries: selects and shifted logits that two
-reductions share. Here the logits themselves are reduced (max, Σ z), the one exponential is both summed and turned into
-the gradient in place, and value and gradient need no buffer but the gradient: page faults are most of the time, so a
-temporary costs as much as everything else (2048 × 32000: 1.3–1.5 of Optax's integer loss with one, 1.0 without).
-A JVP, not a VJP: forward mode and any order still work.
+On a CPU, XLA keeps up to two (N, K) temporaries for the plain text of `spec`: selects, and shifted logits that two
+reductions share. Here the reductions (max, Σ z) read the logits themselves. The one exponential is summed, and becomes
+the gradient in place. Value and gradient then need no (N, K) buffer besides the gradient. Page faults are most of the
+time, so a temporary costs as much as everything else (2048 × 32000: 1.3–1.5 of the time of Optax's integer loss with
+one temporary, 1.0 without).
+
+It is a JVP and not a VJP, so that forward mode and derivatives of any order still work.
 """
 
 from functools import partial
@@ -16,124 +18,134 @@ from jax.custom_derivatives import SymbolicZero
 
 from multismooth import spec
 from multismooth.jax.namespace import XP
-from multismooth.jax.varying import axes_of, spread
+from multismooth.jax.varying import vary_over, varying_axes
 
-DROWNED = 4.0  # |Σ v·z| beyond so many times the smoothing term: float32 has spent its digits on a common offset
+# Where |Σ v·z| is more than so many times the smoothing term, a common offset of the logits cost float32 its digits.
+MAX_CANCELLATION = 4.0
 
 
 def weighted_sum(z, v, axis):
-    """Σ v·z with 0·inf = 0; the sum itself is what XLA reduces where v is uniform."""
+    """Σ v·z with 0·inf = 0. Where v is uniform, XLA reduces z itself."""
     if v is None:
         return jnp.sum(z, axis=axis, keepdims=True) / z.shape[axis]
     return jnp.sum(jnp.where(v == 0, 0.0, v * z), axis=axis, keepdims=True)
 
 
 @jax.custom_jvp
-def powers(z, top, active):
-    """exp(z − top), with a derivative of 0 at dead elements, which may hold NaN: second derivatives meet it. Making
-    them finite here would be a second (N, K) buffer."""
-    return jnp.exp(z - top)
+def exponentials(z, peak, active):
+    """exp(z − peak). Its derivative is 0 at inactive elements, which may hold NaN and which second derivatives reach.
+
+    The values there stay as they are: to make them finite would take a second (N, K) buffer.
+    """
+    return jnp.exp(z - peak)
 
 
-@powers.defjvp
-def _powers_jvp(primals, tangents):
-    z, top, active = primals
-    e = powers(z, top, active)
-    return e, (e if active is None else jnp.where(active, e, 0.0)) * tangents[0]  # `top` is a constant
+@exponentials.defjvp
+def _exponentials_jvp(primals, tangents):
+    z, peak, active = primals
+    e = exponentials(z, peak, active)
+    return e, (e if active is None else jnp.where(active, e, 0.0)) * tangents[0]  # `peak` is a constant
 
 
-def parts(logits, plan, axis):
-    """((lse, nll, smooth) with the class axis kept, exp(z − max), its sum): `spec.statistics` for labels."""
+def sums_and_exponentials(logits, plan, axis):
+    """((lse, nll, smooth) with the class axis kept, e = exp(z − peak), Σ e): `spec.statistics` for labels."""
     z = logits.astype(XP.float_of(logits))
     if plan.mask is not None:
         z = jnp.where(plan.mask, z, -jnp.inf)
-    own = jnp.take_along_axis(z, jnp.expand_dims(plan.labels, axis), axis)
-    top = jnp.max(z, axis=axis, keepdims=True)
-    top = jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0.0))
+    z_y = jnp.take_along_axis(z, jnp.expand_dims(plan.labels, axis), axis)
+    peak = jnp.max(z, axis=axis, keepdims=True)
+    peak = jax.lax.stop_gradient(jnp.where(jnp.isfinite(peak), peak, 0.0))
     active = None if plan.active is None else jnp.expand_dims(plan.active, axis)
-    e = powers(z, top, active)
+    e = exponentials(z, peak, active)
     total = jnp.sum(e, axis=axis, keepdims=True)
     total = total if active is None else jnp.where(active, total, 1.0)
     log_total, v_sum = jnp.log(total), spec.wide(plan.v_sum, axis, XP)
-    away = weighted_sum(z, plan.v, axis)
-    smooth = v_sum * (log_total + top) - away
-    drowned = jnp.any(~(jnp.abs(away) <= DROWNED * smooth))
-    shifted = partial(_shifted, axis=axis)
-    smooth = jax.lax.cond(drowned, shifted, lambda *_: smooth, z, plan.v, top, v_sum, log_total)
-    return (log_total + top, log_total + (top - own), smooth), e, total
+    v_z = weighted_sum(z, plan.v, axis)
+    smooth = v_sum * (log_total + peak) - v_z
+    cancelled = jnp.any(~(jnp.abs(v_z) <= MAX_CANCELLATION * smooth))
+    from_differences = partial(_smooth_from_differences, axis=axis)
+    smooth = jax.lax.cond(cancelled, from_differences, lambda *_: smooth, z, plan.v, peak, v_sum, log_total)
+    return (log_total + peak, log_total + (peak - z_y), smooth), e, total
 
 
-def _shifted(z, v, top, v_sum, log_total, axis):
-    """The smoothing term from differences: one more pass, where a common offset of the logits would swallow them."""
-    return v_sum * log_total - weighted_sum(z - top, v, axis)
+def _smooth_from_differences(z, v, peak, v_sum, log_total, axis):
+    """The smoothing term from z − peak, which a common offset does not change. It takes one more pass over z."""
+    return v_sum * log_total - weighted_sum(z - peak, v, axis)
 
 
-def statistics(found, plan, axis):
-    """`spec.statistics` from `parts`, dead elements at 0."""
-    found = tuple(jnp.squeeze(x, axis) for x in found)
-    return found if plan.active is None else tuple(jnp.where(plan.active, x, 0.0) for x in found)
+def statistics(sums, plan, axis):
+    """(lse, nll, smooth) without the class axis, and 0 at inactive elements."""
+    sums = tuple(jnp.squeeze(x, axis) for x in sums)
+    return sums if plan.active is None else tuple(jnp.where(plan.active, x, 0.0) for x in sums)
 
 
 def at_label(z, labels, axis):
-    """The label's entry. Gathered where the classes are last, which transposes into a scatter in place; compared
-    elsewhere: there XLA folds the constants of the scatter for seconds at compile time."""
+    """The label's entry of z.
+
+    Where the classes are last it is gathered, which transposes into a scatter in place. Elsewhere it is picked by
+    comparison, because there XLA would fold the scatter's constants for seconds while it compiles.
+    """
     if axis != z.ndim - 1:
         return XP.pick(z, labels, axis)
     return jnp.squeeze(jnp.take_along_axis(z, jnp.expand_dims(labels, axis), axis), axis)
 
 
-def slope(found, e, total, plan, axis):
-    """`spec.gradient` as what it does to a tangent, Σ gradient·t: transposed, the upstream gradient meets the small
-    factors before they meet e, and one pass over e is all that is left (a gradient that is scaled later is two)."""
-    height = spec.wide(plan.a * plan.u_sum + plan.b * plan.v_sum, axis, XP)
+def gradient_map(sums, e, total, plan, axis):
+    """The gradient as a linear map on tangents, t ↦ Σ gradient·t.
+
+    JAX transposes it. The upstream gradient is then multiplied into the factors per element, so that only one pass
+    over `e` (N, K) remains. A gradient that is scaled later takes two passes.
+    """
+    p_factor = spec.wide(plan.a * plan.u_sum + plan.b * plan.v_sum, axis, XP)
     if plan.z_loss is not None:
-        height = height + 2 * spec.wide(plan.z_loss, axis, XP) * found[0]
-    if plan.active is not None:  # dead elements may hold NaN
+        p_factor = p_factor + 2 * spec.wide(plan.z_loss, axis, XP) * sums[0]
+    if plan.active is not None:  # inactive elements may hold NaN
         active = spec.wide(plan.active, axis, XP)
-        e, height = jnp.where(active, e, 0.0), jnp.where(active, height, 0.0)
-    factor = jnp.squeeze(height / total, axis)
+        e, p_factor = jnp.where(active, e, 0.0), jnp.where(active, p_factor, 0.0)
+    e_factor = jnp.squeeze(p_factor / total, axis)
 
-    def along(t):
-        flat = jnp.mean(t, axis=axis) if plan.v is None else jnp.sum(plan.v * t, axis=axis)
-        return jnp.sum(e * t, axis=axis) * factor - plan.b * flat - plan.a * at_label(t, plan.labels, axis)
+    def gradient_times(t):
+        v_t = jnp.mean(t, axis=axis) if plan.v is None else jnp.sum(plan.v * t, axis=axis)
+        return jnp.sum(e * t, axis=axis) * e_factor - plan.b * v_t - plan.a * at_label(t, plan.labels, axis)
 
-    return along
+    return gradient_times
 
 
 def gradient(logits, plan, axis):
     """`spec.gradient`."""
     if plan.u is not None:
-        z = logits.astype(XP.float_of(logits))  # once: the derivative of every cast is rounded
+        z = logits.astype(XP.float_of(logits))  # once, because the derivative of every cast is rounded
         return spec.gradient(z, spec.statistics(z, plan, axis, XP), plan, axis, XP)
-    found, e, total = parts(logits, plan, axis)
-    along = slope(found, e, total, plan, axis)
-    each = along(e)
-    return jax.linear_transpose(along, e)(spread(jnp.ones_like(each), axes_of(each)))[0]
+    sums, e, total = sums_and_exponentials(logits, plan, axis)
+    gradient_times = gradient_map(sums, e, total, plan, axis)
+    result = gradient_times(e)
+    ones = vary_over(jnp.ones_like(result), varying_axes(result))
+    return jax.linear_transpose(gradient_times, e)(ones)[0]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def elements(axis, logits, plan):
-    """Per-element losses; plain where the targets are soft, whose (N, K) rows are there anyway."""
+    """The losses per element. Soft targets take the plain text of `spec`: their (N, K) rows exist anyway."""
     if plan.u is not None:
         return _plain(axis, logits, plan)
-    return spec.elements(*statistics(parts(logits, plan, axis)[0], plan, axis), plan, XP)
+    return spec.elements(*statistics(sums_and_exponentials(logits, plan, axis)[0], plan, axis), plan, XP)
 
 
 @partial(elements.defjvp, symbolic_zeros=True)
 def _elements_jvp(axis, primals, tangents):
     logits, plan = primals
-    moving, still = tangents[0], jax.tree.leaves(tangents[1])
-    if not all(isinstance(tangent, SymbolicZero) for tangent in still):
+    logits_tangent, plan_tangents = tangents[0], jax.tree.leaves(tangents[1])
+    if not all(isinstance(tangent, SymbolicZero) for tangent in plan_tangents):
         return jax.jvp(partial(_plain, axis), primals, jax.tree.map(materialised, primals, tangents))
-    if isinstance(moving, SymbolicZero):
+    if isinstance(logits_tangent, SymbolicZero):
         loss = elements(axis, logits, plan)
         return loss, jnp.zeros_like(loss)
     if plan.u is not None:
         loss = _plain(axis, logits, plan)
-        return loss, jnp.sum(gradient(logits, plan, axis) * moving.astype(loss.dtype), axis=axis)
-    shared = parts(logits, plan, axis)
-    loss = spec.elements(*statistics(shared[0], plan, axis), plan, XP)
-    return loss, slope(*shared, plan, axis)(moving.astype(loss.dtype))
+        return loss, jnp.sum(gradient(logits, plan, axis) * logits_tangent.astype(loss.dtype), axis=axis)
+    sums, e, total = sums_and_exponentials(logits, plan, axis)
+    loss = spec.elements(*statistics(sums, plan, axis), plan, XP)
+    return loss, gradient_map(sums, e, total, plan, axis)(logits_tangent.astype(loss.dtype))
 
 
 def _plain(axis, logits, plan):
@@ -141,7 +153,7 @@ def _plain(axis, logits, plan):
 
 
 def materialised(primal, tangent):
-    """A symbolic zero as the zeros that `jax.jvp` takes."""
+    """A symbolic zero as the array of zeros that `jax.jvp` takes."""
     if not isinstance(tangent, SymbolicZero):
         return tangent
     floating = jnp.issubdtype(jnp.result_type(primal), jnp.floating)

@@ -16,12 +16,12 @@ def number(size, z):
 
 
 def constant(value, z):
-    """Numbers stay NumPy's: as an array of JAX's own, NaN would set off `jax.debug_nans`."""
+    """Numbers become NumPy arrays: `jax.debug_nans` would raise at a NaN in an array of JAX's own."""
     return (jnp if isinstance(value, jax.Array) else np).asarray(value, dtype=float_of(z))
 
 
 def at(index, size, axis):
-    """True at one index per element. Compared, not scattered: XLA fuses it into the pass that reads the logits."""
+    """True at one index per element. It is a comparison, because XLA fuses that into the pass that reads the logits."""
     index = jnp.expand_dims(index, axis)
     shape = [1] * index.ndim
     shape[axis] = size

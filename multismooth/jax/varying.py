@@ -1,25 +1,25 @@
-"""Which axes of a mesh a value varies over: a part of its type inside `jax.shard_map`.
+"""The axes of a mesh that a value varies over. Inside `jax.shard_map` they are a part of its type.
 
-A loop's carry must come out with the type that it went in with, and a cotangent must have that of its output; fresh
-zeros and ones vary over nothing. Outside `shard_map`, or with `check_vma=False`, there are no such axes.
+A loop's carry must leave the loop with the type that it entered with, and a cotangent must have the type of its output.
+Fresh zeros and ones vary over no axis. Outside `shard_map`, and with `check_vma=False`, there are no such axes.
 """
 
 import jax
 
 
-def axes_of(tree):
+def varying_axes(tree):
     """The mesh axes over which any array of the tree varies."""
     return frozenset().union(*(_axes(x) for x in jax.tree.leaves(tree)))
 
 
 def _axes(x):
     kind = jax.typeof(x)
-    typed = getattr(kind, "manual_axis_type", None)  # JAX 0.10 and later; `vma` before
-    return getattr(kind, "vma", frozenset()) if typed is None else typed.varying
+    manual_axes = getattr(kind, "manual_axis_type", None)  # JAX 0.10 and later; `vma` before
+    return getattr(kind, "vma", frozenset()) if manual_axes is None else manual_axes.varying
 
 
-def spread(tree, axes):
-    """The same values, typed as varying over `axes`; backward sums over them."""
+def vary_over(tree, axes):
+    """The same values, with the type of values that vary over `axes`; their backward sums over these axes."""
 
     def cast(x):
         missing = tuple(sorted(axes - _axes(x)))
@@ -30,7 +30,7 @@ def spread(tree, axes):
     return jax.tree.map(cast, tree) if axes else tree
 
 
-def typed_as(gradient, primal):
-    """The gradient with respect to a value that varies over fewer axes: the sum over the others, as JAX's own is."""
-    more = tuple(sorted(axes_of(gradient) - axes_of(primal)))
+def summed_like(gradient, primal):
+    """The gradient with respect to `primal`, summed over the axes that `primal` does not vary over, as JAX does it."""
+    more = tuple(sorted(varying_axes(gradient) - varying_axes(primal)))
     return jax.lax.psum(gradient, more) if more else gradient
