@@ -18,7 +18,8 @@ from multismooth import spec
 
 torch = need("torch")
 
-from multismooth.torch.gpu import launch  # noqa: E402 torch first
+from multismooth.torch.gpu import choice, launch  # noqa: E402 torch first
+from multismooth.torch.gpu.layout import layout_of  # noqa: E402 torch first
 
 CLASSES = (1, 2, 3, 10, 100, 257, 1000, 1003, 4096, 5003, 32_768, 40_001, 50_257, 131_072, 140_001, 262_144)
 SHAPES = (
@@ -34,10 +35,10 @@ SHAPES = (
 
 @pytest.fixture(params=[1, 16], ids=["one block", "clusters"])
 def blocks(request, device, monkeypatch):
-    """How many blocks of threads may share a row: it decides whether long rows are held or read twice."""
-    if device == "cuda" and request.param > launch.clusters(torch.device(device, 0)):
+    """How many blocks of threads may share a row. It decides whether long rows are read once or twice."""
+    if device == "cuda" and request.param > choice.max_cluster_blocks(torch.device(device, 0)):
         pytest.skip("no clusters on this GPU, or with this Triton")
-    monkeypatch.setattr(launch, "clusters", lambda device: request.param)
+    monkeypatch.setattr(choice, "max_cluster_blocks", lambda device: request.param)
 
 
 def tensor(value, device):
@@ -181,12 +182,12 @@ def test_the_other_half_of_a_memory_is_not_the_logits(device):
 
 
 def test_layouts_fold_where_they_can():
-    assert launch.layout((8, 3, 5), 2, (15, 5, 1))[:3] == (1, 5, 24)
-    assert launch.layout((8, 3, 5), 1, (15, 5, 1))[:3] == (8, 3, 5)
-    assert launch.layout((8, 3, 5), 2, (20, 5, 1)) == (8, 5, 3, (20, 5, 1), (20, 5, 1))
-    assert launch.layout((8, 3, 5), 2, (20, 5, 1), (15, 5, 1)) == (8, 5, 3, (20, 5, 1), (15, 5, 1))
-    assert launch.layout((2, 3, 4, 5), 0, (60, 1, 3, 12)) is None
-    assert launch.layout((5,), 0, (1,))[:3] == (1, 5, 1)
+    assert layout_of((8, 3, 5), 2, (15, 5, 1))[:3] == (1, 5, 24)
+    assert layout_of((8, 3, 5), 1, (15, 5, 1))[:3] == (8, 3, 5)
+    assert layout_of((8, 3, 5), 2, (20, 5, 1)) == (8, 5, 3, (20, 5, 1), (20, 5, 1))
+    assert layout_of((8, 3, 5), 2, (20, 5, 1), (15, 5, 1)) == (8, 5, 3, (20, 5, 1), (15, 5, 1))
+    assert layout_of((2, 3, 4, 5), 0, (60, 1, 3, 12)) is None
+    assert layout_of((5,), 0, (1,))[:3] == (1, 5, 1)
 
 
 # --- unkind numbers --------------------------------------------------------------------------------------------------
@@ -369,8 +370,8 @@ def test_a_graph_of_it_can_be_replayed():
 @pytest.mark.cuda
 def test_more_logits_than_32_bits_can_count():
     z, y = on_cuda((2**15 + 2, 2**16), torch.bfloat16)
-    for wanted in (False, True):
-        losses, gradient = launch.triton(z, plan_of(y), 1, wanted=wanted)
+    for with_gradient in (False, True):
+        losses, gradient = launch.triton(z, plan_of(y), 1, with_gradient=with_gradient)
         torch.testing.assert_close(losses[-2:].double(), of_torch(z[-2:], y[-2:], reduction="none"), rtol=2e-6, atol=0)
     last = z[-2:].double().requires_grad_()
     (slope,) = torch.autograd.grad(of_torch(last, y[-2:], reduction="sum"), last)

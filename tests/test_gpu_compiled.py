@@ -16,12 +16,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 if __name__ == "__main__":
-    os.environ["TRITON_INTERPRET"] = "0"  # which conftest would set
+    os.environ["TRITON_INTERPRET"] = "0"  # conftest would set 1
+    sys.path.append(str(Path(__file__).parent / "support"))
 
 import pytest
 from requirements import need
 
-ODD = 50_257
+ODD = 50_257  # rows of bfloat16 that are no multiple of 16 bytes
 CASES = (  # (shape, dtype, with every option, blocks that may share a row)
     *(((8, classes), "bfloat16", False, 16) for classes in (1000, 32_000, ODD, 50_304, 128_256, 262_144)),
     *(((8, classes), "bfloat16", True, 16) for classes in (1000, ODD, 128_256)),
@@ -33,7 +34,7 @@ CASES = (  # (shape, dtype, with every option, blocks that may share a row)
 
 @dataclass(frozen=True)
 class Code:
-    """A compiled kernel. The counts are of one thread; `logits` is what it takes of a tile, `pieces` in 16 bytes."""
+    """A compiled kernel. The counts are of one thread: it takes `logits` of a tile, in `accesses` of 16 bytes."""
 
     kernel: str
     shape: tuple[int, ...]
@@ -41,10 +42,10 @@ class Code:
     options: bool
     blocks: int
     warps: int
-    held: bool
+    resident: bool
     edge: bool
     logits: int
-    pieces: int
+    accesses: int
     registers: int
     stack: int
     instructions: int
@@ -101,10 +102,10 @@ def measured(kernel, arguments, options):
     return {
         "blocks": options["num_ctas"],
         "warps": options["num_warps"],
-        "held": group == 0,
+        "resident": group == 0,
         "edge": edge > 0,
         "logits": logits,
-        "pieces": logits * arguments[0].itemsize // 16,
+        "accesses": logits * arguments[0].itemsize // 16,
         "registers": registers,
         "stack": stack,
         "instructions": len(re.findall(r"/\*[0-9a-f]{4,}\*/ +[@A-Z]", code)),
@@ -115,10 +116,11 @@ def measured(kernel, arguments, options):
     }
 
 
-def others(gpu, torch):
-    """{kernel: bytes of stack} of what is not about a tile of logits."""
+def others():
+    """{kernel: bytes of stack of each of its variants}, for the kernels that take no tile of logits."""
+    torch, choice, launch = need("torch"), need("multismooth.torch.gpu.choice"), need("multismooth.torch.gpu.launch")
     need("triton.runtime").driver.set_active(Driver())
-    kernels, found = gpu.compiled(), {}
+    kernels, found = choice.compiled(), {}
 
     def launcher(name):
         def launch(*arguments, **options):
@@ -128,17 +130,17 @@ def others(gpu, torch):
 
         return {name: _Grid(launch)}
 
-    gpu.compiled = lambda: SimpleNamespace(**launcher("lookup"), **launcher("rescale"))
-    gpu.device = lambda tensor: True
-    plans, problem, conventions = (need(f"multismooth.{name}") for name in ("torch.gpu_plans", "problem", "registry"))
+    choice.compiled = lambda: SimpleNamespace(**launcher("lookup"), **launcher("rescale"))
+    choice.device = lambda tensor: True
+    plans, problem, conventions = (need(f"multismooth.{name}") for name in ("torch.gpu.plans", "problem", "registry"))
     call = problem.Problem(torch.zeros(100, 7), torch.zeros(100, dtype=torch.int64), 0.1)
     for convention in ("torch", "flax-examples"):
         for reduction, ignored, z_loss in (("mean", -100, None), ("sum", None, 0.1)):
             settings = problem.Settings(conventions.resolve(convention), 1, False, ignored, reduction)
             plans.planned(call._replace(z_loss=z_loss), settings)
     for dtype in (torch.bfloat16, torch.float32):
-        gpu.rescaled_(torch.zeros(100, 7, dtype=dtype), torch.ones(()))
-    gpu.compiled = lambda: kernels
+        launch.rescaled_(torch.zeros(100, 7, dtype=dtype), torch.ones(()))
+    choice.compiled = lambda: kernels
     return found
 
 
@@ -149,9 +151,9 @@ def need_clusters():
 
 def compiled(cases):
     """The Code of all kernels of the cases, and of one more call with another ε each."""
-    gpu, torch = need("multismooth.torch.gpu.launch"), need("torch")
+    torch, choice, launch = need("torch"), need("multismooth.torch.gpu.choice"), need("multismooth.torch.gpu.launch")
     need("triton.runtime").driver.set_active(Driver())
-    kernels, found, known = gpu.compiled(), [], {}
+    kernels, found, known = choice.compiled(), [], {}
 
     def launcher(name):
         def launch(*arguments, **options):
@@ -163,16 +165,16 @@ def compiled(cases):
         return {name: _Grid(launch)}
 
     wrapped = SimpleNamespace(tl=kernels.tl, **launcher("forward"), **launcher("backward"), **launcher("both"))
-    gpu.compiled = lambda: wrapped
+    choice.compiled = lambda: wrapped
     for shape, dtype, options, blocks in cases:
-        gpu.clusters = lambda device, blocks=blocks: blocks if gpu.knows_clusters() else 1
+        choice.max_cluster_blocks = lambda device, blocks=blocks: blocks if choice.compiles_clusters() else 1
         case = {"shape": shape, "dtype": dtype, "options": options}
         logits = torch.zeros(shape, dtype=getattr(torch, dtype))
         for epsilon in (0.1, 0.3):
             plan = plan_of(shape, options, epsilon)
-            _, *left = gpu.losses(logits, plan, 1)
-            gpu.gradient(logits, plan, 1, *left)
-            gpu.triton(logits, plan, 1)
+            _, *found_by_forward = launch.losses(logits, plan, 1)
+            launch.gradient(logits, plan, 1, *found_by_forward)
+            launch.triton(logits, plan, 1)
     return found
 
 
@@ -211,20 +213,20 @@ def named(*kernels, rows=True):
 
 
 def test_nothing_spills():
-    """But for one kernel of an odd vocabulary up to Triton 3.7, by eight bytes."""
+    """But one kernel of a vocabulary of odd size does, by eight bytes, up to Triton 3.7."""
     allowed = 0 if answers()["clusters"] else 8
     for rows in (True, False):
         assert not [code for code in named("forward", "backward", "both", rows=rows) if code.stack > allowed]
 
 
-def test_what_is_not_about_a_tile_compiles_too():
+def test_kernels_that_take_no_tile_compile_too():
     found = answers()["others"]
     assert {name: len(stacks) for name, stacks in found.items()} == {"lookup": 4, "rescale": 2}
     assert not any(map(any, found.values()))
 
 
-def test_two_blocks_are_at_home_on_a_multiprocessor():
-    """2,048 threads and 65,536 registers: where a row is shared, another can be read while one is computed."""
+def test_two_blocks_fit_on_a_multiprocessor():
+    """It has 2,048 threads and 65,536 registers. Where blocks share a row, one loads while the other computes."""
     need_clusters()
     shared = [code for code in named("both") if code.blocks > 1 and code.dtype == "bfloat16" and not code.options]
     assert {code.blocks for code in shared} == {2, 4, 8, 16}
@@ -233,26 +235,28 @@ def test_two_blocks_are_at_home_on_a_multiprocessor():
 
 def test_memory_is_accessed_in_16_bytes():
     for code in named("forward", "backward", "both"):
-        reads = 1 if code.kernel != "both" or code.held else 2
-        assert code.wide_loads == code.pieces * reads or (code.options and code.wide_loads >= code.pieces), code
-        assert code.wide_stores == (0 if code.kernel == "forward" else code.pieces), code
+        reads = 1 if code.kernel != "both" or code.resident else 2
+        assert code.wide_loads == code.accesses * reads or (code.options and code.wide_loads >= code.accesses), code
+        assert code.wide_stores == (0 if code.kernel == "forward" else code.accesses), code
     for code in named("forward", "backward", "both", rows=False):
-        assert code.wide_loads >= code.pieces, code
+        assert code.wide_loads >= code.accesses, code
 
 
 def test_one_exponential_for_a_logit():
-    """And one for each 16 bytes of them where the maximum is running, and once more when the running ones are merged;
-    a few for the element and the edge."""
+    """Where a maximum is running, there may be two more for each 16 bytes: for the running one, and to merge them all.
+
+    An element and its edge may have four more.
+    """
     for code in named("forward", "backward", "both"):
-        running = 0 if code.kernel == "backward" or code.held else 2 * code.pieces
-        reads = 1 if code.kernel != "both" or code.held else 2
+        running = 0 if code.kernel == "backward" or code.resident else 2 * code.accesses
+        reads = 1 if code.kernel != "both" or code.resident else 2
         assert code.exponentials <= code.logits * reads + running + 4, code
 
 
 def test_instructions_for_a_logit():
-    """What an H200's issue rate allows at 4 bytes per logit is 27: `both` in one read, without options."""
+    """An H200 can issue 27 in the time of 4 bytes. This is `both` in one read, without options."""
     for code in named("both"):
-        if code.held and not code.options and code.shape[1] != ODD and code.shape[1] > 1000:
+        if code.resident and not code.options and code.shape[1] != ODD and code.shape[1] > 1000:
             assert code.instructions <= 25 * code.logits, code
     for code in named("backward"):
         if not code.options and code.shape[1] != ODD and code.shape[1] > 1000:
@@ -285,9 +289,8 @@ def table():
 
 
 def everything():
-    gpu, torch = need("multismooth.torch.gpu.launch"), need("torch")
-    found = others(gpu, torch)
-    return {"codes": [asdict(code) for code in compiled(CASES)], "others": found, "clusters": gpu.knows_clusters()}
+    found, clusters = others(), need("multismooth.torch.gpu.choice").compiles_clusters()
+    return {"codes": [asdict(code) for code in compiled(CASES)], "others": found, "clusters": clusters}
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def test_a_mean_over_nothing_and_many_elements(device):
     found = plans.planned(*bound(device, [-100, -100]))
     assert not found.a.any()
     assert not found.b.any()
-    labels = [k % 5 if k % 3 else -100 for k in range(3 * plans.FEW + 7)]
+    labels = [k % 5 if k % 3 else -100 for k in range(3 * plans.ELEMENTS_AT_A_TIME + 7)]
     problem, settings = bound(device, labels)
     found, right = plans.planned(problem, settings), reduced_plan(problem, settings, XP)
     torch.testing.assert_close(found.a, right.a, rtol=1e-6, atol=0)

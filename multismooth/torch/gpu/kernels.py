@@ -1,221 +1,236 @@
-"""The Triton kernels for given logits: `forward`, `backward`, and `both` in one. `gpu` chooses among them and launches.
+"""The Triton kernels of logits: `forward`, `backward`, and `both` in one. `tiles` chooses tiles, `launch` launches.
 
-All take the same arguments: the memory, the plan of `spec` as (labels, a, b, Σv, z_loss, active) and its rows v and
-mask, sizes and strides, how far the plan's entries lie apart (STEPS), and the tile. `tile_arithmetic` says what is
-computed.
+All three take the same arguments: the memory, the plan as (labels, a, b, Σv, z_loss, active), its rows v and mask,
+sizes and strides, the distances between the plan's entries (STEPS), and the tile. `tile_arithmetic` says what is
+computed. The file ends with two kernels that take no tile of logits: `lookup` makes a plan, `rescale` multiplies a
+gradient.
 
-Instructions per logit in the machine code for sm_90, Triton 3.9, bfloat16, a shared a and b, v = 1/K; in brackets with
-everything else that a plan may hold. Per logit of a tile, the tile's own included, a loop's body counted once; nothing
-was run: `python tests/test_gpu_compiled.py` prints all of it. An H200 can issue 27 in the time of 4 bytes.
+Instructions per logit in the machine code for sm_90 (Triton 3.9, bfloat16; a and b are numbers, v = 1/K). In brackets:
+with everything else that a plan may hold. The counts are per logit of a tile, include the tile's own instructions, and
+count the body of a loop once. Nothing was run; `python tests/test_gpu_compiled.py` prints all of it. An H200 can issue
+27 instructions in the time of 4 bytes.
 
-    K                  forward      backward     both         both is held by
-    32,000             19           16           24           2 blocks of 16 warps, 64 registers: two are at home
-    50,257 (edges)     22 (33)      20 (30)      32 (48)      4
-    128,256            19 (27)      16 (25)      24 (38)      8
-    262,144            19           16           24           16
+    K                  forward      backward     both         what keeps the row in `both`
+    32,000             19           16           24           2 blocks of 16 warps and 64 registers: two fit together
+    50,257 (edges)     22 (33)      20 (30)      32 (48)      4 blocks
+    128,256            19 (27)      16 (25)      24 (38)      8 blocks
+    262,144            19           16           24           16 blocks
     32,000, no cluster                           22           1 block of 32 warps
-    128,256, no cluster                          32           nothing: read twice
+    128,256, no cluster                          32           nothing: the row is read twice
     150, images        44           17           44           1 block of 8 warps: 32 elements side by side
-One exponential per logit, and one for each 16 bytes of them where a maximum is running. Logits and their gradient are
-read and written 16 bytes at a time, but for edges.
+There is one exponential for each logit, and one for each 16 bytes of logits where a maximum is running. Logits and
+their gradient are read and written 16 bytes at a time, except at edges.
 
-The label's entry of the gradient is found by comparing in the tile. A scalar store after the tile's would save two
-instructions per logit, but needs a barrier between them, and across the blocks of a cluster Triton has none.
+The label's entry of the gradient is found by comparing every class of the tile. A scalar store after the tile's would
+save two instructions per logit. But it needs a barrier between the two, and across the blocks of a cluster Triton has
+none.
 """
 
 import triton
 import triton.language as tl
 
 from multismooth.torch.gpu.tile_arithmetic import (
-    LOWEST,
-    bounds,
+    LOWEST_PEAK,
     coefficients,
     edges,
-    elements,
-    held,
-    highest,
-    interior,
     label_logit,
-    located,
+    load_and_store_gradient,
+    load_logits,
+    looping_statistics,
     loss_of,
-    read,
+    place_zero,
+    resident_statistics,
+    row_bounds,
+    row_max,
     scale_of,
-    scanned,
-    turned,
-    write,
+    store_gradient,
+    tile_elements,
+    whole_accesses,
 )
 
 
 @triton.jit
 def forward(
     logits, gradient, losses, peaks, totals, upstream, plan, v, mask, K, P, sb, sp, sk, gb, gp, gk,
-    STEPS: tl.constexpr, GUARD: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr,
+    STEPS: tl.constexpr, SKIP_IF_ONE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr,
     VEC: tl.constexpr, EDGE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """Losses, peaks and totals (B·P), from one read."""
-    item, p, exists = elements(tl.program_id(0), P, ROWS)
-    place, start = item * P + p, item * sb + p * sp  # (ROWS, 1)
-    label, a, b, v_sum, z_loss, active = coefficients(plan, place, exists, STEPS, COMPUTE)
-    lead, first, last = bounds(start, K, VEC, EDGE)
-    own, anchor = label_logit(logits, start, label, sk, mask, active, COMPUTE)
-    peak, total, away = scanned(
-        located(logits, start, VEC), sk, K, anchor, active, lead, first, last, v, mask,
+    batch, p, exists = tile_elements(tl.program_id(0), P, ROWS)
+    element, start = batch * P + p, batch * sb + p * sp  # (ROWS, 1)
+    label, a, b, v_sum, z_loss, active = coefficients(plan, element, exists, STEPS, COMPUTE)
+    lead, first, last = row_bounds(start, K, VEC, EDGE)
+    z_y, anchor = label_logit(logits, start, label, sk, mask, active, COMPUTE)
+    peak, total, v_sum_z = looping_statistics(
+        place_zero(logits, start, VEC), sk, K, anchor, active, lead, first, last, v, mask,
         ROWS, COLS, GROUP, VEC, EDGE, COMPUTE, "evict_first",
     )  # fmt: skip
-    loss = loss_of(peak, total, away, anchor, own, v, K, a, b, v_sum, z_loss)
-    tl.store(losses + place, tl.where(active, loss, 0.0), mask=exists)
-    tl.store(peaks + place, peak, mask=exists)
-    tl.store(totals + place, total, mask=exists)
+    loss = loss_of(peak, total, v_sum_z, anchor, z_y, v, K, a, b, v_sum, z_loss)
+    tl.store(losses + element, tl.where(active, loss, 0.0), mask=exists)
+    tl.store(peaks + element, peak, mask=exists)
+    tl.store(totals + element, total, mask=exists)
 
 
 @triton.jit
 def backward(
     logits, gradient, losses, peaks, totals, upstream, plan, v, mask, K, P, sb, sp, sk, gb, gp, gk,
-    STEPS: tl.constexpr, GUARD: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr,
+    STEPS: tl.constexpr, SKIP_IF_ONE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr,
     VEC: tl.constexpr, EDGE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """The gradient from what `forward` or `both` left: one read and one write, a program for each COLS classes.
+    """The gradient from what `forward` or `both` found: one read and one write, with a program for each COLS classes.
 
-    GUARD: it is there already for an upstream gradient of 1, which the device alone can see.
+    SKIP_IF_ONE: `gradient` already holds the gradient for an upstream gradient of 1. Only the device can see that
+    number, so the kernel looks and returns.
     """
-    DEAD: tl.constexpr = plan[5] is not None
+    HAS_INACTIVE: tl.constexpr = plan[5] is not None
     factor = 1.0
     if upstream is not None:
         factor = tl.load(upstream)
-    if GUARD:  # noqa: SIM102 known to the compiler, the other is not
+    if SKIP_IF_ONE:  # noqa: SIM102 the compiler knows the first condition, the device alone the second
         if factor == 1:
             return
-    blocks = tl.cdiv(K, COLS)
-    item, p, exists = elements(tl.program_id(0) // blocks, P, ROWS)
-    left = tl.program_id(0) % blocks * COLS
-    place, start = item * P + p, item * sb + p * sp  # (ROWS, 1)
-    label, a, b, v_sum, z_loss, active = coefficients(plan, place, exists, STEPS, COMPUTE)
-    peak, total = tl.load(peaks + place, mask=exists, other=0), tl.load(totals + place, mask=exists, other=1)
+    programs = tl.cdiv(K, COLS)
+    batch, p, exists = tile_elements(tl.program_id(0) // programs, P, ROWS)
+    left = tl.program_id(0) % programs * COLS
+    element, start = batch * P + p, batch * sb + p * sp  # (ROWS, 1)
+    label, a, b, v_sum, z_loss, active = coefficients(plan, element, exists, STEPS, COMPUTE)
+    peak, total = tl.load(peaks + element, mask=exists, other=0), tl.load(totals + element, mask=exists, other=1)
     if upstream is not None:
         a, b, z_loss = a * factor, b * factor, z_loss * factor
     scale = scale_of(peak, total, a, b, v_sum, z_loss)
-    lead, first, last = bounds(start, K, VEC, EDGE)
-    origin, target = located(logits, start, VEC), located(gradient, item * gb + p * gp, VEC)
-    j, inside = interior(left, first, last, COLS, EDGE)
-    turned(
-        origin, target, j, sk, gk, j - lead, K, inside, exists, active, peak, label, scale, a, b, v, mask, DEAD, COMPUTE
-    )
-    if EDGE > 0:  # noqa: SIM102 known to the compiler, the other is not
+    lead, first, last = row_bounds(start, K, VEC, EDGE)
+    origin, target = place_zero(logits, start, VEC), place_zero(gradient, batch * gb + p * gp, VEC)
+    j, inside = whole_accesses(left, first, last, COLS, EDGE)
+    load_and_store_gradient(
+        origin, target, j, sk, gk, j - lead, K, inside, exists, active, peak, label, scale, a, b, v, mask,
+        HAS_INACTIVE, COMPUTE,
+    )  # fmt: skip
+    if EDGE > 0:  # noqa: SIM102 the compiler knows the first condition, the device alone the second
         if left == 0:
             i, outer = edges(lead, first, last, K, VEC, EDGE)
-            turned(
+            load_and_store_gradient(
                 origin, target, i, sk, gk, i - lead, K, outer, exists, active, peak, label, scale, a, b, v, mask,
-                DEAD, COMPUTE,
+                HAS_INACTIVE, COMPUTE,
             )  # fmt: skip
 
 
 @triton.jit
 def both(
     logits, gradient, losses, peaks, totals, upstream, plan, v, mask, K, P, sb, sp, sk, gb, gp, gk,
-    STEPS: tl.constexpr, GUARD: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr,
+    STEPS: tl.constexpr, SKIP_IF_ONE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr,
     VEC: tl.constexpr, EDGE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """Losses and gradient. GROUP 0: the tile holds all classes, which are read once. Else twice, from L2 at best."""
-    DEAD: tl.constexpr = plan[5] is not None
-    item, p, exists = elements(tl.program_id(0), P, ROWS)
-    place, start = item * P + p, item * sb + p * sp  # (ROWS, 1)
-    label, a, b, v_sum, z_loss, active = coefficients(plan, place, exists, STEPS, COMPUTE)
-    lead, first, last = bounds(start, K, VEC, EDGE)
-    origin, target = located(logits, start, VEC), located(gradient, item * gb + p * gp, VEC)
-    own, anchor = label_logit(logits, start, label, sk, mask, active, COMPUTE)
-    j, inside = interior(0, first, last, COLS, EDGE)
+    """Losses and gradient.
+
+    GROUP 0: the tile holds all classes, which are read once. Otherwise they are read twice, the second time from the
+    L2 cache at best.
+    """
+    HAS_INACTIVE: tl.constexpr = plan[5] is not None
+    batch, p, exists = tile_elements(tl.program_id(0), P, ROWS)
+    element, start = batch * P + p, batch * sb + p * sp  # (ROWS, 1)
+    label, a, b, v_sum, z_loss, active = coefficients(plan, element, exists, STEPS, COMPUTE)
+    lead, first, last = row_bounds(start, K, VEC, EDGE)
+    origin, target = place_zero(logits, start, VEC), place_zero(gradient, batch * gb + p * gp, VEC)
+    z_y, anchor = label_logit(logits, start, label, sk, mask, active, COMPUTE)
+    j, inside = whole_accesses(0, first, last, COLS, EDGE)
     if EDGE > 0:
         i, outer = edges(lead, first, last, K, VEC, EDGE)
     if GROUP == 0:
-        z = read(origin, j, sk, j - lead, inside & active, mask, COMPUTE, "evict_first")
-        peak = tl.maximum(highest(z), LOWEST)
+        z = load_logits(origin, j, sk, j - lead, inside & active, mask, COMPUTE, "evict_first")
+        peak = tl.maximum(row_max(z), LOWEST_PEAK)
         if EDGE > 0:
-            y = read(origin, i, sk, i - lead, outer & active, mask, COMPUTE, "evict_first")
-            peak = tl.maximum(highest(y), peak)
+            z_edge = load_logits(origin, i, sk, i - lead, outer & active, mask, COMPUTE, "evict_first")
+            peak = tl.maximum(row_max(z_edge), peak)
         anchor = peak
-        e, total, away = held(z, peak, v, j - lead, inside & active, COMPUTE)
+        e, total, v_sum_z = resident_statistics(z, peak, v, j - lead, inside & active, COMPUTE)
         if EDGE > 0:
-            f, total_f, away_f = held(y, peak, v, i - lead, outer & active, COMPUTE)
-            total, away = total + total_f, away + away_f
+            e_edge, more, v_more = resident_statistics(z_edge, peak, v, i - lead, outer & active, COMPUTE)
+            total, v_sum_z = total + more, v_sum_z + v_more
     else:
-        peak, total, away = scanned(
+        peak, total, v_sum_z = looping_statistics(
             origin, sk, K, anchor, active, lead, first, last, v, mask,
             ROWS, COLS, GROUP, VEC, EDGE, COMPUTE, "evict_last",
         )  # fmt: skip
-    if peaks is not None:  # at once: kept until the loss is there, they spill where a row is shared
-        tl.store(peaks + place, peak, mask=exists)
-        tl.store(totals + place, total, mask=exists)
+    if peaks is not None:  # stored now: if they wait for the loss, they spill where blocks share a row
+        tl.store(peaks + element, peak, mask=exists)
+        tl.store(totals + element, total, mask=exists)
     scale = scale_of(peak, total, a, b, v_sum, z_loss)
-    loss = loss_of(peak, total, away, anchor, own, v, K, a, b, v_sum, z_loss)
-    tl.store(losses + place, tl.where(active, loss, 0.0), mask=exists)
-    tl.debug_barrier()  # the gradient may go over the logits, of which another warp may still want the label's
+    loss = loss_of(peak, total, v_sum_z, anchor, z_y, v, K, a, b, v_sum, z_loss)
+    tl.store(losses + element, tl.where(active, loss, 0.0), mask=exists)
+    tl.debug_barrier()  # the gradient may overwrite the logits, and another warp may not have read the label's yet
     if GROUP == 0:
-        write(e, target, j, gk, j - lead, K, inside & exists, label, active, scale, a, b, v, DEAD, COMPUTE)
+        store_gradient(
+            e, target, j, gk, j - lead, K, inside & exists, label, active, scale, a, b, v, HAS_INACTIVE, COMPUTE
+        )
         if EDGE > 0:
-            write(f, target, i, gk, i - lead, K, outer & exists, label, active, scale, a, b, v, DEAD, COMPUTE)
+            store_gradient(
+                e_edge, target, i, gk, i - lead, K, outer & exists, label, active, scale, a, b, v, HAS_INACTIVE, COMPUTE
+            )
     else:
         for left in range(0, K, COLS):
-            j, inside = interior(left, first, last, COLS, EDGE)
-            turned(
+            j, inside = whole_accesses(left, first, last, COLS, EDGE)
+            load_and_store_gradient(
                 origin, target, j, sk, gk, j - lead, K, inside, exists, active, peak, label, scale, a, b, v, mask,
-                DEAD, COMPUTE,
+                HAS_INACTIVE, COMPUTE,
             )  # fmt: skip
         if EDGE > 0:
-            turned(
+            load_and_store_gradient(
                 origin, target, i, sk, gk, i - lead, K, outer, exists, active, peak, label, scale, a, b, v, mask,
-                DEAD, COMPUTE,
+                HAS_INACTIVE, COMPUTE,
             )  # fmt: skip
 
 
-# --- what is not about a tile of logits -------------------------------------------------------------------------------
+# --- kernels that take no tile of logits -----------------------------------------------------------------------------
 
 
 @triton.jit
-def pieces(targets, start, size, ignored, BLOCK: tl.constexpr):
-    """(place, whether it is one, label, whether that is ignored) of BLOCK elements."""
+def load_labels(targets, start, size, ignore_index, BLOCK: tl.constexpr):
+    """(index, whether it is below `size`, label, whether that is ignored) of BLOCK elements."""
     i = start + tl.arange(0, BLOCK)
     y = tl.load(targets + i, mask=i < size, other=0)
-    return i, i < size, y, (y != y if ignored is None else y == ignored) & (i < size)
+    return i, i < size, y, (y != y if ignore_index is None else y == ignore_index) & (i < size)
 
 
 @triton.jit
-def picked(memory, pair, i, here, gone, factor):
-    """What a pair of numbers says of each element, times the mean's factor."""
+def store_coefficient(memory, pair, i, exists, ignored, factor):
+    """Write the coefficient of a pair (of a class, of the ignored label) to each element, times the mean's factor."""
     if memory is not None:
-        tl.store(memory + i, tl.where(gone, pair[1], pair[0]) * factor, mask=here)
+        tl.store(memory + i, tl.where(ignored, pair[1], pair[0]) * factor, mask=exists)
 
 
 @triton.jit
 def lookup(
-    targets, labels, active, memory, pairs, size, K, ignored, share, ignored_share, add, floor,
-    COUNTED: tl.constexpr, BLOCK: tl.constexpr,
+    targets, labels, active, memory, pairs, size, K, ignore_index, share, ignored_share, add, floor,
+    DIVIDES_BY_COUNT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A plan's labels, active, a, b, const and z_loss from pairs of numbers: see `gpu_plans`. One program for all."""
+    """A plan's labels, active, a, b, const and z_loss from pairs of numbers: see `plans`. One program for all."""
     factor = 1.0
-    if COUNTED:  # the mean: `reduction.denominator`
-        count = tl.zeros((BLOCK,), tl.int32)
+    if DIVIDES_BY_COUNT:  # a mean: `reduction.denominator`
+        counts = tl.zeros((BLOCK,), tl.int32)
         for start in range(0, size, BLOCK):
-            i, here, y, gone = pieces(targets, start, size, ignored, BLOCK)
-            count += gone.to(tl.int32)
-        dead = tl.sum(count)
-        total = tl.maximum(share * (size - dead) + ignored_share * dead + add, floor)
+            i, exists, y, ignored = load_labels(targets, start, size, ignore_index, BLOCK)
+            counts += ignored.to(tl.int32)
+        number_ignored = tl.sum(counts)
+        total = tl.maximum(share * (size - number_ignored) + ignored_share * number_ignored + add, floor)
         factor = tl.where(total == 0, 0.0, 1 / tl.where(total == 0, 1.0, total))
     for start in range(0, size, BLOCK):
-        i, here, y, gone = pieces(targets, start, size, ignored, BLOCK)
-        inside = (y >= 0) & (y < K)
-        tl.store(labels + i, tl.where(inside, y, 0), mask=here)
+        i, exists, y, ignored = load_labels(targets, start, size, ignore_index, BLOCK)
+        is_class = (y >= 0) & (y < K)
+        tl.store(labels + i, tl.where(is_class, y, 0), mask=exists)
         if active is not None:
-            tl.store(active + i, gone == 0, mask=here)
-        known = tl.where(inside | gone, factor, float("nan"))  # a label that names no class is NaN for its element
-        picked(memory[0], pairs[0], i, here, gone, known)
-        picked(memory[1], pairs[1], i, here, gone, factor)
-        picked(memory[2], pairs[2], i, here, gone, known)
-        picked(memory[3], pairs[3], i, here, gone, factor)
+            tl.store(active + i, ignored == 0, mask=exists)
+        nan_if_bad = tl.where(
+            is_class | ignored, factor, float("nan")
+        )  # a label that names no class: its element is NaN
+        store_coefficient(memory[0], pairs[0], i, exists, ignored, nan_if_bad)
+        store_coefficient(memory[1], pairs[1], i, exists, ignored, factor)
+        store_coefficient(memory[2], pairs[2], i, exists, ignored, nan_if_bad)
+        store_coefficient(memory[3], pairs[3], i, exists, ignored, factor)
 
 
 @triton.jit
 def rescale(memory, factor, size, BLOCK: tl.constexpr):
-    """memory·factor in place; nothing is read where the factor, known to the device alone, is 1."""
+    """memory·factor in place. The device alone knows the factor; if it is 1, nothing is read."""
     scale = tl.load(factor)
     if scale != 1:
         step = tl.num_programs(0).to(tl.int64) * BLOCK

@@ -1,15 +1,16 @@
-"""What the kernels for given logits do with a tile: `gpu_kernels` puts it together.
+"""What the kernels compute of a tile of logits. `kernels` puts these steps together.
 
-Logits are seen as (B, K, P): element b·P + p has its class k at b·sb + p·sp + k·sk, whatever the layout was. A program
-takes a tile of ROWS elements and their classes, COLS at a time:
-    peak = max z,   total = Σ exp(z − peak),   away = Σ v·(z − anchor)      per element, all from one read
-    nll  = log total + peak − z_y,   smooth = Σv·(log total + peak − anchor) − away
+Logits are seen as (B, K, P), whatever their layout was: element b·P + p has its class k at b·sb + p·sp + k·sk. A
+program takes a tile of ROWS elements and their classes, COLS at a time. For each element, from one read of its logits:
+    peak = max z,   total = Σ exp(z − peak),   v_sum_z = Σ v·(z − anchor)
+    nll  = log total + peak − z_y,   smooth = Σv·(log total + peak − anchor) − v_sum_z
     ∂/∂z_k = exp(z_k − peak)·scale − b·v_k − (k = y)·a
-The anchor is a logit of the row (its peak, or the label's), so that a common offset of all logits costs no digits.
+The anchor is a logit of the row: its peak, or the label's. So a common offset of all logits costs no digits.
 
-VEC > 1 promises rows of classes side by side in memory that starts at a multiple of 16 bytes: what is read and written
-in pieces of VEC logits. A row may still start between two pieces; then (EDGE > 0) its first and last few logits are a
-small tile of their own, and j = k + lead counts the places from the start of the piece that holds the first.
+If VEC > 1, the classes of a row lie side by side in memory that starts at a multiple of 16 bytes, and VEC logits make
+one access of 16 bytes. A row may still start in the middle of an access. Then EDGE > 0, and its first and last few
+logits are a small tile of their own. The places j = k + lead are counted from the start of the access that holds the
+row's first logit.
 """
 
 import triton
@@ -17,14 +18,14 @@ import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
-LOWEST = tl.constexpr(-1e38)  # what a maximum starts from: finite, for −inf − −inf is NaN
-NOTHING = tl.constexpr(float("-inf"))
+LOWEST_PEAK = tl.constexpr(-1e38)  # where a maximum starts. It is finite, because −inf − −inf is NaN
+MINUS_INFINITY = tl.constexpr(float("-inf"))
 
 # --- where the tile's elements and their logits are ------------------------------------------------------------------
 
 
 @triton.jit
-def elements(tile, P, ROWS: tl.constexpr):
+def tile_elements(tile, P, ROWS: tl.constexpr):
     """(b, p, whether it exists) of the tile's elements, in 64 bits."""
     tiles = tl.cdiv(P, ROWS)
     b, p = (tile // tiles).to(tl.int64), (tile % tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
@@ -32,8 +33,8 @@ def elements(tile, P, ROWS: tl.constexpr):
 
 
 @triton.jit
-def bounds(start, K, VEC: tl.constexpr, EDGE: tl.constexpr):
-    """(lead, first, last): a row's logits have the places lead … lead + K, whole pieces of it first … last."""
+def row_bounds(start, K, VEC: tl.constexpr, EDGE: tl.constexpr):
+    """(lead, first, last): a row has the places lead … lead + K, and whole accesses have first … last."""
     if EDGE == 0:
         return 0, 0, K // VEC * VEC
     else:
@@ -42,64 +43,64 @@ def bounds(start, K, VEC: tl.constexpr, EDGE: tl.constexpr):
 
 
 @triton.jit
-def located(memory, start, VEC: tl.constexpr):
-    """The address of place 0, so written that the compiler sees what divides it."""
+def place_zero(memory, start, VEC: tl.constexpr):
+    """The address of place 0, written so that the compiler sees that VEC divides it."""
     return memory + start // VEC * VEC
 
 
 @triton.jit
-def interior(left, first, last, COLS: tl.constexpr, EDGE: tl.constexpr):
-    """(COLS places from `left` on, which of them are in whole pieces)."""
+def whole_accesses(left, first, last, COLS: tl.constexpr, EDGE: tl.constexpr):
+    """(COLS places that begin with `left`, which of them are in whole accesses)."""
     j = left + tl.arange(0, COLS)[None, :]
     return j, (j < last if EDGE == 0 else (j >= first) & (j < last))
 
 
 @triton.jit
 def edges(lead, first, last, K, VEC: tl.constexpr, EDGE: tl.constexpr):
-    """(the places before the first whole piece and after the last one, which of them are the row's)."""
+    """(the places before the first whole access and after the last one, which of them are the row's)."""
     n = tl.arange(0, EDGE)[None, :]
     j = tl.where(n < VEC, n, last + n - VEC)
     return j, (j >= lead) & (j < lead + K) & ((n >= VEC) | (j < first))
 
 
 @triton.jit
-def read(origin, j, sk, k, inside, mask, COMPUTE: tl.constexpr, POLICY: tl.constexpr):
-    """The logits at the places j; −inf where there is none, and where the class is absent."""
-    z = tl.load(origin + j.to(tl.int64) * sk, mask=inside, other=NOTHING, eviction_policy=POLICY).to(COMPUTE)
+def load_logits(origin, j, sk, k, inside, mask, COMPUTE: tl.constexpr, POLICY: tl.constexpr):
+    """The logits at the places j. They are −inf outside the row, and where the mask says that the class is absent."""
+    z = tl.load(origin + j.to(tl.int64) * sk, mask=inside, other=MINUS_INFINITY, eviction_policy=POLICY).to(COMPUTE)
     if mask is not None:
-        z = tl.where(tl.load(mask + k, mask=inside, other=0) != 0, z, NOTHING)
+        z = tl.where(tl.load(mask + k, mask=inside, other=0) != 0, z, MINUS_INFINITY)
     return z
 
 
-# --- what the plan says about them -----------------------------------------------------------------------------------
+# --- what the plan says about the elements ---------------------------------------------------------------------------
 
 
 @triton.jit
-def each(value, place, exists, STEP: tl.constexpr, COMPUTE: tl.constexpr):
-    """A coefficient per element: a run-time number (STEP None), or entries that lie STEP apart."""
+def coefficient(value, element, exists, STEP: tl.constexpr, COMPUTE: tl.constexpr):
+    """A coefficient of each element: a number (STEP None), or entries of an array that lie STEP apart."""
     if STEP is None:
-        return tl.zeros(place.shape, COMPUTE) + value
+        return tl.zeros(element.shape, COMPUTE) + value
     else:
-        return tl.load(value + place * STEP, mask=exists, other=0).to(COMPUTE)
+        return tl.load(value + element * STEP, mask=exists, other=0).to(COMPUTE)
 
 
 @triton.jit
-def coefficients(plan, place, exists, STEPS: tl.constexpr, COMPUTE: tl.constexpr):
+def coefficients(plan, element, exists, STEPS: tl.constexpr, COMPUTE: tl.constexpr):
     """(label, a, b, Σv, z_loss, whether its logits count) of the tile's elements."""
     labels, a, b, v_sum, z_loss, active = plan
-    label = tl.load(labels + place, mask=exists, other=0).to(tl.int32)
-    a = each(a, place, exists, STEPS[0], COMPUTE)
-    b = each(b, place, exists, STEPS[1], COMPUTE)
-    v_sum = each(v_sum, place, exists, STEPS[2], COMPUTE)
-    z_loss = each(z_loss, place, exists, STEPS[3], COMPUTE)
+    label = tl.load(labels + element, mask=exists, other=0).to(tl.int32)
+    a = coefficient(a, element, exists, STEPS[0], COMPUTE)
+    b = coefficient(b, element, exists, STEPS[1], COMPUTE)
+    v_sum = coefficient(v_sum, element, exists, STEPS[2], COMPUTE)
+    z_loss = coefficient(z_loss, element, exists, STEPS[3], COMPUTE)
     if active is not None:
-        exists = exists & (tl.load(active + place, mask=exists, other=0) != 0)
+        exists = exists & (tl.load(active + element, mask=exists, other=0) != 0)
     return label, a, b, v_sum, z_loss, exists
 
 
 @triton.jit
-def weighted(x, v, k, inside, COMPUTE: tl.constexpr):
-    """v·x with 0·inf = 0."""
+def times_v(x, v, k, inside, COMPUTE: tl.constexpr):
+    """v·x with 0·inf = 0. Without v, x itself: its sum is divided by K later."""
     if v is None:
         return tl.where(inside, x, 0.0)
     else:
@@ -109,13 +110,14 @@ def weighted(x, v, k, inside, COMPUTE: tl.constexpr):
 
 # --- statistics ------------------------------------------------------------------------------------------------------
 
-# One element's statistics go through scalars, which have no layout: the compiler would otherwise keep the tile in the
-# layouts of both its own [1, 1] results and its edges', with every exponential twice (measured, Triton 3.9).
+# The statistics of a single element go through scalars, which have no layout. Otherwise the compiler keeps the tile in
+# two layouts, that of its own [1, 1] results and that of its edge's, and computes every exponential twice (measured,
+# Triton 3.9).
 
 
 @triton.jit
-def highest(x):
-    """The largest of each row."""
+def row_max(x):
+    """The largest entry of each row."""
     if x.shape[0] == 1:
         return tl.zeros((1, 1), x.dtype) + tl.max(tl.max(x, 1), 0)
     else:
@@ -123,7 +125,7 @@ def highest(x):
 
 
 @triton.jit
-def summed(x):
+def row_sum(x):
     """The sum of each row."""
     if x.shape[0] == 1:
         return tl.zeros((1, 1), x.dtype) + tl.sum(tl.sum(x, 1), 0)
@@ -137,65 +139,65 @@ def exponential(x):
 
 
 @triton.jit
-def online(z, term, peak, total, away, GROUP: tl.constexpr):
-    """The running statistics after one more tile. There is one for each GROUP of logits: its extra exponential."""
+def updated(z, term, peak, total, v_sum_z, GROUP: tl.constexpr):
+    """The running statistics after one more tile. Each GROUP of logits has its own, and costs one more exponential."""
     ROWS: tl.constexpr = z.shape[0]
     GROUPS: tl.constexpr = z.shape[1] // GROUP
     z = tl.reshape(z, (ROWS, GROUPS, GROUP))
-    top = tl.maximum(peak, tl.max(z, 2))
-    total = total * exponential(peak - top) + tl.sum(exponential(z - top[:, :, None]), 2)
-    return top, total, away + tl.sum(tl.reshape(term, (ROWS, GROUPS, GROUP)), 2)
+    new_peak = tl.maximum(peak, tl.max(z, 2))
+    total = total * exponential(peak - new_peak) + tl.sum(exponential(z - new_peak[:, :, None]), 2)
+    return new_peak, total, v_sum_z + tl.sum(tl.reshape(term, (ROWS, GROUPS, GROUP)), 2)
 
 
 @triton.jit
-def scanned(
+def looping_statistics(
     origin, sk, K, anchor, active, lead, first, last, v, mask,
     ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr, VEC: tl.constexpr, EDGE: tl.constexpr,
     COMPUTE: tl.constexpr, POLICY: tl.constexpr,
 ):  # fmt: skip
-    """(peak, total, away) of rows of any length, from one read."""
+    """(peak, total, v_sum_z) of rows of any length, from one read."""
     GROUPS: tl.constexpr = COLS // GROUP
-    tops = tl.full((ROWS, GROUPS), LOWEST, COMPUTE)
-    totals, aways = tl.zeros((ROWS, GROUPS), COMPUTE), tl.zeros((ROWS, GROUPS), COMPUTE)
+    peaks = tl.full((ROWS, GROUPS), LOWEST_PEAK, COMPUTE)
+    totals, v_sums_z = tl.zeros((ROWS, GROUPS), COMPUTE), tl.zeros((ROWS, GROUPS), COMPUTE)
     for left in range(0, K, COLS):
-        j, inside = interior(left, first, last, COLS, EDGE)
-        z = read(origin, j, sk, j - lead, inside & active, mask, COMPUTE, POLICY)
-        term = weighted(z - anchor, v, j - lead, inside & active, COMPUTE)
-        tops, totals, aways = online(z, term, tops, totals, aways, GROUP)
-    peak = highest(tops)
-    total, away = summed(totals * exponential(tops - peak)), summed(aways)
+        j, inside = whole_accesses(left, first, last, COLS, EDGE)
+        z = load_logits(origin, j, sk, j - lead, inside & active, mask, COMPUTE, POLICY)
+        term = times_v(z - anchor, v, j - lead, inside & active, COMPUTE)
+        peaks, totals, v_sums_z = updated(z, term, peaks, totals, v_sums_z, GROUP)
+    peak = row_max(peaks)
+    total, v_sum_z = row_sum(totals * exponential(peaks - peak)), row_sum(v_sums_z)
     if EDGE > 0:
         j, inside = edges(lead, first, last, K, VEC, EDGE)
-        z = read(origin, j, sk, j - lead, inside & active, mask, COMPUTE, POLICY)
-        term = weighted(z - anchor, v, j - lead, inside & active, COMPUTE)
-        top = tl.maximum(peak, highest(z))
-        total = total * exponential(peak - top) + summed(exponential(z - top))
-        peak, away = top, away + summed(term)
-    return peak, total, away
+        z = load_logits(origin, j, sk, j - lead, inside & active, mask, COMPUTE, POLICY)
+        term = times_v(z - anchor, v, j - lead, inside & active, COMPUTE)
+        new_peak = tl.maximum(peak, row_max(z))
+        total = total * exponential(peak - new_peak) + row_sum(exponential(z - new_peak))
+        peak, v_sum_z = new_peak, v_sum_z + row_sum(term)
+    return peak, total, v_sum_z
 
 
 @triton.jit
-def held(z, peak, v, k, inside, COMPUTE: tl.constexpr):
-    """(exp(z − peak), its sum, Σ v·(z − peak)) of a tile that is kept."""
+def resident_statistics(z, peak, v, k, inside, COMPUTE: tl.constexpr):
+    """(exp(z − peak), its sum, Σ v·(z − peak)) of a tile that stays in registers."""
     x = z - peak
     e = exponential(x)
-    return e, summed(e), summed(weighted(x, v, k, inside, COMPUTE))
+    return e, row_sum(e), row_sum(times_v(x, v, k, inside, COMPUTE))
 
 
 @triton.jit
 def label_logit(memory, start, label, sk, mask, active, COMPUTE: tl.constexpr):
-    """(the label's logit, the same or 0 where it is not finite: what the others are counted from)."""
-    own = read(memory + start, label, sk, label, active, mask, COMPUTE, "")
-    return own, tl.where(tl.abs(own) < float("inf"), own, 0.0)
+    """(the label's logit, an anchor): the anchor is the same logit, or 0 if that is not finite."""
+    z_y = load_logits(memory + start, label, sk, label, active, mask, COMPUTE, "")
+    return z_y, tl.where(tl.abs(z_y) < float("inf"), z_y, 0.0)
 
 
 @triton.jit
-def loss_of(peak, total, away, anchor, own, v, K, a, b, v_sum, z_loss):
-    """a·nll + b·smooth + z_loss·lse², where a factor of 0 makes nothing of inf."""
+def loss_of(peak, total, v_sum_z, anchor, z_y, v, K, a, b, v_sum, z_loss):
+    """a·nll + b·smooth + z_loss·lse². A term whose factor is 0 is 0, even if it is infinite."""
     log_total = tl.log2(total) * LN2
     lse = log_total + peak
-    smooth = v_sum * (log_total + (peak - anchor)) - (away / K if v is None else away)
-    loss = tl.where(a == 0, 0.0, a * (log_total + (peak - own))) + tl.where(b == 0, 0.0, b * smooth)
+    smooth = v_sum * (log_total + (peak - anchor)) - (v_sum_z / K if v is None else v_sum_z)
+    loss = tl.where(a == 0, 0.0, a * (log_total + (peak - z_y))) + tl.where(b == 0, 0.0, b * smooth)
     return loss + tl.where(z_loss == 0, 0.0, z_loss * lse * lse)
 
 
@@ -204,27 +206,30 @@ def loss_of(peak, total, away, anchor, own, v, K, a, b, v_sum, z_loss):
 
 @triton.jit
 def scale_of(peak, total, a, b, v_sum, z_loss):
-    """What exp(z − peak) is multiplied by."""
+    """What multiplies exp(z − peak) in the gradient."""
     lse = tl.log2(total) * LN2 + peak
     return (a + b * v_sum + 2 * z_loss * lse) / total
 
 
 @triton.jit
-def write(e, target, j, gk, k, K, inside, label, active, scale, a, b, v, DEAD: tl.constexpr, COMPUTE: tl.constexpr):
-    """e·scale − b·v, less a at the label; zeros for elements whose logits do not count."""
-    away = b / K if v is None else b * tl.load(v + k, mask=inside, other=0).to(COMPUTE)
-    g = e * scale - tl.where(k == label, away + a, away)
-    if DEAD:
+def store_gradient(
+    e, target, j, gk, k, K, inside, label, active, scale, a, b, v, HAS_INACTIVE: tl.constexpr, COMPUTE: tl.constexpr
+):  # fmt: skip
+    """Write e·scale − b·v, less a at the label, to the places j. Elements whose logits do not count get zeros."""
+    bv = b / K if v is None else b * tl.load(v + k, mask=inside, other=0).to(COMPUTE)
+    g = e * scale - tl.where(k == label, bv + a, bv)
+    if HAS_INACTIVE:
         g = tl.where(active, g, 0.0)
     g = g.to(target.dtype.element_ty)
     tl.store(target + j.to(tl.int64) * gk, g, mask=inside, eviction_policy="evict_first")
 
 
 @triton.jit
-def turned(
+def load_and_store_gradient(
     origin, target, j, sk, gk, k, K, inside, exists, active, peak, label, scale, a, b, v, mask,
-    DEAD: tl.constexpr, COMPUTE: tl.constexpr,
+    HAS_INACTIVE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """Logits into their gradient, at the places j."""
-    e = exponential(read(origin, j, sk, k, inside & active, mask, COMPUTE, "evict_first") - peak)
-    write(e, target, j, gk, k, K, inside & exists, label, active, scale, a, b, v, DEAD, COMPUTE)
+    """Read the logits at the places j once more and write their gradient."""
+    z = load_logits(origin, j, sk, k, inside & active, mask, COMPUTE, "evict_first")
+    e = exponential(z - peak)
+    store_gradient(e, target, j, gk, k, K, inside & exists, label, active, scale, a, b, v, HAS_INACTIVE, COMPUTE)

@@ -1,0 +1,69 @@
+"""Which calls Triton's kernels compute, and on which devices. `supports` puts both questions together."""
+
+import math
+import os
+from functools import lru_cache
+
+import torch
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+MIN_CAPABILITY = (8, 0)  # of NVIDIA's GPUs
+MAX_CLUSTER_BLOCKS = 16  # that share an element, where a GPU has clusters of thread blocks
+
+
+@lru_cache
+def compiled():
+    """The module of the kernels, or None where Triton is not installed."""
+    try:
+        from multismooth.torch.gpu import kernels
+    except ImportError:
+        return None
+    return kernels
+
+
+def interpreted():
+    """Whether Triton's kernels run in its interpreter, on a CPU: for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def device(tensor):
+    """Whether the kernels run where a tensor is. AMD's GPUs, which PyTorch also calls CUDA devices, are left out."""
+    if tensor.is_cuda:
+        able = torch.version.hip is None and torch.cuda.get_device_capability(tensor.device) >= MIN_CAPABILITY
+    else:
+        able = tensor.is_cpu and interpreted()
+    return able and compiled() is not None
+
+
+def fits(logits, plan, axis):
+    """Whether the kernels compute such a call: integer labels, and the same rows v and mask for all elements."""
+    if logits.dtype not in DTYPES or plan.u is not None or logits.numel() == 0:
+        return False
+    return all(row is None or is_one_row(row, logits.shape[axis], axis) for row in (plan.v, plan.mask))
+
+
+def supports(logits, plan, axis):
+    """Whether the kernels are there and compute a call of these tensors."""
+    return fits(logits, plan, axis) and device(logits)
+
+
+def is_one_row(row, classes, axis):
+    """Whether an array that broadcasts to the logits has one entry for each class."""
+    return math.prod(row.shape) == classes == row.shape[axis]
+
+
+# --- clusters: thread blocks that see each other's shared memory -----------------------------------------------------
+
+
+@lru_cache
+def max_cluster_blocks(device):
+    """How many thread blocks may share an element. It takes a Hopper or Blackwell GPU, and a Triton that knows how."""
+    has_clusters = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (9, 10)
+    return MAX_CLUSTER_BLOCKS if has_clusters and compiles_clusters() else 1
+
+
+def compiles_clusters():
+    """Whether this Triton compiles reductions over several blocks. Up to Triton 3.7 its compiler fails."""
+    from triton import __version__
+
+    return tuple(int(part) for part in __version__.split(".")[:2]) >= (3, 8)
