@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from requirements import need
+from requirements import interpreted, need
 from tolerance import tolerance
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -268,6 +268,25 @@ def test_jax_is_timed_in_a_process_of_its_own(load, tmp_path):
     (row,) = [row for row in result["rows"] if row["name"] == "multismooth.jax, jit"]
     assert row["ratio"] > 0
     assert max(row["error"]) < tolerance("float32")
+
+
+def test_every_tile_of_the_gpu_race_computes_the_same(load, tmp_path, monkeypatch, capsys):
+    interpreted()
+    monkeypatch.setattr(load("gpu_race"), "WARM_UP", 0)
+    out = tmp_path / "tiles.json"
+    load("gpu_tiles").main(["--dry", "--shapes", "2x5003", "--out", str(out)])
+    result, said = json.loads(out.read_text()), capsys.readouterr().out
+    assert result["left out"] == []
+    ours = [row for row in result["rows"] if row["error"] is not None]
+    assert [row["name"] for row in ours if row["chosen"]] == ["resident, 8,192 logits, 8 warps"]
+    kinds = [row["name"].partition(",")[0] for row in ours]
+    assert kinds.count("resident") == 2
+    assert kinds.count("looping") == 9
+    assert ours[-1]["name"] == "forward, then backward"
+    for row in ours:
+        assert max(row["error"]) < tolerance("float32"), row
+    assert "| resident, 8,192 logits, 8 warps (chosen) |" in said
+    assert "MEASURED ON A CPU" in said
 
 
 @pytest.mark.parametrize(
