@@ -1,21 +1,28 @@
-"""Linear head and loss together, a chunk of rows at a time: the (N, K) logits never exist.
+"""Linear head and loss together, one chunk of rows at a time, so that the (N, K) logits never exist.
 
     ∂loss/∂hidden = G·W,   ∂loss/∂W = Gᵀ·hidden,   ∂loss/∂bias = Σ_n G_n    with G the gradient of a chunk's logits
 
-Elements become rows: everything is (N,) or (N, D), classes last. Denominators need labels and weights but no logits,
-so they are known before the first chunk and each chunk's G is final. Eager loops use this file; JAX scans (its own).
+Elements become rows: everything is (N,) or (N, D), and classes are last. Denominators need labels and weights but no
+logits. So they are known before the first chunk, and no chunk's G has to be scaled later.
+
+NumPy and PyTorch use this loop. JAX has its own, a scan.
 """
 
 from multismooth import spec
 from multismooth.plan import mapped, plan_of
 from multismooth.reduction import factors
 
-WORKSPACE = 2**22  # logits per chunk, 16 MiB of float32: their gradient may be as much again
-BLOCK = 8192  # classes whose share of the classifier's gradient is added at a time, to need no second one
+WORKSPACE = 2**22  # logits per chunk, 16 MiB of float32; their gradient may take as much again
+
+# Classes whose part of the classifier's gradient is added at a time. All at once would need a second (K, D) buffer.
+BLOCK = 8192
 
 
 def chunk_size(rows, num_classes, chunk_rows, workspace=WORKSPACE, least=1, multiple=1):
-    """Rows per chunk: what was asked for, or equal parts that keep to the workspace (in logits), in round numbers."""
+    """Rows per chunk: `chunk_rows` if it is given, else equal parts of at most `workspace` logits.
+
+    Parts have at least `least` rows, and a multiple of `multiple`.
+    """
     if chunk_rows is not None:
         return chunk_rows
     chunks = -(-rows // max(workspace // max(num_classes, 1), least))
@@ -52,7 +59,7 @@ def flatten(hidden, problem, settings, xp):
 
 
 def mask_rows(mask, index, shape, xp):
-    """Rows of a mask that broadcasts to (*shape, K), without spreading it over all of them."""
+    """The rows `index` of a mask that broadcasts to (*shape, K), without broadcasting all of it."""
     place, step = [], 1
     for size, own in zip(reversed(shape), reversed(mask.shape[:-1]), strict=True):
         place.append(index * 0 if own == 1 else index // step % size)
@@ -61,7 +68,7 @@ def mask_rows(mask, index, shape, xp):
 
 
 def row_chunk(problem, start, stop, shape, xp):
-    """The Problem of the rows start:stop, its logits still a shape only."""
+    """The Problem of the rows start:stop. Its logits are only a shape, as before."""
 
     def cut(array):
         return array if spec.rank(array) == 0 else array[start:stop]
@@ -79,13 +86,14 @@ def row_chunk(problem, start, stop, shape, xp):
 
 
 def chunks(problem, settings, shape, chunk_rows, xp, plan=None):
-    """(rows, plan) of every chunk, averaged over the whole call where "mean" is asked for.
+    """(rows, plan) of every chunk; for reduction "mean" the plans are divided by the denominator of the whole call.
 
-    Each is made when it is wanted, since a plan may hold (N, K) rows, unless there is one of the whole call to cut.
+    A chunk's plan may hold a row for each element, so it is made just before its chunk. With `plan`, the one of the
+    whole call, the chunks' plans are parts of that.
     """
     rows, num_classes = problem.logits.shape
     size = chunk_size(rows, num_classes, chunk_rows)
-    one = size >= rows  # rows may be a compiler's symbol, over which there is no loop
+    one = size >= rows  # a compiler may know `rows` as a symbol only, which `range` cannot take
     parts = [(0, rows)] if one else [(start, min(start + size, rows)) for start in range(0, rows, size)]
     if plan is not None:
         for start, stop in parts:
@@ -104,12 +112,12 @@ def logits_of(hidden, classifier, bias):
 
 
 def masked_rows(hidden, plan, xp):
-    """The features with dead rows at 0: whatever stands there would reach the classifier's gradient as 0·NaN."""
+    """The features with inactive rows at 0. A NaN there would reach the classifier's gradient as 0·NaN."""
     return hidden if plan.active is None else xp.where(xp.reshape(plan.active, (-1, 1)), hidden, xp.zeros_like(hidden))
 
 
 def losses_of(logits, plan, xp):
-    """Per-element losses of a chunk by the text of `spec`."""
+    """The losses per element of a chunk, computed by `spec`."""
     return spec.losses(logits, plan, 1, xp)
 
 
@@ -126,7 +134,7 @@ def gathered(losses, shape, settings, xp):
 
 
 def forward(hidden, classifier, bias, chunk_rows, problem, settings, xp, chunk_loss=plain):
-    """The loss; `chunk_loss` says how a chunk is computed."""
+    """The loss; `chunk_loss` computes one chunk."""
     hidden, problem, settings, shape = flatten(hidden, problem, settings, xp)
     parts = chunks(problem, settings, shape, chunk_rows, xp)
     losses = [chunk_loss(masked_rows(hidden[rows], plan, xp), classifier, bias, plan, xp) for rows, plan in parts]
@@ -134,41 +142,64 @@ def forward(hidden, classifier, bias, chunk_rows, problem, settings, xp, chunk_l
 
 
 def plain_kernel(logits, plan, xp):
-    """(per-element losses, gradient) of a chunk by the text of `spec`."""
+    """(losses per element, gradient) of a chunk, computed by `spec`."""
     return spec.losses_and_gradient(logits, plan, 1, xp)
 
 
 class Products:
-    """A head's matrix products in a framework's operators; PyTorch has its own, into memory that is there already.
+    """A head's matrix products, for any framework: it writes to no array, so arrays may be immutable.
 
-    The classifier's gradient is a sum over chunks. Of one chunk it is a product, which needs no buffer wider than
-    itself; of several it is summed in the dtype that is computed in, or in its own (`Settings.accumulate`).
+    The classifier's gradient is a sum over chunks. With one chunk, it is a product. With several, they are summed in
+    the dtype that `float_of` names, or in the classifier's own (`Settings.accumulate`).
     """
 
-    scale = 1.0  # what multiplies the gradient of a chunk's logits: see PyTorch's
-    factor = 1.0  # what the products multiply by before they round: the upstream gradient, and the scale taken out
+    scale = 1.0  # multiplies the gradient of a chunk's logits; PyTorch sets it
+    factor = 1.0  # multiplies the products before they are rounded: the upstream gradient, divided by `scale`
 
     def __init__(self, hidden, classifier, settings, rows, xp):
-        single = rows >= hidden.shape[0] or settings.accumulate == "input"
-        self.dtype = classifier.dtype if single else xp.float_of(hidden)
-        self.classifier, self.total, self._xp = classifier, None, xp
+        one_chunk = rows >= hidden.shape[0]
+        self.dtype = classifier.dtype if one_chunk or settings.accumulate == "input" else xp.float_of(hidden)
+        self.hidden, self.classifier, self.xp = hidden, classifier, xp
+        self.d_classifier, self._d_hidden = None, []
 
     def logits(self, hidden, bias):
         return logits_of(hidden, self.classifier, bias)
+
+    def add_hidden(self, g, rows):
+        """The gradient of these rows of the features: g·W. The rows come in order."""
+        self._d_hidden.append(g @ self.classifier)
+
+    def add_classifier(self, g, hidden):
+        """d_classifier += gᵀ·hidden"""
+        part = self.xp.astype(g.T @ hidden, self.dtype, copy=False)
+        self.d_classifier = part if self.d_classifier is None else self.d_classifier + part
+
+    def d_hidden(self):
+        first, *rest = self._d_hidden
+        return self.xp.concat([first, *rest]) if rest else first
+
+
+class InPlaceProducts(Products):
+    """The same for arrays that can be written to: no second buffer as large as the features or the classifier."""
+
+    def add_hidden(self, g, rows):
+        if not self._d_hidden:
+            self._d_hidden.append(self.xp.empty_like(self.hidden))
+        self.put_hidden(g, self._d_hidden[0][rows])
 
     def put_hidden(self, g, out):
         """out = g·W"""
         out[...] = g @ self.classifier
 
     def add_classifier(self, g, hidden):
-        """total += gᵀ·hidden, after the first chunk a block of classes at a time."""
-        if self.total is None and g.dtype == self.dtype:
-            self.total = g.T @ hidden
+        if self.d_classifier is None and g.dtype == self.dtype:
+            self.d_classifier = g.T @ hidden
             return
-        if self.total is None:
-            self.total = self._xp.zeros_like(self.classifier, dtype=self.dtype)
-        for start in range(0, self.total.shape[0], BLOCK):
-            self.total[start : start + BLOCK] += self.product(g[:, start : start + BLOCK].T, hidden)
+        if self.d_classifier is None:
+            self.d_classifier = self.xp.zeros_like(self.classifier, dtype=self.dtype)
+        for start in range(0, self.d_classifier.shape[0], BLOCK):
+            block = slice(start, start + BLOCK)
+            self.d_classifier[block] += self.product(g[:, block].T, hidden)
 
     def product(self, left, right):
         return left @ right
@@ -178,27 +209,28 @@ def forward_and_gradient(
     hidden, classifier, bias, chunk_rows, problem, settings, xp,
     kernel=plain_kernel, products=Products, needed=(True, True, True), planned=lambda *call: None,
 ):  # fmt: skip
-    """(loss, (∂hidden, ∂classifier, ∂bias), None where not needed); `planned` may know the plan of the whole call."""
+    """(loss, (∂hidden, ∂classifier, ∂bias)), None for the gradients that are not `needed`.
+
+    `planned` may know the plan of the whole call. Pass `products=InPlaceProducts` where arrays can be written to.
+    """
     features, flat, row_settings, shape = flatten(hidden, problem, settings, xp)
     size = chunk_size(features.shape[0], classifier.shape[0], chunk_rows)
-    head = products(features, classifier, settings, size, xp)
-    d_hidden = xp.empty_like(features) if needed[0] else None
-    d_bias = xp.zeros_like(bias, dtype=xp.float_of(hidden)) if needed[2] and bias is not None else None
-    losses = []
+    head, losses, d_bias = products(features, classifier, settings, size, xp), [], None
     for rows, plan in chunks(flat, row_settings, shape, size, xp, planned(flat, row_settings)):
-        own = masked_rows(features[rows], plan, xp)
-        loss, g = kernel(head.logits(own, bias), spec.scaled(plan, head.scale), xp)
+        chunk = masked_rows(features[rows], plan, xp)
+        loss, g = kernel(head.logits(chunk, bias), spec.scaled(plan, head.scale), xp)
         losses.append(loss)
-        if d_bias is not None:
-            d_bias += xp.sum(g, axis=0, dtype=d_bias.dtype)
+        if needed[2] and bias is not None:
+            part = xp.sum(g, axis=0, dtype=xp.float_of(hidden))
+            d_bias = part if d_bias is None else d_bias + part
         g = xp.astype(g, features.dtype, copy=False)
-        if d_hidden is not None:
-            head.put_hidden(g, d_hidden[rows])
+        if needed[0]:
+            head.add_hidden(g, rows)
         if needed[1]:
-            head.add_classifier(g, own)
-        del g  # or the next chunk's logits would be a second workspace
-    if d_hidden is not None:
-        d_hidden = xp.moveaxis(xp.reshape(d_hidden, (*shape, features.shape[1])), -1, settings.axis)
-    found = ((d_hidden, hidden), (head.total, classifier), (spec.times(d_bias, head.factor), bias))
-    gradients = tuple(None if total is None else xp.astype(total, of.dtype, copy=False) for total, of in found)
+            head.add_classifier(g, chunk)
+        del g  # else it would stay while the next chunk's logits are made: a second workspace
+    d_hidden = xp.reshape(head.d_hidden(), (*shape, features.shape[1])) if needed[0] else None
+    d_hidden = None if d_hidden is None else xp.moveaxis(d_hidden, -1, settings.axis)
+    results = ((d_hidden, hidden), (head.d_classifier, classifier), (spec.times(d_bias, head.factor), bias))
+    gradients = tuple(None if d is None else xp.astype(d, of.dtype, copy=False) for d, of in results)
     return spec.times(gathered(losses, shape, settings, xp), 1 / head.scale), gradients

@@ -1,4 +1,4 @@
-"""LinearLoss for Flax Linen: a classifier layer that ends in its loss, so that no logits are kept."""
+"""LinearLoss for Flax Linen: a classifier layer that returns its loss, so that the logits are never kept."""
 
 from collections.abc import Mapping
 from inspect import Parameter, signature
@@ -15,7 +15,7 @@ from multismooth.flax.options import OPTIONS, is_array, linear_loss_by, product,
 
 
 class Constant:
-    """An array among a module's options: a copy, hashed and compared by its values, as modules are."""
+    """An array among a module's options. It is a copy, hashed and compared by its values, because modules are."""
 
     def __init__(self, value):
         self.value = value if isinstance(value, jax.core.Tracer) else np.array(value)
@@ -38,25 +38,25 @@ def _fields(namespace):
     namespace |= {"__annotations__": dict.fromkeys(OPTIONS, Any), **OPTIONS}
 
 
-Options: Any = new_class("Options", (nn.Module,), {"kw_only": True}, _fields)  # a field for every option
+Options: Any = new_class("Options", (nn.Module,), {"kw_only": True}, _fields)  # has a field for every option
 
 
 class LinearLoss(nn.Dense, Options):
     """`linear_loss(hidden, kernel.T, targets, bias=bias, …)` as a layer with the parameters of `nn.Dense`.
 
     Args:
-        features (K) and every argument of `nn.Dense`, with its meaning: dtype and promote_dtype are what features and
-            parameters are cast by, precision and dot_general make the logits. A `dot_general` of your own is
-            differentiated by JAX, a chunk of logits at a time.
-        Every other keyword is a default for one of `linear_loss` (label_smoothing, convention, weight, …) and becomes
-            a field. Arrays are constants of the module: copied, part of its hash, and no parameters.
-        options: the same as a dict.
+        features (K) and every argument of `nn.Dense`, with the same meaning: dtype and promote_dtype cast features and
+            parameters; precision and dot_general make the logits. JAX differentiates your own `dot_general`, one chunk
+            of logits at a time.
+        Every other keyword is a default for an argument of `linear_loss` (label_smoothing, convention, weight, …) and
+            becomes a field. Arrays are constants of the module: they are copied, part of its hash, and not parameters.
+        options: the same, as a dict.
 
-    `apply(params, hidden, targets, **options)` returns the loss; options given there win. What changes from step to
-    step is given there. The params of an `nn.Dense` load into it and back.
+    `apply(params, hidden, targets, **options)` returns the loss. Its options replace the module's: pass there what
+    changes from step to step. The params of an `nn.Dense` can be loaded, and the other way round.
 
-    Raises TypeError for a keyword that is none, saying which is meant, and ValueError for products with variables of
-    their own (`dot_general_cls`).
+    Raises TypeError for an unknown keyword, with the one that was probably meant, and ValueError for products that have
+    variables (`dot_general_cls`).
 
     >>> import jax, jax.numpy as jnp
     >>> head = LinearLoss(5, label_smoothing=0.1)
@@ -77,7 +77,7 @@ class LinearLoss(nn.Dense, Options):
         refuse_unknown(type(self).__name__, self.options)
         if self.dot_general_cls is not None:
             raise refused("dot_general_cls", self.dot_general_cls)
-        self._product()
+        self._product()  # refuses a `dot_general` that has variables
         for name, default in OPTIONS.items():
             value = getattr(self, name)
             value = self.options.get(name, default) if value is default else value
@@ -87,8 +87,8 @@ class LinearLoss(nn.Dense, Options):
 
     @nn.compact
     def __call__(self, hidden, targets, **options):
-        given = {name: getattr(self, name) for name in OPTIONS}
-        options = {k: v.value if isinstance(v, Constant) else v for k, v in given.items()} | options
+        defaults = {name: getattr(self, name) for name in OPTIONS}
+        options = {k: v.value if isinstance(v, Constant) else v for k, v in defaults.items()} | options
         axis = -1 if options["axis"] is None else options["axis"]
         kernel = self.param("kernel", self.kernel_init, (hidden.shape[axis], self.features), self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
@@ -96,11 +96,11 @@ class LinearLoss(nn.Dense, Options):
         return linear_loss_by(self._product())(hidden, kernel.T, targets, bias=bias, **options)
 
     def logits(self, hidden):
-        """The scores (N…, features) that the loss is of; features and classes are on the option `axis`."""
+        """The logits (N…, features) that the loss is computed from. The option `axis` is the class axis."""
         if self.axis is None:
             return super().__call__(hidden)
         return jnp.moveaxis(super().__call__(jnp.moveaxis(hidden, self.axis, -1)), -1, self.axis)
 
-    @nn.nowrap  # called while the module is made, of which `tabulate` would keep a record
+    @nn.nowrap  # else `tabulate` would record the call in `__post_init__`
     def _product(self):
         return product(self.precision, None, self.dot_general, nn.Module)

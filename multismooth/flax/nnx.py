@@ -1,4 +1,4 @@
-"""LinearLoss for Flax NNX: a classifier layer that ends in its loss, so that no logits are kept."""
+"""LinearLoss for Flax NNX: a classifier layer that returns its loss, so that the logits are never kept."""
 
 from inspect import signature
 
@@ -9,24 +9,26 @@ from multismooth.flax.options import OPTIONS, is_array, linear_loss_by, product,
 
 
 class Option(nnx.Variable):
-    """An array among a layer's options: copied, saved and moved with the layer, and not trained."""
+    """An array among a layer's options: a copy that is saved and moved with the layer, and is not trained."""
 
 
 class LinearLoss(nnx.Linear):
     """`linear_loss(hidden, kernel.T, targets, bias=bias, …)` as a layer with `nnx.Linear`'s parameters.
 
     Args:
-        in_features, out_features, rngs and every keyword of `nnx.Linear`, with its meaning: dtype and promote_dtype
-            are what features and parameters are cast by; precision, preferred_element_type and dot_general make the
-            logits. A `dot_general` of your own is differentiated by JAX, a chunk of logits at a time.
-        Every other keyword is a default for one of `linear_loss` (label_smoothing, convention, weight, …) and becomes
-            an attribute. Arrays become variables of type `Option`, which are no `nnx.Param` and are not trained.
-        options: the same as a dict.
+        in_features, out_features, rngs and every keyword of `nnx.Linear`, with the same meaning: dtype and
+            promote_dtype cast features and parameters; precision, preferred_element_type and dot_general make the
+            logits. JAX differentiates your own `dot_general`, one chunk of logits at a time.
+        Every other keyword is a default for an argument of `linear_loss` (label_smoothing, convention, weight, …) and
+            becomes an attribute. Arrays become variables of type `Option`, not `nnx.Param`, and are not trained.
+        options: the same, as a dict.
 
-    `head(hidden, targets, **options)` returns the loss; options given there win. `head.logits(hidden)` predicts.
-    The parameters of an `nnx.Linear` load into it and back: `nnx.update(head, nnx.state(linear, nnx.Param))`.
+    `head(hidden, targets, **options)` returns the loss; its options replace the layer's. `head.logits(…)` predicts.
+    The parameters of an `nnx.Linear` can be loaded, `nnx.update(head, nnx.state(linear, nnx.Param))`, and the other way
+    round.
 
-    Raises TypeError for a keyword that is none, saying which is meant, and ValueError for a `dot_general` with state.
+    Raises TypeError for an unknown keyword, with the one that was probably meant, and ValueError for a `dot_general`
+    that has variables.
 
     >>> import jax.numpy as jnp
     >>> head = LinearLoss(8, 5, rngs=nnx.Rngs(0), label_smoothing=0.1, weight=jnp.ones(5))
@@ -41,7 +43,7 @@ class LinearLoss(nnx.Linear):
         refuse_unknown(type(self).__name__, arguments, list(own)[1:])
         refuse_unknown(type(self).__name__, options or {})
         super().__init__(in_features, out_features, rngs=rngs, **{k: v for k, v in arguments.items() if k in own})
-        self._product()
+        self._product()  # refuses a `dot_general` that has variables
         for name, value in {**(options or {}), **{k: v for k, v in arguments.items() if k not in own}}.items():
             setattr(self, name, Option(jnp.array(value)) if is_array(value) else value)
 
@@ -52,18 +54,17 @@ class LinearLoss(nnx.Linear):
 
     @property
     def options(self):
-        """The options that this layer was given, as a dict."""
-        given = {name: getattr(self, name) for name in OPTIONS if name in vars(self)}
-        return {name: value[...] if isinstance(value, nnx.Variable) else value for name, value in given.items()}
+        """The options of this layer, as a dict."""
+        own = {name: getattr(self, name) for name in OPTIONS if name in vars(self)}
+        return {name: value[...] if isinstance(value, nnx.Variable) else value for name, value in own.items()}
 
     def logits(self, hidden):
-        """The scores (N…, out_features) that the loss is of; features and classes are on the option `axis`."""
+        """The logits (N…, out_features) that the loss is computed from. The option `axis` is the class axis."""
         axis = self.options.get("axis")
         if axis is None:
             return super().__call__(hidden)
         return jnp.moveaxis(super().__call__(jnp.moveaxis(hidden, axis, -1)), -1, axis)
 
     def _product(self):
-        # of Flax 0.12 and later
-        wanted = getattr(self, "preferred_element_type", None)
-        return product(self.precision, wanted, self.dot_general, nnx.Module)
+        preferred = getattr(self, "preferred_element_type", None)  # Flax 0.12 and later
+        return product(self.precision, preferred, self.dot_general, nnx.Module)

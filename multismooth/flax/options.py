@@ -1,4 +1,4 @@
-"""The options of a layer that ends in `linear_loss`: which there are, which are arrays, what a misspelt one means."""
+"""The options of a layer that ends in `linear_loss`: their names and defaults, arrays among them, misspelt ones."""
 
 from functools import lru_cache
 from inspect import Parameter, signature
@@ -20,33 +20,33 @@ OPTIONS = {
 }
 
 
-def refuse_unknown(layer, given, arguments=()):
+def refuse_unknown(layer, names, arguments=()):
     """TypeError for a name that is neither an option nor among the layer's own arguments."""
     known = dict.fromkeys([*arguments, *OPTIONS])
-    for name in given:
+    for name in names:
         if name not in known:
             raise TypeError(f"{layer}() got an unexpected keyword argument {name!r}. {meant(name, known)}")
 
 
 def is_array(value):
-    """Whether an option is an array, or a list to be made one; a number of NumPy's is a number."""
+    """Whether an option is an array, or a list that becomes one. NumPy's scalars are numbers."""
     return isinstance(value, (list, tuple)) or (hasattr(value, "__array__") and not isinstance(value, np.generic))
 
 
 def product(precision, preferred_element_type, dot_general, stateful):
-    """How a layer's arguments say that features meet the classifier. `stateful`: the classes that have variables."""
-    found = Product(precision, preferred_element_type, None if dot_general is jax.lax.dot_general else dot_general)
+    """The Product that a layer's arguments describe. `stateful`: the classes whose instances have variables."""
+    result = Product(precision, preferred_element_type, None if dot_general is jax.lax.dot_general else dot_general)
     try:
-        hash(found)
+        hash(result)
     except TypeError:
         raise refused("dot_general", dot_general) from None
     if isinstance(dot_general, stateful):
         raise refused("dot_general", dot_general)
-    return found
+    return result
 
 
 def refused(argument, value):
-    """The error for products that have state, or that cannot be told apart."""
+    """The error for a product that has state or cannot be hashed."""
     remedy = "Make the logits with the framework's own layer, and pass them to multismooth.jax.loss."
     got = getattr(value, "__name__", type(value).__name__)
     return complain(argument, "a hashable function of arrays, without variables of its own", got, remedy)
@@ -54,5 +54,5 @@ def refused(argument, value):
 
 @lru_cache(maxsize=128)
 def linear_loss_by(product):
-    """`linear_loss` whose features meet the classifier in this way."""
+    """`linear_loss` that multiplies features and classifier by this Product."""
     return linear_loss if product == Product() else public(Functions(JaxBackend(product)).linear_loss, __name__)
