@@ -9,12 +9,13 @@ import oracle
 import pytest
 from adapters import bfloat16, suites
 from oracle import floats
-from problems import VARIATIONS, problem, solved, solved_binary, solved_head
+from problems import VARIATIONS, problem, solved, solved_binary, solved_head, solved_target_gradient
 from tolerance import assert_close
 
 import multismooth
 
 LARGE = 128_256
+MOST_PARTS = 5  # tests that the random settings of one adapter are split into, so that several processes share them
 Z_LOSS_SIZES = (7, 4), (7, 3), (4, 3)  # logits; a head's features and classifier
 Z_LOSS_LABELS = np.array([0, 1, -100, 3, 0, 2, -100])
 Z_LOSS = {
@@ -55,6 +56,21 @@ def each(seeds, check, describe=problem):
         raise error
 
 
+def pytest_generate_tests(metafunc):
+    """Parametrise `part`: (which, of how many), of an adapter's random settings."""
+    if "part" in metafunc.fixturenames:
+        adapter = metafunc.cls.adapter
+        count = min(MOST_PARTS, adapter.heads if metafunc.function.__name__ == "test_linear" else adapter.settings)
+        parts = [(number, count) for number in range(count)]
+        metafunc.parametrize("part", parts, ids=[f"{number + 1} of {count}" for number in range(count)])
+
+
+def one_part(seeds, part):
+    """The seeds of one part. Problems of one structure stay together, because JAX compiles each structure once."""
+    number, count = part
+    return [seed for seed in seeds if seed // VARIATIONS % count == number]
+
+
 def snapshot(*values):
     return [value.tobytes() for value in values if isinstance(value, np.ndarray)]
 
@@ -80,9 +96,9 @@ class Conformance:
     def few(self, start):
         return self.structures(self.adapter.settings // 25, start)
 
-    def test_values_and_gradients(self):
+    def test_values_and_gradients(self, part):
         count = self.adapter.settings
-        each(self.structures(count) if self.adapter.slow else range(count), self.compare)
+        each(one_part(self.structures(count) if self.adapter.slow else range(count), part), self.compare)
 
     def compare(self, seed):
         drawn, answer = solved(seed)
@@ -110,8 +126,9 @@ class Conformance:
         every = self.adapter.autodiff_every
         return every and seed // VARIATIONS % every == 0
 
-    def test_linear(self):
-        each(self.structures(self.adapter.heads), self.compare_linear, lambda seed: solved_head(seed)[0])
+    def test_linear(self, part):
+        seeds = one_part(self.structures(self.adapter.heads), part)
+        each(seeds, self.compare_linear, lambda seed: solved_head(seed)[0])
 
     def compare_linear(self, seed):
         head, (answer, *gradients) = solved_head(seed)
@@ -184,10 +201,8 @@ class Details(Conformance):
             pytest.skip("NumPy has no autodiff")
 
         def check(seed):
-            drawn = problem(seed, targets="positive", class_mask=False, reckless=False)
-            if drawn.settings.get("reduction") == "none":
-                drawn.settings["reduction"] = "sum"
-            expected = floats(oracle.target_gradient(drawn.logits, drawn.targets, **drawn.settings))
+            drawn, exact = solved_target_gradient(seed)
+            expected = floats(exact)
             with warnings_deserved(drawn.quiet):
                 _, (computed,) = self.adapter.value_and_grad(
                     "loss", drawn.logits, drawn.targets, wrt=(1,), **drawn.settings

@@ -67,6 +67,15 @@ def solved(seed):
     return drawn, oracle.evaluate(drawn.logits, drawn.targets, **drawn.settings)
 
 
+@cache
+def solved_target_gradient(seed):
+    """(a problem with soft targets, the gradient with respect to them), once for all the backends."""
+    drawn = problem(seed, targets="positive", class_mask=False, reckless=False)
+    if drawn.settings.get("reduction") == "none":
+        drawn.settings["reduction"] = "sum"
+    return drawn, oracle.target_gradient(drawn.logits, drawn.targets, **drawn.settings)
+
+
 @dataclass(frozen=True, eq=False)
 class Head:
     """A call `linear_loss(hidden, classifier, targets, bias=bias, **settings)`; NaN in rows that count for nothing."""
