@@ -14,9 +14,9 @@ from requirements import need
 import multismooth
 from multismooth import Convention, conventions, parity
 from multismooth.convention import CHOICES
-from multismooth.parity.checking.cases import VARIED, Ground, ordinary, separating
+from multismooth.parity.checking.cases import ARGUMENT_CASES, Domain, separating_cases, standard_cases
 from multismooth.parity.checking.subjects import Reference
-from multismooth.parity.checking.trials import NAMES
+from multismooth.parity.checking.trials import TRIAL_NAMES
 from multismooth.testing import assert_matches_convention
 
 pytestmark = pytest.mark.filterwarnings("ignore::multismooth.SmoothingWarning")
@@ -48,7 +48,7 @@ def answers(convention, cases):
     found = {}
     for number, case in enumerate(cases):
         try:
-            answer = Reference(settings, None).ask(case)
+            answer = Reference(settings, None).answer(case)
         except ValueError:  # spread "others" takes no prior
             continue
         found[number] = np.append(answer.gradient.ravel(), answer.loss)
@@ -61,8 +61,8 @@ def furthest(a, b):
 
 
 def test_the_cases_tell_every_pair_of_registry_conventions_apart(capsys):
-    ground = Ground(5, forbidden=frozenset({0}), ignored=-100)
-    cases = list(separating(ground))
+    domain = Domain(5, forbidden_labels=frozenset({0}), ignore_index=-100)
+    cases = list(separating_cases(domain))
     different = {convention: name for name, convention in conventions.items()}
     found = {name: answers(convention, cases) for convention, name in different.items()}
     gaps = {(a, b): furthest(found[a], found[b]) for a, b in combinations(found, 2)}
@@ -75,21 +75,21 @@ def test_the_cases_tell_every_pair_of_registry_conventions_apart(capsys):
 
 def test_the_cases_tell_what_a_z_loss_divides_by():
     """Two conventions that differ in nothing else, of a loss that takes class weights, sample weights and a z_loss."""
-    ground = Ground(5, ignored=-100, accepts=("weight", "sample_weight", "z_loss"))
-    cases = list(ordinary(ground))
+    domain = Domain(5, ignore_index=-100, accepts=("weight", "sample_weight", "z_loss"))
+    cases = list(standard_cases(domain))
     kinds = [kind for kind in CHOICES["denominator"] if kind != "caller"]
     found = {kind: answers(Convention(z_loss_denominator=kind), cases) for kind in kinds}
     for a, b in combinations(kinds, 2):
         assert furthest(found[a], found[b]) > 1e-3, (a, b)
     # without sample weights, which few losses take, class weights and ignored labels tell all but one pair
-    cases = list(ordinary(replace(ground, accepts=("weight", "z_loss"))))
+    cases = list(standard_cases(replace(domain, accepts=("weight", "z_loss"))))
     found = {kind: answers(Convention(z_loss_denominator=kind), cases) for kind in kinds}
     alike = [pair for pair in combinations(kinds, 2) if furthest(*(found[kind] for kind in pair)) < 1e-3]
     assert alike == [("counted", "nonzero")]
 
 
-def test_the_ordinary_cases_tell_what_needs_no_weights_apart():
-    cases = list(ordinary(Ground(5, forbidden=frozenset({0}), ignored=-100)))
+def test_the_standard_cases_tell_what_needs_no_weights_apart():
+    cases = list(standard_cases(Domain(5, forbidden_labels=frozenset({0}), ignore_index=-100)))
     names = [
         "torch",
         "others",
@@ -106,7 +106,7 @@ def test_the_ordinary_cases_tell_what_needs_no_weights_apart():
 
 
 def test_every_case_is_the_same_in_every_dtype():
-    for case in separating(Ground(5, ignored=-100)):
+    for case in separating_cases(Domain(5, ignore_index=-100)):
         z = case.logits[np.isfinite(case.logits)]
         np.testing.assert_array_equal(z, z.astype(np.float16))
         assert np.abs(z).max() * 16 < 2**8, "bfloat16 has 8 bits"
@@ -224,9 +224,9 @@ def test_other_suites_assert_with_one_call():
 def test_whatever_a_loss_accepts_is_varied(framework):
     need(framework)
     loss = getattr(multismooth, framework).loss
-    report = parity.check(loss, accepts=VARIED, framework=framework, strict=True)
+    report = parity.check(loss, accepts=ARGUMENT_CASES, framework=framework, strict=True)
     assert report, str(report)
-    for argument in VARIED:
+    for argument in ARGUMENT_CASES:
         assert any(argument in outcome.case for outcome in report.outcomes), argument
 
 
@@ -342,14 +342,14 @@ def test_values_and_gradients_come_from_one_call():
             made.append(z.shape)
             return by_all_rows(z, y)
 
-        parity.check(counting, "keras", ignore_index=-100, skip=[name for name in NAMES if name not in trials])
+        parity.check(counting, "keras", ignore_index=-100, skip=[name for name in TRIAL_NAMES if name not in trials])
         return len(made)
 
     assert calls("values", "gradients") == calls("values") > calls()
 
 
 def test_every_trial_can_be_skipped():
-    report = parity.check(by_all_rows, "others", skip=NAMES)
+    report = parity.check(by_all_rows, "others", skip=TRIAL_NAMES)
     assert report
     assert {outcome.status for outcome in report.outcomes} == {"skip"}
 

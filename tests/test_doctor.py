@@ -24,7 +24,7 @@ def invoke(*arguments):
 def quick(monkeypatch):
     """One convention, and NumPy alone."""
     monkeypatch.setattr(doctor, "CONVENTIONS", ("torch",))
-    versions = {name: "not installed: " for name in doctor.SOURCES if name != "numpy"}
+    versions = {name: "not installed: " for name in doctor.INSTALL_WITH if name != "numpy"}
     version = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda package: versions.get(package) or version(package))
 
@@ -42,7 +42,7 @@ def test_doctor_lists_and_checks(quick):
 
 def test_doctor_notices_a_backend_that_is_off(quick, monkeypatch):
     right = multismooth.numpy.loss_and_grad
-    monkeypatch.setattr(doctor, "_places", lambda versions: [("numpy", "cpu", partial(wrong, right), nullcontext)])
+    monkeypatch.setattr(doctor, "_backends", lambda versions: [("numpy", "cpu", partial(wrong, right), nullcontext)])
     result = invoke("doctor")
     assert result.exit_code == 1
     assert "differs" in result.output
@@ -74,7 +74,7 @@ def test_doctor_says_what_is_wrong_with_a_package(monkeypatch, error, text):
 
 
 def place(monkeypatch, *losses):
-    monkeypatch.setattr(doctor, "_places", lambda versions: [("numpy", "cpu", loss, nullcontext) for loss in losses])
+    monkeypatch.setattr(doctor, "_backends", lambda versions: [("numpy", "cpu", loss, nullcontext) for loss in losses])
 
 
 def test_a_device_that_cannot_compute_does_not_hide_the_others(quick, monkeypatch):

@@ -30,7 +30,6 @@ ELSEWHERE = {
     ("multismooth.cpu.threads", "error"): "is raised again, by another thread",
     ("multismooth.cpu.compiled.arithmetic", "ImportError"): "says that there is no compiler",
     ("multismooth", "AttributeError"): "what Python says of a module",
-    ("multismooth.parity.identification", "AttributeError"): "what Python says of an object",
     ("multismooth.errors", "MissingBackendError"): "says what to install",
     ("multismooth.errors", "ValueError"): "is about a complaint",
     ("multismooth.parity.calling.black_box", "MissingBackendError"): "says what to install",
@@ -45,7 +44,7 @@ ELSEWHERE = {
         "RuntimeError",
     ): "autograd's own error of a tensor that was written to, with its remedy",
     ("multismooth.parity.checking.report", "AssertionError"): "is the report, with its advice",
-    ("multismooth.parity.identifying.target_mass", "Undecoded"): "is a part of what identify says",
+    ("multismooth.parity.identifying.target_mass", "NoConvention"): "is a part of what identify says",
     (
         "multismooth.parity.calling.frameworks",
         "TypeError",

@@ -14,8 +14,8 @@ from requirements import need
 
 import multismooth
 from multismooth import parity
-from multismooth.parity.checking.cases import VARIED
-from multismooth.parity.checking.trials import NAMES
+from multismooth.parity.checking.cases import ARGUMENT_CASES
+from multismooth.parity.checking.trials import TRIAL_NAMES
 
 TEXT = (Path(__file__).parents[1] / "docs" / "parity.md").read_text(encoding="utf-8")
 TABLE = dict(re.findall(r"^\| `([\w ]+)` \| [^|]+ \| ([^|]+) \|$", TEXT, re.MULTILINE))
@@ -112,7 +112,7 @@ WRONG = [
 
 
 def test_the_table_has_a_row_for_every_trial_and_a_loss_here_for_every_word():
-    assert tuple(TABLE) == NAMES
+    assert tuple(TABLE) == TRIAL_NAMES
     said = {(trial, word) for trial, cell in TABLE.items() for word in re.findall("failure|remark", cell)}
     words = {"fail": "failure", "remark": "remark"}
     assert said == {(trial, words[status]) for trial, status, *_ in WRONG}
@@ -121,7 +121,7 @@ def test_the_table_has_a_row_for_every_trial_and_a_loss_here_for_every_word():
 @pytest.mark.parametrize(("trial", "status", "fn", "settings"), WRONG, ids=[f"{w[0]}-{w[1]}" for w in WRONG])
 def test_what_goes_wrong_counts_as_the_table_says(trial, status, fn, settings):
     need(settings.get("framework", "numpy"))
-    settings = {"framework": "numpy", "skip": [name for name in NAMES if name != trial], **settings}
+    settings = {"framework": "numpy", "skip": [name for name in TRIAL_NAMES if name != trial], **settings}
     report = parity.check(fn, **settings)
     found = {outcome.status for outcome in report.outcomes if outcome.trial == trial}
     assert status in found, str(report)
@@ -130,7 +130,7 @@ def test_what_goes_wrong_counts_as_the_table_says(trial, status, fn, settings):
 
 def test_whatever_may_be_varied_is_named():
     sentence = re.search(r"^`accepts` may name (.*?)\.$", TEXT, re.DOTALL | re.MULTILINE).group(1)
-    assert set(re.findall(r"`(\w+)`", sentence)) == set(VARIED)
+    assert set(re.findall(r"`(\w+)`", sentence)) == set(ARGUMENT_CASES)
 
 
 # --- the commands and the test ----------------------------------------------------------------------------------------

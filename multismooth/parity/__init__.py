@@ -1,4 +1,4 @@
-"""Ports and black boxes: does a loss function compute what its name says, and what does it compute?"""
+"""Compares losses as black boxes: what does a loss compute (`identify`), and is it what it should be (`check`)?"""
 
 from multismooth.parity.checking.check import check, compare
 from multismooth.parity.checking.report import Outcome, Report

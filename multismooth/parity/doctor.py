@@ -12,9 +12,9 @@ from typing import Any
 
 import multismooth
 from multismooth.parity import check
-from multismooth.parity.checking.cases import VARIED
+from multismooth.parity.checking.cases import ARGUMENT_CASES
 
-SOURCES = {
+INSTALL_WITH = {
     "numpy": "pip install multismooth",
     "torch": 'pip install "multismooth[torch]"',
     "numba": 'pip install "multismooth[fast]"',
@@ -23,12 +23,12 @@ SOURCES = {
     "flax": 'pip install "multismooth[jax]"',
     "optax": 'pip install "multismooth[jax]"',
 }
-CONVENTIONS = ("torch", "flax-examples", "fastai")  # between them every kind of term, and two divisors
+CONVENTIONS = ("torch", "flax-examples", "fastai")  # together they have every kind of term and two kinds of denominator
 
 
 @dataclass(frozen=True)
 class Row:
-    """All cases of one dtype on one device: the largest relative error beside what is allowed for it.
+    """All cases of one dtype on one device: the largest relative error, and the tolerance for it.
 
     kernels: the implementations that ran, see `multismooth.implementation`; empty in JAX, which has one.
     """
@@ -45,7 +45,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Survey:
-    """versions: {package: its version, or why it is not there}; rows: what was checked; failures: first ones."""
+    """What `survey` found.
+
+    versions: {package: its version, or why it cannot be used}. rows: what was checked. failures: the first failure of
+    each backend, device and convention.
+    """
 
     versions: dict[str, str]
     rows: tuple[Row, ...]
@@ -61,7 +65,7 @@ class Survey:
 
 
 def survey(on_step: Callable[[str], Any] = lambda text: None) -> Survey:
-    """Look at all backends and devices; `on_step(text)` is told what is being checked.
+    """Check every backend on every device. `on_step(text)` is called with what is checked next.
 
     >>> from multismooth.parity.doctor import survey
     >>> bool(survey())
@@ -71,18 +75,18 @@ def survey(on_step: Callable[[str], Any] = lambda text: None) -> Survey:
         "python": f"{platform.python_version()} on {platform.machine()}",
         "multismooth": multismooth.__version__,
     }
-    versions |= {package: _version(package) for package in SOURCES}
+    versions |= {package: _version(package) for package in INSTALL_WITH}
     rows, failures = [], []
-    for backend, device, fn, context in _places(versions):
+    for backend, device, fn, context in _backends(versions):
         on_step(f"{backend} on {device}")
         outcomes: list = []
         kernels: set = set()
         for name in CONVENTIONS:
-            varied = [a for a in VARIED if a != "prior" or multismooth.conventions[name].spread == "all"]
+            accepts = [a for a in ARGUMENT_CASES if a != "prior" or multismooth.conventions[name].spread == "all"]
             try:
                 with context() as ran:
-                    report = check(partial(fn, convention=name), name, framework=backend, accepts=varied)
-            except Exception as error:  # a device that cannot compute is what this looks for; the others go on
+                    report = check(partial(fn, convention=name), name, framework=backend, accepts=accepts)
+            except Exception as error:  # a device that cannot compute is a finding, and must not hide the others
                 failures.append(f"{backend} on {device}, {name}: {type(error).__name__}: {error}")
                 break
             outcomes += report.outcomes
@@ -95,44 +99,45 @@ def survey(on_step: Callable[[str], Any] = lambda text: None) -> Survey:
 
 def _rows(backend, device, kernels, outcomes):
     for dtype in dict.fromkeys(o.dtype for o in outcomes if o.difference is not None):
-        here = [o for o in outcomes if o.dtype == dtype]
-        measured = [o for o in here if o.difference is not None]
+        of_dtype = [o for o in outcomes if o.dtype == dtype]
+        measured = [o for o in of_dtype if o.difference is not None]
         worst = max(measured, key=lambda o: o.difference / o.tolerance if o.tolerance else o.difference)
-        agrees = all(o.status != "fail" for o in here)
+        agrees = all(o.status != "fail" for o in of_dtype)
         yield Row(backend, device, kernels, dtype, len(measured), worst.difference, worst.tolerance, agrees)
 
 
 def _version(package):
+    """The version of a package, or why it cannot be used."""
     try:
         module = import_module(package)
         if package == "jax":
-            module.devices()  # where an installation without its device first says so
+            module.devices()  # raises where JAX was installed for a device that is missing
         return version(package)
     except PackageNotFoundError:
         return "present, without a version"
     except ModuleNotFoundError as error:
         if error.name == package:
-            return f"not installed: {SOURCES[package]}"
+            return f"not installed: {INSTALL_WITH[package]}"
         return f"broken: {error}"
-    except Exception as error:  # a package that is there and cannot be loaded is worth seeing
+    except Exception as error:  # any error of a package that is installed but cannot be loaded
         return f"broken: {type(error).__name__}: {error}"
 
 
-def _places(versions) -> Iterator[tuple[str, str, Callable, Callable]]:
-    """(backend, device, its loss there, a context to call it in)."""
-    there = [name for name, text in versions.items() if not text.startswith(("not installed", "broken"))]
-    ways = [("spec",), ("chunked", "spec")] + [("numba", "chunked", "spec")] * ("numba" in there)
-    for names in ways:
+def _backends(versions) -> Iterator[tuple[str, str, Callable, Callable]]:
+    """(backend, device, a loss that runs there, a context to call it in)."""
+    usable = [name for name, text in versions.items() if not text.startswith(("not installed", "broken"))]
+    kernels = [("spec",), ("chunked", "spec")] + [("numba", "chunked", "spec")] * ("numba" in usable)
+    for names in kernels:
         yield "numpy", "cpu", multismooth.numpy.loss_and_grad, partial(multismooth.implementation, *names)
-    if "torch" in there:
+    if "torch" in usable:
         import torch
 
         for device in ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]:
             fn = partial(_torch_loss, device)
             yield "torch", device, fn, multismooth.implementation
-            for names in ways[1:] if device == "cpu" else ():
+            for names in kernels[1:] if device == "cpu" else ():
                 yield "torch", device, fn, partial(multismooth.implementation, *names, "whole")
-    if "jax" in there:
+    if "jax" in usable:
         import jax
 
         for device in dict.fromkeys([*jax.devices(), *jax.devices("cpu")]):
@@ -155,7 +160,7 @@ def _jax_in_float64(device):
 
 
 def jax_x64(wide):
-    """A context in which JAX keeps float64, or not."""
+    """A context in which JAX keeps float64 (wide), or makes it float32."""
     try:
         from jax import enable_x64
     except ImportError:  # JAX before 0.8

@@ -1,1 +1,1 @@
-"""Calling a loss that nobody here has seen: how its arguments go in, and how its gradient comes out."""
+"""Calls a loss of any framework with NumPy arrays and brings its loss and gradient back as NumPy arrays."""

@@ -1,4 +1,4 @@
-"""Calling somebody's loss: NumPy goes in, arrays of its framework reach it, loss and gradient come back as NumPy."""
+"""A BlackBox makes a loss of any framework and layout a function of NumPy arrays (N, K) and (N,)."""
 
 import sys
 import warnings
@@ -9,12 +9,12 @@ from itertools import product
 import numpy as np
 
 from multismooth.errors import MissingBackendError, complain
-from multismooth.parity.calling.frameworks import CALLERS, NOTHING, Call
+from multismooth.parity.calling.frameworks import MODES, NO_KEYWORDS, CallOptions
 
 FRAMEWORKS = ("torch", "jax", "numpy")
-CLASSES = (5, 3, 10, 2, 4, 6, 7, 8, 9, 12, 16, 20, 21, 32, 50, 64, 100, 1000)
+NUMBERS_OF_CLASSES = (5, 3, 10, 2, 4, 6, 7, 8, 9, 12, 16, 20, 21, 32, 50, 64, 100, 1000)  # in the order of trying
 
-# layout: (how (B, T, K) logits are turned, what the function is shown)
+# layout: (the permutation of the axes of (B, T, K) logits, the shapes that fn gets); None: fn gets (N, K)
 LAYOUTS = {
     "rows": (None, "(N, K), (N,)"),
     "sentences": ((0, 1, 2), "(B, T, K), (B, T)"),
@@ -22,11 +22,14 @@ LAYOUTS = {
 }
 
 
-class Box:
-    """fn as a function of NumPy arrays (N, K), (N,): `box(logits, labels) -> Answer`, whatever it runs in."""
+class BlackBox:
+    """fn as a function of NumPy arrays (N, K), (N,): `box(logits, labels) -> Answer`, whatever framework it runs in.
 
-    def __init__(self, caller, mode, layout="rows", dtype="float64", given=NOTHING):
-        self.caller, self.mode, self.layout, self.dtype, self.given = caller, mode, layout, dtype, given
+    caller: the object of `MODES` that calls fn. keywords: arguments that fn gets in every call.
+    """
+
+    def __init__(self, caller, mode, layout="rows", dtype="float64", keywords=NO_KEYWORDS):
+        self.caller, self.mode, self.layout, self.dtype, self.keywords = caller, mode, layout, dtype, keywords
         self.num_classes, self.calls = 0, 0
 
     @property
@@ -34,69 +37,68 @@ class Box:
         return self.mode.partition(" ")[0]
 
     def sentences(self, n):
-        """B of the (B, T) that n elements are shown as; None where they are shown as (N,)."""
+        """B of the (B, T) in which fn gets n elements; None where it gets them as (N,)."""
         if self.layout == "rows":
             return None
         return max((b for b in range(1, n + 1) if n % b == 0 and b * b <= n), default=1)
 
-    def __call__(self, logits, labels, call=None):
+    def __call__(self, logits, labels, options=None):
         self.calls += 1
-        z, y, call = self.shown(logits, labels, call)
-        with silence():
-            answer = self.caller(z, y, call)
+        z, y, options = self._arranged(logits, labels, options)
+        with no_warnings():
+            answer = self.caller(z, y, options)
         loss, gradient = answer.loss, answer.gradient
         if loss.size != 1 and loss.size != labels.size:
             got, remedy = f"shape {loss.shape} for targets {y.shape}", "Reduce it, or return one loss per element."
             raise complain("fn", "a loss, or one per element", got, remedy)
         if gradient is not None:
-            gradient = self.as_rows(gradient, logits)
+            gradient = self._as_rows(gradient, logits)
         loss = loss.reshape(-1) if loss.size == labels.size and loss.ndim else loss.reshape(())
         return answer._replace(loss=loss, gradient=gradient)
 
-    def pullback(self, logits, labels, cotangents, call=None):
-        """The gradients of Σ cotangent·loss, from one forward pass; None where fn cannot be differentiated."""
-        z, y, call = self.shown(logits, labels, call)
-        with silence():
-            slopes = self.caller.pullback(z, y, call, cotangents)
-        return None if slopes is None else [self.as_rows(slope, logits) for slope in slopes]
+    def gradients(self, logits, labels, cotangents, options=None):
+        """The gradient of Σ cotangent·loss for each cotangent, from one forward pass; None without autodiff."""
+        z, y, options = self._arranged(logits, labels, options)
+        with no_warnings():
+            gradients = self.caller.gradients(z, y, options, cotangents)
+        return None if gradients is None else [self._as_rows(gradient, logits) for gradient in gradients]
 
-    def shown(self, logits, labels, call):
-        """What the caller is given for (N, K), (N,): this box's layout and dtype."""
-        z, y, call = logits.astype(np.float64), labels, call or Call()
-        dtype = self.dtype if call.dtype == "float64" else call.dtype
-        call = call._replace(dtype=dtype, given={**self.given, **call.given})
-        turn = LAYOUTS[self.layout][0]
-        if turn:
+    def _arranged(self, logits, labels, options):
+        """(logits, labels, CallOptions) in this box's layout and dtype."""
+        z, y, options = logits.astype(np.float64), labels, options or CallOptions()
+        dtype = self.dtype if options.dtype == "float64" else options.dtype
+        keywords = {**self.keywords, **options.keywords}
+        axes = LAYOUTS[self.layout][0]
+        if axes:
             y = y.reshape(self.sentences(len(y)), -1)
-            z = np.ascontiguousarray(z.reshape(*y.shape, z.shape[-1]).transpose(turn))
-            given = {n: v.reshape(y.shape) if n == "sample_weight" else v for n, v in call.given.items()}
-            call = call._replace(given=given)
-        return z, y, call
+            z = np.ascontiguousarray(z.reshape(*y.shape, z.shape[-1]).transpose(axes))
+            keywords = {n: v.reshape(y.shape) if n == "sample_weight" else v for n, v in keywords.items()}
+        return z, y, options._replace(dtype=dtype, keywords=keywords)
 
-    def as_rows(self, gradient, logits):
-        turn = LAYOUTS[self.layout][0]
-        return gradient.transpose(turn).reshape(logits.shape) if turn else gradient
+    def _as_rows(self, gradient, logits):
+        axes = LAYOUTS[self.layout][0]  # each of these permutations is its own inverse
+        return gradient.transpose(axes).reshape(logits.shape) if axes else gradient
 
 
 @contextmanager
-def silence():
-    """What fn warns of is the business of its own tests."""
+def no_warnings():
+    """Silences fn's warnings: its own tests look at those."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         yield
 
 
-def said(error):
-    """An exception in a line."""
+def one_line(error):
+    """An exception as one line of text."""
     return f"{type(error).__name__}: {error}".split("\n")[0][:200]
 
 
-def connect(fn, framework=None, num_classes=None, *, layouts=tuple(LAYOUTS), given=NOTHING):
-    """The first way of calling fn that gives a finite loss: framework, layout, dtype and number of classes.
+def connect(fn, framework=None, num_classes=None, *, layouts=tuple(LAYOUTS), keywords=NO_KEYWORDS):
+    """A BlackBox with the first framework, number of classes, layout and dtype for which fn gives a finite loss.
 
-    `given` are keyword arguments that fn gets in every call.
+    `keywords` are arguments that fn gets in every call.
 
-    Raises ValueError with every way that was tried when none does.
+    Raises ValueError with every way that was tried when none works.
     """
     if not callable(fn):
         expected, remedy = "a function fn(logits, targets) that returns a loss", "Pass the function, not its result."
@@ -108,11 +110,11 @@ def connect(fn, framework=None, num_classes=None, *, layouts=tuple(LAYOUTS), giv
             f"parity needs {framework} to call fn with, and it is not installed: pip install {framework}"
         )
     failures = {}
-    for classes in CLASSES if num_classes is None else (num_classes,):
+    for classes in NUMBERS_OF_CLASSES if num_classes is None else (num_classes,):
         for mode in _modes(framework):
-            caller = CALLERS[mode](fn)
+            caller = MODES[mode](fn)
             for layout, dtype in product(layouts, ("float64", "float32")):
-                box = Box(caller, mode, layout, dtype, given)
+                box = BlackBox(caller, mode, layout, dtype, keywords)
                 if failure := _failure(box, classes):
                     failures.setdefault((mode, failure), (LAYOUTS[box.layout][1], classes))
                     continue
@@ -132,29 +134,29 @@ def connect(fn, framework=None, num_classes=None, *, layouts=tuple(LAYOUTS), giv
 
 
 def _failure(box, classes):
-    """Why a box cannot be called with so many classes, in a line; "" if it can."""
+    """Why fn gives no finite loss for so many classes, in a line; "" if it gives one."""
     n = 3 * max(min(classes, 34) - 1, 1)
     logits = np.random.default_rng(classes).normal(size=(n, classes))
-    why = ""
+    before = ""
     for labels in (np.arange(n) % classes, *(np.full(n, k) for k in range(min(classes, 6)))):
         try:
             answer = box(logits, labels)
         except Exception as error:
-            again = said(error)
+            why = one_line(error)
         else:
             if np.isfinite(answer.loss).all():
                 return ""
-            again = f"the loss is {answer.loss.flat[0]}"
-        if again == why and not again.startswith("the loss is"):
-            return why  # raised whatever the labels are; a class may be masked, and its loss inf
-        why = again
-    return why
+            why = f"the loss is {answer.loss.flat[0]}"
+        if why == before and not why.startswith("the loss is"):
+            return why  # fn raises this whatever the labels are. A loss of inf may come from one masked class alone.
+        before = why
+    return before
 
 
 def _modes(framework):
-    """Ways of calling, the likeliest first: autodiff, NumPy, values only; what is not even imported comes last."""
+    """The modes to try, the likeliest first: imported frameworks, then installed ones; autodiff before loss values."""
     if framework:
-        return [mode for mode in CALLERS if mode.partition(" ")[0] == framework]
-    here = [mode for mode in CALLERS if mode.partition(" ")[0] in sys.modules]
-    installed = [mode for mode in CALLERS if mode not in here and find_spec(mode.partition(" ")[0])]
-    return here + [mode for mode in installed if "values" not in mode]
+        return [mode for mode in MODES if mode.partition(" ")[0] == framework]
+    imported = [mode for mode in MODES if mode.partition(" ")[0] in sys.modules]
+    installed = [mode for mode in MODES if mode not in imported and find_spec(mode.partition(" ")[0])]
+    return imported + [mode for mode in installed if "values" not in mode]

@@ -1,4 +1,4 @@
-"""One class per framework: make its arrays from NumPy's, call a loss with them, differentiate, bring NumPy back."""
+"""One class per framework. It converts NumPy arrays, calls a loss with them, differentiates it, and converts back."""
 
 from collections.abc import Mapping
 from functools import cache, partial
@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-NOTHING: Mapping[str, Any] = MappingProxyType({})
-QUICKLY = {"xla_backend_optimization_level": "0"}  # each program runs a few times only
+NO_KEYWORDS: Mapping[str, Any] = MappingProxyType({})
+FAST_COMPILATION = {"xla_backend_optimization_level": "0"}  # each program runs a few times only
 
 
-class Call(NamedTuple):
-    """How the arrays of a call are made: the logits' dtype and strides, and what else fn is given by keyword."""
+class CallOptions(NamedTuple):
+    """How the arrays of a call are made: the logits' dtype and strides, and fn's keyword arguments."""
 
     dtype: str = "float64"
     strided: bool = False
-    given: Mapping[str, Any] = NOTHING
+    keywords: Mapping[str, Any] = NO_KEYWORDS
 
 
 class Answer(NamedTuple):
@@ -24,12 +24,12 @@ class Answer(NamedTuple):
 
     loss: np.ndarray
     gradient: Any
-    precision: float  # of the coarsest dtype on the way
-    written: bool = False  # fn wrote to its logits or labels
-    more: bool = False  # fn returned a tuple, of which the loss is the first entry
+    precision: float  # machine epsilon of the coarser dtype of loss and gradient
+    inputs_changed: bool = False  # fn wrote to its logits or labels
+    is_tuple: bool = False  # fn returned a tuple whose first entry is the loss
 
 
-def _parts(result, logits):
+def _loss_and_gradient(result, logits):
     """(loss, gradient or None) of what fn returned: a loss, (loss, gradient), or (loss, anything else)."""
     if not isinstance(result, (tuple, list)) or not result:
         return result, None
@@ -38,22 +38,23 @@ def _parts(result, logits):
     return loss, second if is_gradient and bool((second != logits).any()) else None
 
 
-def _array(value):
+def _float64(value):
     return np.asarray(value, dtype=np.float64)
 
 
-def _given(call, convert):
+def _converted(options, convert):
+    """The keyword arguments, their arrays converted; floating arrays in the dtype of the logits."""
     return {
-        name: convert(value, call.dtype if value.dtype.kind == "f" else None)
+        name: convert(value, options.dtype if value.dtype.kind == "f" else None)
         if isinstance(value, np.ndarray)
         else value
-        for name, value in call.given.items()
+        for name, value in options.keywords.items()
     }
 
 
 class Torch:
-    def __init__(self, fn, gradient=True):
-        self.fn, self.gradient = fn, gradient
+    def __init__(self, fn, differentiate=True):
+        self.fn, self.differentiate = fn, differentiate
 
     def array(self, value, dtype=None):
         import torch
@@ -61,46 +62,54 @@ class Torch:
         tensor = torch.tensor(value)
         return tensor if dtype is None else tensor.to(getattr(torch, dtype))
 
-    def arrays(self, z, y, call):
+    def arguments(self, z, y, options):
+        """(logits, labels, keyword arguments) as tensors."""
         import torch
 
-        logits = self.array(z, call.dtype)
-        logits = torch.stack([logits, -logits], -1)[..., 0] if call.strided else logits
-        return logits, torch.tensor(y), _given(call, self.array)
+        logits = self.array(z, options.dtype)
+        logits = torch.stack([logits, -logits], -1)[..., 0] if options.strided else logits
+        return logits, torch.tensor(y), _converted(options, self.array)
 
-    def __call__(self, z, y, call):
+    def __call__(self, z, y, options):
         import torch
 
-        logits, labels, given = self.arrays(z, y, call)
+        logits, labels, keywords = self.arguments(z, y, options)
         before = logits.double().numpy().copy()
-        logits.requires_grad_(self.gradient)
+        logits.requires_grad_(self.differentiate)
         with torch.enable_grad():
-            result = self.fn(logits, labels, **given)
-        loss, slope = _parts(result, logits.detach())
+            result = self.fn(logits, labels, **keywords)
+        loss, gradient = _loss_and_gradient(result, logits.detach())
         loss = torch.as_tensor(loss)
-        if slope is None and self.gradient:
-            (slope,) = torch.autograd.grad(loss.sum(), logits)
-        precision = max(torch.finfo(x.dtype).eps for x in (loss, slope) if x is not None and x.is_floating_point())
-        same = np.array_equal(logits.detach().double().numpy(), before, equal_nan=True)
-        written = not (same and np.array_equal(labels.numpy(), y))
-        slope = None if slope is None else _array(slope.detach().double())
-        return Answer(_array(loss.detach().double()), slope, precision, written, isinstance(result, (tuple, list)))
+        if gradient is None and self.differentiate:
+            (gradient,) = torch.autograd.grad(loss.sum(), logits)
+        floating = [x for x in (loss, gradient) if x is not None and x.is_floating_point()]
+        return Answer(
+            _float64(loss.detach().double()),
+            None if gradient is None else _float64(gradient.detach().double()),
+            precision=max(torch.finfo(x.dtype).eps for x in floating),
+            inputs_changed=not (
+                np.array_equal(logits.detach().double().numpy(), before, equal_nan=True)
+                and np.array_equal(labels.numpy(), y)
+            ),
+            is_tuple=isinstance(result, (tuple, list)),
+        )
 
-    def pullback(self, z, y, call, cotangents):
-        """The gradients of Σ cotangent·loss, one backward pass each through one graph; None where fn has its own."""
+    def gradients(self, z, y, options, cotangents):
+        """The gradient of Σ cotangent·loss for each cotangent, from one forward pass. None where fn returns its own."""
         import torch
 
-        logits, labels, given = self.arrays(z, y, call)
+        logits, labels, keywords = self.arguments(z, y, options)
         with torch.enable_grad():
-            loss, slope = _parts(self.fn(logits.requires_grad_(), labels, **given), logits.detach())
-        if slope is not None:
+            result = self.fn(logits.requires_grad_(), labels, **keywords)
+        loss, gradient = _loss_and_gradient(result, logits.detach())
+        if gradient is not None:
             return None
         cotangents = [self.array(np.reshape(c, tuple(loss.shape))).to(loss.dtype) for c in cotangents]
-        slopes = [torch.autograd.grad(loss, logits, c, retain_graph=True)[0].clone() for c in cotangents]
-        return [_array(slope.detach().double()) for slope in slopes]
+        found = [torch.autograd.grad(loss, logits, c, retain_graph=True)[0].clone() for c in cotangents]
+        return [_float64(gradient.detach().double()) for gradient in found]
 
-    def other_way(self):
-        """This, compiled if it runs eagerly and eagerly if it is compiled; None where there is no compiler."""
+    def with_other_compilation(self):
+        """The same loss, compiled. None where there is no compiler."""
         import torch
 
         return Torch(torch.compile(self.fn))
@@ -108,65 +117,68 @@ class Torch:
 
 class Jax:
     def __init__(self, fn, compiled=True):
-        self.fn, self.jitted, self._programs = fn, compiled, {}
+        self.fn, self.compiled, self._programs = fn, compiled, {}
 
     def array(self, value, dtype=None):
         import jax.numpy as jnp
 
         return jnp.asarray(value, dtype=dtype)
 
-    def differentiated(self, call):
+    def differentiated(self, options):
+        """fn as a function of (logits, labels) that returns what `_jax_value_and_grad` does; compiled if asked for."""
         import jax
 
-        fn = partial(self.fn, **_given(call, self.array)) if call.given else self.fn
-        if not self.jitted:
+        fn = partial(self.fn, **_converted(options, self.array)) if options.keywords else self.fn
+        if not self.compiled:
             return partial(_jax_value_and_grad, fn)
         if isinstance(fn, jax.tree_util.Partial):
             return partial(_jitted_once(), fn)
-        key = tuple((name, id(value)) for name, value in call.given.items())
+        key = tuple((name, id(value)) for name, value in options.keywords.items())
         if key not in self._programs:
-            program = jax.jit(partial(_jax_value_and_grad, fn), compiler_options=QUICKLY)
-            self._programs[key] = program, call.given  # keeps what the ids name
+            program = jax.jit(partial(_jax_value_and_grad, fn), compiler_options=FAST_COMPILATION)
+            self._programs[key] = program, options.keywords  # kept alive, so that no other object gets their ids
         return self._programs[key][0]
 
-    def __call__(self, z, y, call):
+    def __call__(self, z, y, options):
         import jax.numpy as jnp
 
-        logits = self.array(z, call.dtype)
-        loss, slope, autodiff, more = self.differentiated(call)(logits, jnp.asarray(y))
-        slope = autodiff if slope is None or not bool((slope != logits).any()) else slope
-        precision = max(float(jnp.finfo(jnp.asarray(x).dtype).eps) for x in (loss, slope))
-        return Answer(_array(loss), _array(slope), precision, more=bool(more))
+        logits = self.array(z, options.dtype)
+        loss, own, autodiff, is_tuple = self.differentiated(options)(logits, jnp.asarray(y))
+        gradient = autodiff if own is None or not bool((own != logits).any()) else own
+        precision = max(float(jnp.finfo(jnp.asarray(x).dtype).eps) for x in (loss, gradient))
+        return Answer(_float64(loss), _float64(gradient), precision, is_tuple=bool(is_tuple))
 
-    def pullback(self, z, y, call, cotangents):
-        """The gradients of Σ cotangent·loss; None where fn has its own."""
+    def gradients(self, z, y, options, cotangents):
+        """The gradient of Σ cotangent·loss for each cotangent. None where fn returns its own."""
         import jax
         import jax.numpy as jnp
 
-        fn = partial(self.fn, **_given(call, self.array))
-        logits, labels = self.array(z, call.dtype), jnp.asarray(y)
-        if _parts(fn(logits, labels), logits)[1] is not None:
+        fn = partial(self.fn, **_converted(options, self.array))
+        logits, labels = self.array(z, options.dtype), jnp.asarray(y)
+        if _loss_and_gradient(fn(logits, labels), logits)[1] is not None:
             return None
-        loss, back = jax.vjp(lambda z: _parts(fn(z, labels), z)[0], logits)
-        return [_array(back(jnp.asarray(np.reshape(c, loss.shape), loss.dtype))[0]) for c in cotangents]
+        loss, backward = jax.vjp(lambda z: _loss_and_gradient(fn(z, labels), z)[0], logits)
+        cotangents = [jnp.asarray(np.reshape(c, loss.shape), loss.dtype) for c in cotangents]
+        return [_float64(backward(cotangent)[0]) for cotangent in cotangents]
 
-    def other_way(self):
-        return Jax(self.fn, not self.jitted)
+    def with_other_compilation(self):
+        """The same loss, eager where this one is compiled and compiled where this one is eager."""
+        return Jax(self.fn, not self.compiled)
 
 
 def _jax_value_and_grad(fn, logits, labels):
-    """(loss, a gradient that fn itself returned or None, the gradient of the summed loss, whether fn returned more)."""
+    """(loss, fn's own gradient or None, the gradient of the summed loss, whether fn returned a tuple)."""
     import jax
     import jax.numpy as jnp
 
     def total(logits):
-        loss, slope = fn(logits, labels), None
-        if more := isinstance(loss, (tuple, list)):
-            loss, slope = loss[0], loss[1] if len(loss) > 1 and jnp.shape(loss[1]) == logits.shape else None
-        return jnp.sum(loss), (loss, slope, more)
+        loss, own = fn(logits, labels), None
+        if is_tuple := isinstance(loss, (tuple, list)):
+            loss, own = loss[0], loss[1] if len(loss) > 1 and jnp.shape(loss[1]) == logits.shape else None
+        return jnp.sum(loss), (loss, own, is_tuple)
 
-    gradient, (loss, slope, more) = jax.grad(total, has_aux=True)(logits)
-    return loss, slope, gradient, more
+    gradient, (loss, own, is_tuple) = jax.grad(total, has_aux=True)(logits)
+    return loss, own, gradient, is_tuple
 
 
 @cache
@@ -174,7 +186,7 @@ def _jitted_once():
     """For functions that are `jax.tree_util.Partial`s: their arguments are traced, so variants share one program."""
     import jax
 
-    return jax.jit(_jax_value_and_grad, compiler_options=QUICKLY)
+    return jax.jit(_jax_value_and_grad, compiler_options=FAST_COMPILATION)
 
 
 class Numpy:
@@ -184,24 +196,30 @@ class Numpy:
     def array(self, value, dtype=None):
         return np.array(value, dtype=dtype)
 
-    def __call__(self, z, y, call):
-        logits, labels = self.array(z, call.dtype), self.array(y)
-        logits = np.stack([logits, -logits], -1)[..., 0] if call.strided else logits
+    def __call__(self, z, y, options):
+        logits, labels = self.array(z, options.dtype), self.array(y)
+        logits = np.stack([logits, -logits], -1)[..., 0] if options.strided else logits
         before = np.array(logits)
-        result = self.fn(logits, labels, **_given(call, self.array))
-        loss, slope = _parts(result, logits)
-        dtypes = [np.asarray(x).dtype for x in (loss, slope) if x is not None]
+        result = self.fn(logits, labels, **_converted(options, self.array))
+        loss, gradient = _loss_and_gradient(result, logits)
+        dtypes = [np.asarray(x).dtype for x in (loss, gradient) if x is not None]
         if any(dtype.kind != "f" for dtype in dtypes):
             raise TypeError(f"fn returned {type(loss).__name__} of dtype {dtypes[0]}, which is no loss")
-        precision = max(float(np.finfo(dtype).eps) for dtype in dtypes)
-        written = not (np.array_equal(logits, before, equal_nan=True) and np.array_equal(labels, y))
-        slope = None if slope is None else _array(slope)
-        return Answer(_array(loss), slope, precision, written, isinstance(result, (tuple, list)))
+        unchanged = np.array_equal(logits, before, equal_nan=True) and np.array_equal(labels, y)
+        return Answer(
+            _float64(loss),
+            None if gradient is None else _float64(gradient),
+            precision=max(float(np.finfo(dtype).eps) for dtype in dtypes),
+            inputs_changed=not unchanged,
+            is_tuple=isinstance(result, (tuple, list)),
+        )
 
-    def pullback(self, z, y, call, cotangents):
+    def gradients(self, z, y, options, cotangents):
+        """None: there is no automatic differentiation."""
         return None
 
-    def other_way(self):
+    def with_other_compilation(self):
+        """None: there is no compiler."""
         return None
 
 
@@ -214,11 +232,11 @@ class JaxValues(Numpy):
         return jnp.asarray(value, dtype=dtype)
 
 
-CALLERS = {
+MODES = {
     "torch": Torch,
     "jax": Jax,
     "jax eagerly": partial(Jax, compiled=False),
     "numpy": Numpy,
-    "torch values": partial(Torch, gradient=False),
+    "torch values": partial(Torch, differentiate=False),
     "jax values": JaxValues,
 }

@@ -1,1 +1,1 @@
-"""`check` and `compare`: two losses on the same cases, and what differs between them."""
+"""Compares a loss with a convention (`check.check`), or with another loss (`check.compare`), on the same cases."""

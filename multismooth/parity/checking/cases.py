@@ -1,7 +1,7 @@
-"""The problems on which two losses are compared: every pair of conventions of the registry differs on one of them.
+"""The problems on which two losses are compared: every two conventions of the registry differ on one of them.
 
-Logits are multiples of 1/16 and weights powers of two, so that float64, float32, float16 and bfloat16 hold the same
-problem, and what is printed of it is the problem itself.
+Logits are multiples of 1/16 and weights are powers of two. So float64, float32, float16 and bfloat16 hold the same
+problem, and the printed case is exactly the problem that failed.
 """
 
 from collections.abc import Mapping
@@ -10,104 +10,78 @@ from typing import Any
 
 import numpy as np
 
-from multismooth.parity.calling.frameworks import NOTHING
+from multismooth.parity.calling.frameworks import NO_KEYWORDS
 
-OTHER_CLASSES = (2, 3, 10, 1000)  # also asked for, where the loss takes any K
+OTHER_CLASSES = (2, 3, 10, 1000)  # tried too, where the loss takes any K
 Z_LOSS = 0.0625
 PER_CLASS, PER_ELEMENT = ("weight", "prior", "class_mask"), ("sample_weight",)
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One problem: logits (N, K), labels (N,), and what is given to both sides by keyword."""
+    """One problem: logits (N, K), labels (N,), and the keyword arguments of both losses."""
 
     name: str
     logits: np.ndarray
     labels: np.ndarray
-    given: Mapping[str, Any] = field(default_factory=dict)
+    keywords: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "float64"
     strided: bool = False
 
     def __str__(self):
         n, k = self.logits.shape
-        given = f", {', '.join(self.given)}" if self.given else ""
+        keywords = f", {', '.join(self.keywords)}" if self.keywords else ""
         dtype = "" if self.dtype == "float64" else f" {self.dtype}"
-        return f"{self.name}{given}: {n} × {k}{dtype}"
+        return f"{self.name}{keywords}: {n} × {k}{dtype}"
 
     def rows(self, keep):
         """The case with some of its elements."""
-        given = {name: v[keep] if name in PER_ELEMENT else v for name, v in self.given.items()}
-        return replace(self, logits=self.logits[keep], labels=self.labels[keep], given=given)
+        keywords = {name: v[keep] if name in PER_ELEMENT else v for name, v in self.keywords.items()}
+        return replace(self, logits=self.logits[keep], labels=self.labels[keep], keywords=keywords)
 
     def classes(self, k):
         """The case with its first k classes."""
-        given = {name: v[:k] if name in PER_CLASS else v for name, v in self.given.items()}
-        if "prior" in given:
-            given["prior"] = given["prior"] / given["prior"].sum()
-        return replace(self, logits=self.logits[:, :k], given=given)
+        keywords = {name: v[:k] if name in PER_CLASS else v for name, v in self.keywords.items()}
+        if "prior" in keywords:
+            keywords["prior"] = keywords["prior"] / keywords["prior"].sum()
+        return replace(self, logits=self.logits[:, :k], keywords=keywords)
 
 
 @dataclass(frozen=True, eq=False)
-class Ground:
-    """What a loss may be given: K, whether it takes others, which labels it must not see, the one that it ignores."""
+class Domain:
+    """The problems that a loss takes."""
 
     num_classes: int
-    free: bool = True
-    forbidden: frozenset[int] = frozenset()
-    ignored: int | None = None
-    accepts: tuple[str, ...] = ()
-    uniform: bool = True  # the smoothed mass may go to a prior instead
-    mask: Any = None  # (K,) the classes that exist
+    any_num_classes: bool = True  # it takes other K, too
+    forbidden_labels: frozenset[int] = frozenset()
+    ignore_index: int | None = None
+    accepts: tuple[str, ...] = ()  # the arguments that it takes by keyword
+    takes_prior: bool = True  # the smoothed mass may go to a prior
+    class_mask: Any = None  # (K,) the classes that exist
 
-    def labels(self, n, k, ignored=None, ignore=True):
-        """n labels, the first allowed class most often, some classes absent; every third one ignored if any is."""
-        ignored = self.ignored if ignored is None else ignored
-        allowed = [c for c in range(min(k, 40)) if c not in self.forbidden and c != ignored]
+    def labels(self, n, k, ignore_index=None, ignore=True):
+        """n labels: the first allowed class most often, some classes absent, every third one ignored if a label is."""
+        ignore_index = self.ignore_index if ignore_index is None else ignore_index
+        allowed = [c for c in range(min(k, 40)) if c not in self.forbidden_labels and c != ignore_index]
         chosen = np.random.default_rng((n, k)).choice(allowed[: max(2, len(allowed) - 1)], size=n)
         chosen[: (n + 1) // 3] = allowed[0]
-        if ignore and ignored is not None and n > 1:
-            chosen[1::3] = ignored
-            chosen[n // 2 : n // 2 + 2] = ignored
+        if ignore and ignore_index is not None and n > 1:
+            chosen[1::3] = ignore_index
+            chosen[n // 2 : n // 2 + 2] = ignore_index
         return chosen
 
-    def case(self, name, n=12, k=None, *, ignore=True, given=NOTHING, **options):
+    def case(self, name, n=12, k=None, *, ignore=True, keywords=NO_KEYWORDS, **options):
+        """A Case of n elements and k classes; ignore=False: with no ignored label."""
         k = k or self.num_classes
-        ignored = given.get("ignore_index")
-        return Case(name, logits(n, k), self.labels(n, k, ignored, ignore), given, **options)
+        labels = self.labels(n, k, keywords.get("ignore_index"), ignore)
+        return Case(name, random_logits(n, k), labels, keywords, **options)
 
 
-def logits(n, k):
-    """(n, k) scores on a grid of 1/16, within ±6; each row has a level of its own, so that lse² shows."""
+def random_logits(n, k):
+    """(n, k) multiples of 1/16 within ±6; each row has an offset of its own, without which lse² would not show."""
     random = np.random.default_rng((7, n, k))
     z = 1.5 * random.normal(size=(n, k)) + random.normal(size=(n, 1))
     return np.clip(np.round(16 * z) / 16, -6, 6)
-
-
-def ordinary(ground):
-    """Problems as every loss meets them."""
-    yield ground.case("one element", 1)
-    yield ground.case("a batch", ignore=False)
-    if ground.ignored is not None:
-        yield ground.case("ignored labels")
-    yield ground.case("a long batch", 101)
-    if ground.free:
-        for k in OTHER_CLASSES:
-            if k != ground.num_classes and len(set(range(k)) - ground.forbidden - {ground.ignored}) > 1:
-                yield ground.case(f"{k} classes", k=k)
-    for argument in ground.accepts:
-        yield from VARIED[argument](ground)
-    if {"weight", "sample_weight"} <= set(ground.accepts):
-        given = {"weight": class_weights(ground.num_classes), "sample_weight": element_weights(12)}
-        yield ground.case("both kinds of weights", given=given)
-    if "z_loss" in ground.accepts:  # what divides it shows beside weights alone
-        for name, own in (("weight", class_weights(ground.num_classes)), ("sample_weight", element_weights(12))):
-            if name in ground.accepts:
-                yield ground.case("z-loss and weights", given={"z_loss": Z_LOSS, name: own})
-
-
-def separating(ground):
-    """All problems with everything varied that can be: what tells the conventions apart."""
-    yield from ordinary(replace(ground, accepts=tuple(VARIED)))
 
 
 def class_weights(k):
@@ -115,75 +89,104 @@ def class_weights(k):
     return np.resize([0.25, 4.0, 1.0, 0.5, 8.0, 2.0], k)
 
 
-def element_weights(n):
+def sample_weights(n):
     return np.resize([1.0, 0.5, 0.0, 2.0, 0.25], n)
 
 
-def _weights(ground):
-    given = {"weight": class_weights(ground.num_classes)}
-    yield ground.case("class weights", ignore=False, given=given)
-    yield ground.case("class weights, ignored labels", given=given)
-    yield ground.case("one element", 1, given=given)
+def standard_cases(domain):
+    """The problems that every loss is tried on, and those that vary the arguments it accepts."""
+    yield domain.case("one element", 1)
+    yield domain.case("a batch", ignore=False)
+    if domain.ignore_index is not None:
+        yield domain.case("ignored labels")
+    yield domain.case("a long batch", 101)
+    if domain.any_num_classes:
+        for k in OTHER_CLASSES:
+            labels = set(range(k)) - domain.forbidden_labels - {domain.ignore_index}
+            if k != domain.num_classes and len(labels) > 1:
+                yield domain.case(f"{k} classes", k=k)
+    for argument in domain.accepts:
+        yield from ARGUMENT_CASES[argument](domain)
+    weights = {"weight": class_weights(domain.num_classes), "sample_weight": sample_weights(12)}
+    if weights.keys() <= set(domain.accepts):
+        yield domain.case("both kinds of weights", keywords=weights)
+    if "z_loss" in domain.accepts:  # only weights show what the z-loss is divided by
+        for name, value in weights.items():
+            if name in domain.accepts:
+                yield domain.case("z-loss and weights", keywords={"z_loss": Z_LOSS, name: value})
 
 
-def _smoothings(ground):
+def separating_cases(domain):
+    """The standard cases with every argument varied. They tell all conventions apart."""
+    yield from standard_cases(replace(domain, accepts=tuple(ARGUMENT_CASES)))
+
+
+def _weight(domain):
+    keywords = {"weight": class_weights(domain.num_classes)}
+    yield domain.case("class weights", ignore=False, keywords=keywords)
+    yield domain.case("class weights, ignored labels", keywords=keywords)
+    yield domain.case("one element", 1, keywords=keywords)
+
+
+def _label_smoothing(domain):
     for eps in (0.0, 0.25):
-        yield ground.case(f"ε = {eps:g}", given={"label_smoothing": eps})
+        yield domain.case(f"ε = {eps:g}", keywords={"label_smoothing": eps})
 
 
-def _reductions(ground):
+def _reduction(domain):
     for reduction in ("sum", "none"):
-        yield ground.case(f"reduction {reduction!r}", given={"reduction": reduction})
+        yield domain.case(f"reduction {reduction!r}", keywords={"reduction": reduction})
 
 
-def _ignored(ground):
-    legal = [k for k in range(ground.num_classes) if k not in ground.forbidden]
-    for label in (-100, -1, legal[-1]):
-        yield ground.case(f"label {label} ignored", given={"ignore_index": label})
+def _ignore_index(domain):
+    classes = [k for k in range(domain.num_classes) if k not in domain.forbidden_labels]
+    for label in (-100, -1, classes[-1]):
+        yield domain.case(f"label {label} ignored", keywords={"ignore_index": label})
 
 
-def _elements(ground):
-    yield ground.case("sample weights", given={"sample_weight": element_weights(12)})
-    yield ground.case("half an element", 1, given={"sample_weight": np.array([0.5])})
-    yield ground.case("hardly an element", 1, given={"sample_weight": np.array([2.0**-23])})
+def _sample_weight(domain):
+    yield domain.case("sample weights", keywords={"sample_weight": sample_weights(12)})
+    yield domain.case("half an element", 1, keywords={"sample_weight": np.array([0.5])})
+    yield domain.case("hardly an element", 1, keywords={"sample_weight": np.array([2.0**-23])})
 
 
-def _masks(ground):
-    k = ground.num_classes
-    gone = next((c for c in reversed(range(k)) if c not in ground.forbidden and c != ground.ignored), None)
-    if k < 3 or gone is None:
+def _class_mask(domain):
+    k, labels = domain.num_classes, domain.forbidden_labels | {domain.ignore_index}
+    absent = next((c for c in reversed(range(k)) if c not in labels), None)
+    if k < 3 or absent is None:
         return
-    mask = np.arange(k) != gone
-    narrow = replace(ground, forbidden=ground.forbidden | {gone})
+    mask = np.arange(k) != absent
+    narrow = replace(domain, forbidden_labels=domain.forbidden_labels | {absent})
     for value, name in ((None, "a class masked"), (-np.inf, "−inf where masked"), (np.nan, "NaN where masked")):
-        case = narrow.case(name, given={"class_mask": mask})
+        case = narrow.case(name, keywords={"class_mask": mask})
         if value is not None:
             case = replace(case, logits=np.where(mask, case.logits, value))
         yield case
 
 
-def _priors(ground):
-    if ground.uniform:
-        prior = class_weights(ground.num_classes)
-        yield ground.case("a prior", given={"prior": prior / prior.sum()})
+def _prior(domain):
+    if domain.takes_prior:
+        prior = class_weights(domain.num_classes)
+        yield domain.case("a prior", keywords={"prior": prior / prior.sum()})
 
 
-def _squares(ground):
-    yield ground.case("z-loss", given={"z_loss": Z_LOSS})
+def _z_loss(domain):
+    yield domain.case("z-loss", keywords={"z_loss": Z_LOSS})
 
 
-def _normalizers(ground):
-    yield ground.case("normalizer", given={"normalizer": 16.0})
+def _normalizer(domain):
+    yield domain.case("normalizer", keywords={"normalizer": 16.0})
 
 
-VARIED = {
-    "weight": _weights,
-    "label_smoothing": _smoothings,
-    "reduction": _reductions,
-    "ignore_index": _ignored,
-    "sample_weight": _elements,
-    "class_mask": _masks,
-    "prior": _priors,
-    "z_loss": _squares,
-    "normalizer": _normalizers,
+# argument of `multismooth.loss`: the cases that vary it
+ARGUMENT_CASES = {
+    "weight": _weight,
+    "label_smoothing": _label_smoothing,
+    "reduction": _reduction,
+    "ignore_index": _ignore_index,
+    "sample_weight": _sample_weight,
+    "class_mask": _class_mask,
+    "prior": _prior,
+    "z_loss": _z_loss,
+    "normalizer": _normalizer,
 }

@@ -1,16 +1,16 @@
-"""Two losses held against each other: one and the spec (`check`), or two ports (`compare`)."""
+"""`check` compares a loss with the specification, `compare` compares two losses with each other."""
 
 import numpy as np
 
 from multismooth.errors import complain
-from multismooth.parity.calling.black_box import CLASSES, LAYOUTS
+from multismooth.parity.calling.black_box import LAYOUTS, NUMBERS_OF_CLASSES
 from multismooth.parity.checking.advice import Names, advice
-from multismooth.parity.checking.cases import VARIED, Ground
+from multismooth.parity.checking.cases import ARGUMENT_CASES, Domain
 from multismooth.parity.checking.report import Report
-from multismooth.parity.checking.run import chosen, explaining, run
+from multismooth.parity.checking.run import chosen_names, explains_failure, run
 from multismooth.parity.checking.subjects import Reference, Subject
-from multismooth.parity.checking.trials import NAMES
-from multismooth.parity.identifying.probes import Reading
+from multismooth.parity.checking.trials import TRIAL_NAMES
+from multismooth.parity.reading import Reading
 from multismooth.registry import resolve
 
 RECORDED = "recorded"  # the label that the convention's original ignores
@@ -46,27 +46,27 @@ def check(
         normalizer: the number that fn divides by, or "sentences": the length of its first axis.
         framework: "torch", "jax" or "numpy"; None takes the first that works.
         num_classes: K, for an fn that takes one K only; None tries several.
-        accepts: names of arguments that fn takes by keyword and that mean there what they mean in `multismooth.loss`:
-            they are varied, too.
-        compile: call fn also under `torch.compile` or `jax.jit`.
-        strict: remarks are failures: what well-known losses get wrong too, such as NaN for a mean over nothing.
+        accepts: names of arguments that fn takes by keyword, with the meaning that they have in `multismooth.loss`.
+            They are varied, too.
+        compile: call fn also under `torch.compile`; in JAX, where losses are compiled anyway, without `jax.jit`.
+        strict: count remarks as failures. Well-known losses get remarks too, such as NaN for a mean over nothing.
         skip: names of trials to leave out.
 
     Returns:
-        Report, true if everything agrees; its text says what differs first, and what to pass.
+        Report, true if everything agrees. Its text says what differs first, and what to pass.
 
     Raises:
         ValueError: fn cannot be called; a setting or a name means nothing.
 
     >>> import numpy as np
     >>> from multismooth import parity
-    >>> def theirs(z, y):
+    >>> def criterion(z, y):
     ...     log_p = z - z.max(1, keepdims=True)
     ...     log_p = log_p - np.log(np.exp(log_p).sum(1, keepdims=True))
     ...     return -(0.9 * log_p[np.arange(len(y)), y] + 0.1 * log_p.mean(1)).mean()
-    >>> bool(parity.check(theirs, "keras", skip=["bad labels"]))
+    >>> bool(parity.check(criterion, "keras", skip=["bad labels"]))
     True
-    >>> report = parity.check(theirs, "others", ignore_index=None)
+    >>> report = parity.check(criterion, "others", ignore_index=None)
     >>> print(report.first)
     values (one element: 1 × 5): loss is 1.4505809; expected 1.4649559 (0.9902 times it)
     >>> print(*report.advice[0].split(";"), sep="\n")
@@ -85,23 +85,24 @@ def check(
         "normalizer": normalizer,
         **arrays,
     }
-    _caller_knows(settings)
-    accepts, skip = chosen("accepts", accepts, VARIED), chosen("skip", skip, NAMES)
-    fixed = _one_k(num_classes, arrays)
-    given = {name: settings[name] for name in accepts if settings.get(name) is not None}
+    _require_normalizer(settings)
+    accepts = chosen_names("accepts", accepts, ARGUMENT_CASES)
+    skip = chosen_names("skip", skip, TRIAL_NAMES)
+    fixed_k = _fixed_num_classes(num_classes, arrays)
+    keywords = {name: settings[name] for name in accepts if settings.get(name) is not None}
     layouts = [name for name in LAYOUTS if name != "rows" or normalizer != "sentences"]
-    subject = Subject(fn, framework, fixed, given, layouts=layouts)
+    subject = Subject(fn, framework, fixed_k, keywords, layouts=layouts)
     reference = Reference(settings, subject.box.sentences)
-    ground = _ground(subject.box.num_classes, fixed is None, settings, accepts)
-    reference.ask(ground.case("a batch"))  # bad settings are complained of here, by their names
-    ran = run([subject], reference, ground, weight=settings.get("weight"), compile=compile, strict=strict, skip=skip)
-    against = f"{convention.name or 'the convention'} ({_text(settings)})"
-    told = ran.remedy
+    domain = _domain(subject.box.num_classes, fixed_k is None, settings, accepts)
+    reference.answer(domain.case("a batch"))  # raises for bad settings, by their names
+    ran = run([subject], reference, domain, weight=settings.get("weight"), compile=compile, strict=strict, skip=skip)
+    sentences = ran.remedy
     if ran.identified:
-        wanted = {name: value for name, value in settings.items() if name != "class_mask"}
-        explains = explaining(subject, ran.case, settings.get("class_mask"))
-        told += advice(ran.identified[0], Reading(**wanted), Names("fn", "the reference"), ground, explains)
-    return Report(subject.name, against, ran.outcomes, told, ran.code, ran.identified)
+        expected = Reading(**{name: value for name, value in settings.items() if name != "class_mask"})
+        explains = explains_failure(subject, ran.case, settings.get("class_mask"))
+        sentences += advice(ran.identified[0], expected, Names("fn", "the reference"), domain, explains)
+    against = f"{convention.name or 'the convention'} ({_settings_text(settings)})"
+    return Report(subject.name, against, ran.outcomes, sentences, ran.code, ran.identified)
 
 
 def compare(
@@ -120,12 +121,12 @@ def compare(
 
     Args:
         fn_a, fn_b: as `check` takes them, each of its own framework.
-        ignore_index: the label that both ignore. None: only labels in [0, K) occur, and −1 and −100 are tried apart.
-        frameworks: those of fn_a and fn_b; None takes the first that works.
+        ignore_index: the label that both ignore. None: all labels lie in [0, K), but for a trial of K, −1 and −100.
+        frameworks: the framework of fn_a and that of fn_b; None takes the first that works.
         num_classes, accepts, compile, strict, skip: as in `check`; `compile` concerns fn_a.
 
     Returns:
-        Report, true if they agree; else what each of them is, and what sets them apart.
+        Report, true if they agree. Otherwise it says what each of them is, and what sets them apart.
 
     >>> import numpy as np
     >>> from multismooth import parity
@@ -137,25 +138,27 @@ def compare(
     >>> print(parity.compare(port, original).advice[0])
     port reduces by 'sum'; original by 'mean'
     """
-    accepts, skip = chosen("accepts", accepts, VARIED), chosen("skip", skip, NAMES)
-    given = {"ignore_index": ignore_index} if "ignore_index" in accepts and ignore_index is not None else {}
-    a = Subject(fn_a, frameworks[0], num_classes, given, "fn_a")
-    b = Subject(fn_b, frameworks[1], a.box.num_classes, given, "fn_b")
+    accepts = chosen_names("accepts", accepts, ARGUMENT_CASES)
+    skip = chosen_names("skip", skip, TRIAL_NAMES)
+    keywords = {"ignore_index": ignore_index} if "ignore_index" in accepts and ignore_index is not None else {}
+    a = Subject(fn_a, frameworks[0], num_classes, keywords, "fn_a")
+    b = Subject(fn_b, frameworks[1], a.box.num_classes, keywords, "fn_b")
     if a.name == b.name:
         a.name, b.name = f"{a.name} (a)", f"{b.name} (b)"
-    free = num_classes is None and a.box.num_classes == CLASSES[0]
-    ground = Ground(a.box.num_classes, free, ignored=ignore_index, accepts=accepts)
-    ran = run([a, b], b, ground, compile=compile, strict=strict, skip=skip)
-    told = ran.remedy
+    any_num_classes = num_classes is None and a.box.num_classes == NUMBERS_OF_CLASSES[0]
+    domain = Domain(a.box.num_classes, any_num_classes, ignore_index=ignore_index, accepts=accepts)
+    ran = run([a, b], b, domain, compile=compile, strict=strict, skip=skip)
+    sentences = ran.remedy
     if ran.identified and ran.identified[1]:
-        theirs, names = ran.identified[1].readings[0], Names(a.name, b.name)
-        told += advice(ran.identified[0], theirs, names, ground, explaining(a, ran.case))
+        expected, names = ran.identified[1].readings[0], Names(a.name, b.name)
+        sentences += advice(ran.identified[0], expected, names, domain, explains_failure(a, ran.case))
     elif ran.identified:
-        told += (f"{b.name} is of no convention of this family: {ran.identified[1].why}",)
-    return Report(a.name, b.name, ran.outcomes, told, ran.code, ran.identified)
+        sentences += (f"{b.name} is of no convention of this family: {ran.identified[1].why}",)
+    return Report(a.name, b.name, ran.outcomes, sentences, ran.code, ran.identified)
 
 
-def _caller_knows(settings):
+def _require_normalizer(settings):
+    """ValueError where the mean divides by a number of the caller's and none was passed."""
     convention = settings["convention"]
     if (convention.denominator, settings["reduction"], settings["normalizer"]) == ("caller", "mean", None):
         raise complain(
@@ -167,8 +170,8 @@ def _caller_knows(settings):
         )
 
 
-def _one_k(num_classes, arrays):
-    """K, if something fixes it."""
+def _fixed_num_classes(num_classes, arrays):
+    """K where num_classes or an array fixes it, else None."""
     sizes = {name: array.shape[-1] for name, array in arrays.items() if array.ndim}
     for name, size in sizes.items():
         if num_classes not in (None, size):
@@ -178,21 +181,21 @@ def _one_k(num_classes, arrays):
     return num_classes
 
 
-def _ground(num_classes, free, settings, accepts):
+def _domain(num_classes, any_num_classes, settings, accepts):
     mask = settings.get("class_mask")
-    forbidden = set(settings["convention"].exclude) | set(() if mask is None else np.flatnonzero(~mask).tolist())
-    return Ground(
+    absent = [] if mask is None else np.flatnonzero(~mask).tolist()
+    return Domain(
         num_classes,
-        free and num_classes == CLASSES[0],
-        frozenset(forbidden),
-        settings["ignore_index"],
-        accepts,
-        settings["convention"].spread == "all",
-        mask,
+        any_num_classes and num_classes == NUMBERS_OF_CLASSES[0],
+        forbidden_labels=frozenset([*settings["convention"].exclude, *absent]),
+        ignore_index=settings["ignore_index"],
+        accepts=accepts,
+        takes_prior=settings["convention"].spread == "all",
+        class_mask=mask,
     )
 
 
-def _text(settings):
+def _settings_text(settings):
     shown = {name: value for name, value in settings.items() if name != "convention" and value is not None}
     return ", ".join(
         f"{n}={v.tolist() if isinstance(v, np.ndarray) else repr(v)}" for n, v in shown.items() if n != "z_loss" or v

@@ -1,4 +1,4 @@
-"""How far apart two answers to one case are, and how far they may be."""
+"""How far two answers to one case are apart, and how far apart rounding may bring them."""
 
 from typing import NamedTuple
 
@@ -8,85 +8,90 @@ EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16"
 
 
 class Finding(NamedTuple):
-    """ "pass", "fail", "remark" (what well-known losses get wrong too: fails under `strict`) or "skip", and why."""
+    """What one trial found on one case. Status "remark": well-known losses fail there too, so only `strict` fails."""
 
-    status: str
+    status: str  # "pass", "fail", "remark" or "skip"
     message: str = ""
     difference: float | None = None
     tolerance: float | None = None
 
 
-def precision(got, wanted, case):
-    """The coarsest precision on the way, times a few roundings."""
-    eps = max(got.precision, wanted.precision, EPS[case.dtype])
+def tolerance_of(answer, expected, case):
+    """A few roundings in the coarsest precision of the two answers and the case."""
+    eps = max(answer.precision, expected.precision, EPS[case.dtype])
     return (64 if eps < 1e-6 else 8) * eps
 
 
-def loss_scale(wanted, case):
-    """What one rounding of the logits and of the result could do to the loss, divided by the precision."""
+def loss_scale(expected, case):
+    """How much one rounding of the logits and of the result may change the loss, divided by the precision."""
     finite = np.where(np.isfinite(case.logits), case.logits, 0)
-    slope = np.abs(finite) if wanted.gradient is None else np.abs(finite * np.nan_to_num(wanted.gradient))
-    each = slope.sum(-1).max(initial=0) if wanted.loss.ndim else slope.sum()
-    return largest(wanted.loss) + each
+    slope = np.abs(finite) if expected.gradient is None else np.abs(finite * np.nan_to_num(expected.gradient))
+    from_logits = slope.sum(-1).max(initial=0) if expected.loss.ndim else slope.sum()
+    return largest(expected.loss) + from_logits
 
 
-def gradient_scale(wanted, case):
-    """The largest entry, times what the rounding of the logits does to a probability."""
-    return largest(wanted.gradient) * (1 + largest(case.logits))
+def gradient_scale(expected, case):
+    """The largest gradient, times how much one rounding of the logits may change a probability."""
+    return largest(expected.gradient) * (1 + largest(case.logits))
 
 
 def largest(x):
+    """The largest finite magnitude."""
     x = np.abs(x)
     return float(x[np.isfinite(x)].max(initial=0))
 
 
-def gap(got, wanted, scale):
-    """max |got − wanted| / scale; inf where one is finite and the other is not."""
-    same = (got == wanted) | (np.isnan(got) & np.isnan(wanted))
+def relative_difference(value, expected, scale):
+    """max |value − expected| / scale; inf where one is finite and the other is not."""
+    same = (value == expected) | (np.isnan(value) & np.isnan(expected))
     with np.errstate(invalid="ignore"):
-        apart = np.where(same, 0.0, np.abs(got - wanted))
-    worst = np.nan_to_num(apart, nan=np.inf).max(initial=0)
+        difference = np.where(same, 0.0, np.abs(value - expected))
+    worst = np.nan_to_num(difference, nan=np.inf).max(initial=0)
     return float(worst / scale) if scale else (0.0 if worst == 0 else np.inf)
 
 
-def compare_losses(got, wanted, case):
-    if got.loss.shape != wanted.loss.shape and got.loss.size * wanted.loss.size != 1:
-        return Finding("fail", f"returns {_kind(got.loss)}; expected {_kind(wanted.loss)}", float("inf"), 0.0)
-    mine, theirs = got.loss.reshape(wanted.loss.shape), wanted.loss
-    difference, tolerance = gap(mine, theirs, loss_scale(wanted, case)), precision(got, wanted, case)
+def compare_losses(answer, expected, case):
+    if answer.loss.shape != expected.loss.shape and answer.loss.size * expected.loss.size != 1:
+        message = f"returns {_shape_text(answer.loss)}; expected {_shape_text(expected.loss)}"
+        return Finding("fail", message, float("inf"), 0.0)
+    loss, right = answer.loss.reshape(expected.loss.shape), expected.loss
+    tolerance = tolerance_of(answer, expected, case)
+    difference = relative_difference(loss, right, loss_scale(expected, case))
     if difference <= tolerance:
         return Finding("pass", "", difference, tolerance)
     at, where = (), ""
-    if theirs.ndim:
-        at = int(np.nanargmax(np.where(np.isfinite(mine - theirs), np.abs(mine - theirs), np.inf)))
+    if right.ndim:
+        at = int(np.nanargmax(np.where(np.isfinite(loss - right), np.abs(loss - right), np.inf)))
         where = f" of element {at} (label {case.labels[at]})"
-    return Finding("fail", f"loss{where} {_versus(mine[at], theirs[at])}", difference, tolerance)
+    return Finding("fail", f"loss{where} {_is_and_expected(loss[at], right[at])}", difference, tolerance)
 
 
-def compare_gradients(got, wanted, case):
-    if got.gradient is None or wanted.gradient is None:
+def compare_gradients(answer, expected, case):
+    if answer.gradient is None or expected.gradient is None:
         return Finding("skip", "no gradient: only values were compared")
-    mine, theirs = got.gradient, wanted.gradient
-    difference, tolerance = gap(mine, theirs, gradient_scale(wanted, case)), precision(got, wanted, case)
+    gradient, right = answer.gradient, expected.gradient
+    tolerance = tolerance_of(answer, expected, case)
+    difference = relative_difference(gradient, right, gradient_scale(expected, case))
     if difference <= tolerance:
         return Finding("pass", "", difference, tolerance)
-    apart = np.nan_to_num(np.where(mine == theirs, 0, np.abs(mine - theirs)), nan=np.inf)
-    n, k = np.unravel_index(apart.argmax(), apart.shape)
+    entries = np.nan_to_num(np.where(gradient == right, 0, np.abs(gradient - right)), nan=np.inf)
+    n, k = np.unravel_index(entries.argmax(), entries.shape)
     where = f"gradient of element {n} (label {case.labels[n]}) at class {k}"
-    return Finding("fail", f"{where} {_versus(mine[n, k], theirs[n, k])}", difference, tolerance)
+    return Finding("fail", f"{where} {_is_and_expected(gradient[n, k], right[n, k])}", difference, tolerance)
 
 
-def _kind(loss):
+def _shape_text(loss):
     return f"one loss per element, {len(loss)} of them" if loss.ndim else "one number"
 
 
-def _versus(mine, theirs):
-    ratio = f" ({mine / theirs:.4g} times it)" if theirs and np.isfinite(mine) and np.isfinite(theirs) else ""
-    return f"is {mine:.8g}; expected {theirs:.8g}{ratio}"
+def _is_and_expected(value, right):
+    ratio = f" ({value / right:.4g} times it)" if right and np.isfinite(value) and np.isfinite(right) else ""
+    return f"is {value:.8g}; expected {right:.8g}{ratio}"
 
 
-def compare_answers(got, wanted, case):
-    loss, gradient = compare_losses(got, wanted, case), compare_gradients(got, wanted, case)
+def compare_answers(answer, expected, case):
+    """The Finding on the loss if it fails, else the worse one of loss and gradient."""
+    loss, gradient = compare_losses(answer, expected, case), compare_gradients(answer, expected, case)
     if loss.status == "fail" or gradient.status == "skip":
         return loss
-    return max(gradient, loss, key=lambda f: (f.status == "fail", f.difference))
+    return max(gradient, loss, key=lambda finding: (finding.status == "fail", finding.difference))

@@ -14,7 +14,7 @@ MARKS = {"pass": "✓", "fail": "✗", "remark": "!", "skip": "–"}
 
 @dataclass(frozen=True)
 class Outcome:
-    """One trial on one case: `difference` is relative, and must not exceed `tolerance`."""
+    """The result of one trial on one case. `difference` is relative and may be as large as `tolerance`."""
 
     trial: str
     case: str
@@ -35,9 +35,9 @@ class Report:
     Attributes:
         subject, against: what was compared with what.
         outcomes: every trial on every case; `first` is the first that failed.
-        advice: what differs, and what to pass so that it does not.
+        advice: what differs, and what to pass so that nothing does.
         code: the smallest failing case that was found, as Python to paste; "" when nothing failed.
-        identified: what the losses are, by `parity.identify`, if something failed.
+        identified: the losses as `parity.identify` reads them, if something failed.
     """
 
     subject: str
@@ -52,6 +52,7 @@ class Report:
 
     @property
     def first(self) -> Outcome | None:
+        """The first outcome that failed, or None."""
         return next((outcome for outcome in self.outcomes if outcome.status == "fail"), None)
 
     def raise_if_failed(self) -> None:
@@ -64,7 +65,7 @@ class Report:
         if self.first:
             lines.append(f"first    {self.first}")
         lines += [f"because  {text}" for text in self.advice]
-        lines += [f"remark   {outcome}" for outcome in self._of("remark")]
+        lines += [f"remark   {outcome}" for outcome in self._with_status("remark")]
         lines += [f"skipped  {text}" for text in self._skips()]
         if self.code:
             lines += ["", "The smallest failing case:", "", *(f"    {line}".rstrip() for line in self.code.split("\n"))]
@@ -92,7 +93,7 @@ class Report:
             "passed": bool(self),
             "subject": self.subject,
             "against": self.against,
-            "outcomes": [{name: _plain(value) for name, value in asdict(o).items()} for o in self.outcomes],
+            "outcomes": [{name: _as_json(value) for name, value in asdict(o).items()} for o in self.outcomes],
             "first": None if self.first is None else str(self.first),
             "advice": list(self.advice),
             "code": self.code,
@@ -103,19 +104,19 @@ class Report:
         """`to_dict` as text."""
         return json.dumps(self.to_dict(), ensure_ascii=False)
 
-    def _of(self, status):
+    def _with_status(self, status):
         return [outcome for outcome in self.outcomes if outcome.status == status]
 
     def _counts(self):
         counts = Counter(outcome.status for outcome in self.outcomes)
-        remarked = "remark" if counts["remark"] == 1 else "remarks"
-        texts = {"pass": "passed", "fail": "failed", "remark": remarked, "skip": "skipped"}
+        remarks = "remark" if counts["remark"] == 1 else "remarks"
+        texts = {"pass": "passed", "fail": "failed", "remark": remarks, "skip": "skipped"}
         return ", ".join(f"{counts[status]} {text}" for status, text in texts.items() if counts[status])
 
     def _skips(self):
         """One line per trial that was skipped, however many cases it has."""
-        return list({o.trial: f"{o.trial}: {o.message}" for o in self._of("skip")}.values())
+        return list({o.trial: f"{o.trial}: {o.message}" for o in self._with_status("skip")}.values())
 
 
-def _plain(value):
+def _as_json(value):
     return "inf" if isinstance(value, float) and not isfinite(value) else value

@@ -1,4 +1,4 @@
-"""All trials on two sides, and what is made of a failure: the smallest case, its code, what the losses are."""
+"""Runs all trials on two sides. Shrinks the first failure to a small case, and identifies the losses."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -8,13 +8,14 @@ import numpy as np
 from multismooth.errors import complain
 from multismooth.parity.checking.differences import compare_answers
 from multismooth.parity.checking.report import Outcome
-from multismooth.parity.checking.shrink import code, shrink
-from multismooth.parity.checking.subjects import Reference, asked
+from multismooth.parity.checking.shrink import shrink
+from multismooth.parity.checking.snippets import code
+from multismooth.parity.checking.subjects import Reference, answer_or_error
 from multismooth.parity.checking.trials import trials
 from multismooth.parity.identifying.search import Search
 
-# The trials whose failures the formula of a loss may explain; what the others find is not in the formula.
-OF_THE_FORMULA = {"values", "gradients", "masked", "dtypes", "extremes", "ignored NaN", "nothing counted"}
+# The formula of a loss may explain a failure of these trials. What the others find is not in the formula.
+FORMULA_TRIALS = {"values", "gradients", "masked", "dtypes", "extremes", "ignored NaN", "nothing counted"}
 
 
 REMEDIES = {
@@ -27,82 +28,84 @@ REMEDIES = {
 
 
 class Run(NamedTuple):
-    """The outcomes; of the first failure its case, code for the smallest one, what to do, what the subjects are."""
+    """The outcomes of all trials, and what follows from the first failure."""
 
     outcomes: tuple[Outcome, ...]
-    case: Any = None
-    code: str = ""
+    case: Any = None  # of the first failure
+    code: str = ""  # of the smallest case that fails in the same way
     remedy: tuple[str, ...] = ()
-    identified: tuple = ()
+    identified: tuple = ()  # an Identification of each subject
 
 
-def run(subjects, against, ground, *, weight=None, compile=False, strict=False, skip=()):
-    """Try everything on subjects[0] and `against`; a failure is made small, and every subject identified."""
+def run(subjects, against, domain, *, weight=None, compile=False, strict=False, skip=()):
+    """Try everything on subjects[0] and `against`; shrink the first failure and identify every subject."""
     first, comparing = subjects[0], against in subjects
-    outcomes, failed, made = [], None, {}
-    for trial in trials(comparing, compile):
+    outcomes, failure = _try_everything(first, against, domain, trials(comparing, compile), strict, skip)
+    if failure is None:
+        return Run(outcomes)
+    trial, case = failure
+    small = case
+    if trial.fast:
+        small = shrink(lambda c: _judge(trial, first, against, c, strict).status == "fail", case, domain)
+    identified: tuple = ()
+    if trial.name in FORMULA_TRIALS or comparing:
+        identified = tuple(Search(subject.box, weight).run() for subject in subjects)
+    remedy = () if comparing else _remedy(trial, case, domain)
+    return Run(outcomes, case, code(small, first, against), remedy, identified)
+
+
+def _try_everything(first, against, domain, trials, strict, skip):
+    """(outcomes, the (trial, case) that failed first or None)."""
+    outcomes, failure, made = [], None, {}
+    for trial in trials:
         if trial.name in skip:
             outcomes.append(Outcome(trial.name, "all", "skip", "not asked for"))
             continue
-        if trial.cases not in made:  # trials share cases, and answers are kept by case
-            made[trial.cases] = tuple(trial.cases(ground))
+        if trial.cases not in made:  # trials share cases, because the subjects cache their answers by case
+            made[trial.cases] = tuple(trial.cases(domain))
         for case in made[trial.cases]:
-            finding = _judged(trial, first, against, case, strict)
+            finding = _judge(trial, first, against, case, strict)
             outcomes.append(Outcome(trial.name, str(case), *finding, case.dtype))
-            failed = failed or (finding.status == "fail" and (trial, case))
-    if not failed:
-        return Run(tuple(outcomes))
-    trial, case = failed
-    small = case
-    if trial.quick:
-        small = shrink(lambda c: _judged(trial, first, against, c, strict).status == "fail", case, ground)
-    identified: tuple = ()
-    if trial.name in OF_THE_FORMULA or comparing:
-        identified = tuple(Search(subject.box, weight).run() for subject in subjects)
-    return Run(
-        tuple(outcomes),
-        case,
-        code(small, first, against),
-        () if comparing else _remedy(trial, case, ground),
-        identified,
-    )
+            if failure is None and finding.status == "fail":
+                failure = trial, case
+    return tuple(outcomes), failure
 
 
-def explaining(subject, case, mask=None):
-    """A predicate of readings: does this one answer the failing case as the subject did?"""
-
-    def explains(reading):
-        settings = reading.settings("sentences") | ({} if mask is None else {"class_mask": mask})
-        wanted, refused = asked(Reference(settings, subject.box.sentences), case)
-        if refused:  # labels that the reading has no place for: true unless the loss in fact ignores them
-            return _counts_strangers(subject, case)
-        got, error = asked(subject, case)
-        return bool(error) or compare_answers(got, wanted, case).status == "pass"
-
-    return explains
-
-
-def _counts_strangers(subject, case):
-    """Whether the logits of elements without a class matter."""
-    stranger = ~np.isin(case.labels, range(case.logits.shape[1]))
-    other = replace(case, logits=np.where(stranger[:, None], case.logits[:, ::-1] + 1.0, case.logits))
-    (own, _), (moved, _) = asked(subject, case), asked(subject, other)
-    return own is None or moved is None or bool((own.loss != moved.loss).any())
-
-
-def _remedy(trial, case, ground):
-    k = case.logits.shape[1]
-    if k != ground.num_classes:
-        return (f"it differs at K = {k} first: if it takes {ground.num_classes} classes only, pass num_classes=",)
-    return (REMEDIES[trial.name],) if trial.name in REMEDIES else ()
-
-
-def _judged(trial, a, b, case, strict):
+def _judge(trial, a, b, case, strict):
     finding = trial.judge(a, b, case)
     return finding._replace(status="fail") if strict and finding.status == "remark" else finding
 
 
-def chosen(argument, names, known):
+def _remedy(trial, case, domain):
+    k = case.logits.shape[1]
+    if k != domain.num_classes:
+        return (f"it differs at K = {k} first: if it takes {domain.num_classes} classes only, pass num_classes=",)
+    return (REMEDIES[trial.name],) if trial.name in REMEDIES else ()
+
+
+def explains_failure(subject, case, mask=None):
+    """A predicate of readings: does this one answer the failing case as the subject did?"""
+
+    def explains(reading):
+        settings = reading.settings("sentences") | ({} if mask is None else {"class_mask": mask})
+        expected, refused = answer_or_error(Reference(settings, subject.box.sentences), case)
+        if refused:  # a label outside the reading's classes: the reading stands unless the subject ignores that label
+            return _counts_outside_labels(subject, case)
+        answer, error = answer_or_error(subject, case)
+        return bool(error) or compare_answers(answer, expected, case).status == "pass"
+
+    return explains
+
+
+def _counts_outside_labels(subject, case):
+    """Whether the loss changes with the logits of elements whose label is no class."""
+    outside = ~np.isin(case.labels, range(case.logits.shape[1]))
+    other = replace(case, logits=np.where(outside[:, None], case.logits[:, ::-1] + 1.0, case.logits))
+    (answer, _), (changed, _) = answer_or_error(subject, case), answer_or_error(subject, other)
+    return answer is None or changed is None or bool((answer.loss != changed.loss).any())
+
+
+def chosen_names(argument, names, known):
     """The names, as a tuple; ValueError for one that is not known."""
     names = (names,) if isinstance(names, str) else tuple(names)
     if unknown := [name for name in names if name not in known]:

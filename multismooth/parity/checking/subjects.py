@@ -1,4 +1,4 @@
-"""The two sides of a comparison: somebody's loss, and what it is held against. Both answer a Case."""
+"""What is compared: somebody's loss (Subject), and the specification (Reference). Both answer a Case."""
 
 import copy
 
@@ -6,43 +6,48 @@ import numpy as np
 
 import multismooth.numpy
 from multismooth.implementations import implementation
-from multismooth.parity.calling.black_box import connect, silence
-from multismooth.parity.calling.frameworks import NOTHING, Answer, Call
+from multismooth.parity.calling.black_box import connect, no_warnings
+from multismooth.parity.calling.frameworks import NO_KEYWORDS, Answer, CallOptions
 
 
 class Subject:
-    """Somebody's fn(logits, targets, **given). Answers are kept, refusals too."""
+    """Somebody's fn(logits, targets, **keywords).
 
-    def __init__(self, fn, framework, num_classes, given=NOTHING, variable="fn", **how):
-        self.fn, self.name, self.given, self.variable = fn, name_of(fn), given, variable
-        self.box = connect(fn, framework, num_classes, given=given, **how)
+    variable: what fn is called in printed code. connection: further options of `connect`.
+    """
+
+    def __init__(self, fn, framework, num_classes, keywords=NO_KEYWORDS, variable="fn", **connection):
+        self.fn, self.name, self.keywords, self.variable = fn, name_of(fn), keywords, variable
+        self.box = connect(fn, framework, num_classes, keywords=keywords, **connection)
         self._answers = {}
 
     @property
     def framework(self):
         return self.box.framework
 
-    def ask(self, case) -> Answer:
+    def answer(self, case) -> Answer:
+        """fn's Answer to a case. Answers and exceptions are cached: each case is computed once."""
         if case not in self._answers:
             try:
-                self._answers[case] = self.again(case)
+                self._answers[case] = self.new_answer(case)
             except Exception as error:
                 self._answers[case] = error
         if isinstance(self._answers[case], Exception):
             raise self._answers[case]
         return self._answers[case]
 
-    def again(self, case) -> Answer:
-        return self.box(case.logits, case.labels, Call(case.dtype, case.strided, case.given))
+    def new_answer(self, case) -> Answer:
+        """fn's Answer to a case, computed anew."""
+        return self.box(case.logits, case.labels, CallOptions(case.dtype, case.strided, case.keywords))
 
-    def pullback(self, case, cotangents):
-        """The gradients of Σ cotangent·loss from one forward pass; None where there is no autodiff."""
-        return self.box.pullback(case.logits, case.labels, cotangents, Call(case.dtype, given=case.given))
+    def gradients(self, case, cotangents):
+        """The gradient of Σ cotangent·loss for each cotangent, from one forward pass; None without autodiff."""
+        return self.box.gradients(case.logits, case.labels, cotangents, CallOptions(case.dtype, keywords=case.keywords))
 
-    def other_way(self):
-        """The same loss under its framework's compiler, or eagerly if it is compiled; None without a compiler."""
-        with silence():
-            caller = self.box.caller.other_way()
+    def with_other_compilation(self):
+        """The same loss compiled if it runs eagerly, and eager if it is compiled; None without a compiler."""
+        with no_warnings():
+            caller = self.box.caller.with_other_compilation()
         if caller is None:
             return None
         other = copy.copy(self)
@@ -51,10 +56,10 @@ class Subject:
         return other
 
 
-def asked(side, case):
-    """(what the side answers, None), or (None, what it raises)."""
+def answer_or_error(side, case):
+    """(the side's Answer, None), or (None, the exception that it raises)."""
     try:
-        return side.ask(case), None
+        return side.answer(case), None
     except Exception as error:
         return None, error
 
@@ -67,14 +72,14 @@ class Reference:
     def __init__(self, settings, sentences):
         self.settings, self.sentences = settings, sentences
 
-    def ask(self, case) -> Answer:
-        with silence(), implementation("spec"):
+    def answer(self, case) -> Answer:
+        with no_warnings(), implementation("spec"):
             loss, gradient = multismooth.numpy.loss_and_grad(case.logits, case.labels, **self.arguments(case))
         return Answer(np.asarray(loss, np.float64), gradient, 0.0)
 
     def arguments(self, case):
         """The keyword arguments of `multismooth.loss` for one case."""
-        arguments = {**self.settings, **case.given}
+        arguments = {**self.settings, **case.keywords}
         if arguments["reduction"] != "mean":
             arguments["normalizer"] = None
         elif arguments.get("normalizer") == "sentences":
@@ -83,7 +88,7 @@ class Reference:
 
 
 def name_of(fn):
-    """What fn is called in a report: the same in every run."""
+    """The name of fn in a report. It has no address in it, so it is the same in every run."""
     inner = getattr(fn, "func", None)
     if inner is not None:
         return f"partial({name_of(inner)})"

@@ -1,7 +1,7 @@
 """What is tried on two losses. A trial is a name, the cases that it needs, and a judge of one case.
 
-A judge sees both sides and returns a Finding: "pass", "fail", "remark" (something that well-known losses get wrong
-too: it fails under `strict`), or "skip".
+A judge gets both sides, the loss and what it is compared with, and returns a Finding: "pass", "fail", "remark"
+(well-known losses fail there too, so only `strict` makes it a failure), or "skip".
 """
 
 from collections.abc import Callable, Iterable
@@ -10,89 +10,89 @@ from typing import NamedTuple
 
 import numpy as np
 
-from multismooth.parity.calling.black_box import said
-from multismooth.parity.checking import cases
-from multismooth.parity.checking.cases import Case
+from multismooth.parity.calling.black_box import one_line
+from multismooth.parity.checking.cases import Case, standard_cases
 from multismooth.parity.checking.differences import Finding, compare_answers, compare_gradients, compare_losses, largest
-from multismooth.parity.checking.subjects import asked
+from multismooth.parity.checking.subjects import answer_or_error
 
 
 class Trial(NamedTuple):
     name: str
     cases: Callable[..., Iterable[Case]]
     judge: Callable[..., Finding]
-    quick: bool = True  # enough to look for the smallest case
+    fast: bool = True  # fast enough to be repeated while the failing case is shrunk
 
 
 # --- judges -----------------------------------------------------------------------------------------------------------
 
 
-def both(judge):
-    """A judge of two answers as a judge of two sides: what if one of them raises?"""
+def of_answers(compare):
+    """A judge from a comparison of two answers. It also judges where a side raises."""
 
-    def judged(a, b, case):
-        (wanted, unwanted), (got, error) = asked(b, case), asked(a, case)
-        if error and unwanted:
-            return Finding("skip", f"both refuse it: {said(error)}")
+    def judge(a, b, case):
+        (answer, error), (expected, expected_error) = answer_or_error(a, case), answer_or_error(b, case)
+        if error and expected_error:
+            return Finding("skip", f"both refuse it: {one_line(error)}")
         if error:
-            return Finding("fail", f"raises {said(error)}", float("inf"), 0.0)
-        if unwanted:
-            return Finding("fail", f"gives {largest(got.loss):.6g}, but {b.name} raises {said(unwanted)}")
-        return judge(got, wanted, case)
+            return Finding("fail", f"raises {one_line(error)}", float("inf"), 0.0)
+        if expected_error:
+            message = f"gives {largest(answer.loss):.6g}, but {b.name} raises {one_line(expected_error)}"
+            return Finding("fail", message)
+        return compare(answer, expected, case)
 
-    return judged
+    return judge
 
 
-def refused(judge):
-    """A judge that asks by itself: what if it is refused?"""
+def raising_fails(judge):
+    """The judge, with a failure where calling a side raises."""
 
-    def judged(a, b, case):
+    def judge_or_fail(a, b, case):
         try:
             return judge(a, b, case)
         except Exception as error:
-            return Finding("fail", f"raises {said(error)}", float("inf"), 0.0)
+            return Finding("fail", f"raises {one_line(error)}", float("inf"), 0.0)
 
-    return judged
+    return judge_or_fail
 
 
-def remarked(judge):
-    """A judge whose failures are remarks."""
+def failures_as_remarks(judge):
+    """The judge, with remarks in the place of failures."""
 
-    def judged(a, b, case):
+    def judge_gently(a, b, case):
         finding = judge(a, b, case)
         return finding._replace(status="remark") if finding.status == "fail" else finding
 
-    return judged
+    return judge_gently
 
 
-values = both(compare_losses)
-gradients = both(compare_gradients)
-everything = both(compare_answers)
+same_loss = of_answers(compare_losses)
+same_gradient = of_answers(compare_gradients)
+same_answer = of_answers(compare_answers)
 
 
-@refused
-def upstream(a, b, case):
+@raising_fails
+def upstream_gradients(a, b, case):
     """Another upstream gradient, and a second backward pass through the same graph."""
-    wanted = b.ask(case)
-    shape = wanted.loss.shape
+    expected = b.answer(case)
+    shape = expected.loss.shape
     cotangents = [np.ones(shape), np.resize([-2.0, 0.5, 3.0], shape), np.ones(shape)]
     names = ("a backward pass", "another upstream gradient", "a second backward pass")
-    slopes = a.pullback(case, cotangents)
-    if slopes is None or wanted.gradient is None:
+    gradients = a.gradients(case, cotangents)
+    if gradients is None or expected.gradient is None:
         return Finding("skip", "no automatic differentiation")
     found = []
-    for name, cotangent, slope in zip(names, cotangents, slopes, strict=True):
-        expected = wanted._replace(gradient=wanted.gradient * cotangent[..., None])
-        finding = compare_gradients(a.ask(case)._replace(gradient=slope), expected, case)
+    for name, cotangent, gradient in zip(names, cotangents, gradients, strict=True):
+        scaled = expected._replace(gradient=expected.gradient * cotangent[..., None])
+        finding = compare_gradients(a.answer(case)._replace(gradient=gradient), scaled, case)
         if finding.status == "fail":
             return finding._replace(message=f"{name}: {finding.message}")
         found.append(finding)
     return max(found, key=lambda finding: finding.difference)
 
 
-@refused
-def repeat(a, b, case):
-    first, second = a.again(case), a.again(case)
+@raising_fails
+def same_bits_again(a, b, case):
+    first, second = a.new_answer(case), a.new_answer(case)
     same = np.array_equal(first.loss, second.loss, equal_nan=True)
     if same and first.gradient is not None:
         same = np.array_equal(first.gradient, second.gradient, equal_nan=True)
@@ -101,62 +101,66 @@ def repeat(a, b, case):
     return Finding("fail", f"the same call gives {first.loss.flat[0]:.17g}, then {second.loss.flat[0]:.17g}")
 
 
-@refused
-def untouched(a, b, case):
-    return Finding("fail", "writes to its logits or labels") if a.again(case).written else Finding("pass")
+@raising_fails
+def inputs_untouched(a, b, case):
+    changed = a.new_answer(case).inputs_changed
+    return Finding("fail", "writes to its logits or labels") if changed else Finding("pass")
 
 
-def half(a, b, case):
-    """float16 and bfloat16: refusing them is a remark."""
-    _, error = asked(a, case)
-    return Finding("remark", f"does not take {case.dtype}: {said(error)}") if error else everything(a, b, case)
+def half_precision(a, b, case):
+    """float16 and bfloat16: a loss that refuses them gets a remark."""
+    _, error = answer_or_error(a, case)
+    if error:
+        return Finding("remark", f"does not take {case.dtype}: {one_line(error)}")
+    return same_answer(a, b, case)
 
 
-def infinite(got, wanted, case):
-    if np.isfinite(wanted.loss).all():
-        return compare_answers(got, wanted, case)
-    if np.array_equal(np.isinf(got.loss), np.isinf(wanted.loss)):
+def infinite_where_expected(answer, expected, case):
+    if np.isfinite(expected.loss).all():
+        return compare_answers(answer, expected, case)
+    if np.array_equal(np.isinf(answer.loss), np.isinf(expected.loss)):
         return Finding("pass")
-    return Finding("fail", f"a smoothed class of probability 0 costs {largest(wanted.loss)}, not {got.loss.max():.6g}")
+    got = f"{answer.loss.max():.6g}"
+    return Finding("fail", f"a smoothed class of probability 0 costs {largest(expected.loss)}, not {got}")
 
 
-def empty(a, b, case):
-    """A mean over nothing: NaN and refusal are remarks, another number is a failure."""
-    finding = everything(a, b, case)
+def nothing_counted(a, b, case):
+    """A mean over nothing: NaN and an exception are remarks, another number is a failure."""
+    finding = same_answer(a, b, case)
     if finding.status != "fail":
         return finding
-    got, error = asked(a, case)
-    a_number = not error and got.loss.size > 0 and np.isfinite(got.loss).all()
-    return finding if a_number else finding._replace(status="remark")
+    answer, error = answer_or_error(a, case)
+    is_number = not error and answer.loss.size > 0 and np.isfinite(answer.loss).all()
+    return finding if is_number else finding._replace(status="remark")
 
 
 def compiled(a, b, case):
-    subject = a.other_way()
-    return Finding("skip", "no compiler") if subject is None else everything(subject, b, case)
+    subject = a.with_other_compilation()
+    return Finding("skip", "no compiler") if subject is None else same_answer(subject, b, case)
 
 
 def bad_label(a, b, case):
-    """A label that names no class: refused or not finite, never taken for a class."""
-    bad = ~np.isin(case.labels, range(case.logits.shape[1]))
+    """A label that names no class must be refused, or the loss must not be finite."""
+    k = case.logits.shape[1]
+    bad = ~np.isin(case.labels, range(k))
     if not bad.any():
         return Finding("pass")
     label = int(case.labels[bad][0])
-    got, error = asked(a, case)
-    if error or not np.isfinite(got.loss[bad] if got.loss.ndim else got.loss).all():
+    answer, error = answer_or_error(a, case)
+    if error or not np.isfinite(answer.loss[bad] if answer.loss.ndim else answer.loss).all():
         return Finding("pass")
-    k = case.logits.shape[1]
     for other in dict.fromkeys((label % k, 0, k - 1)):
-        taken, _ = asked(b, replace(case, labels=np.where(bad, other, case.labels)))
-        if taken and compare_losses(got, taken, case).status == "pass":
+        of_other, _ = answer_or_error(b, replace(case, labels=np.where(bad, other, case.labels)))
+        if of_other and compare_losses(answer, of_other, case).status == "pass":
             return Finding("fail", f"takes the label {label} for class {other}: the wrong class learns, silently")
-    return Finding("remark", f"the label {label} names no class, and the loss is {got.loss.flat[0]:.6g} all the same")
+    finite = f"the loss is {answer.loss.flat[0]:.6g} all the same"
+    return Finding("remark", f"the label {label} names no class, and {finite}")
 
 
-def odd_label(a, b, case):
-    """The same of two ports: that one refuses what the other takes is a remark, that they differ is a failure."""
-    answers = [
-        answer if answer and np.isfinite(answer.loss).all() else None for answer, _ in (asked(a, case), asked(b, case))
-    ]
+def bad_label_in_both(a, b, case):
+    """A bad label in two ports. One refuses what the other takes: a remark. They take it and differ: a failure."""
+    answers = [answer_or_error(side, case)[0] for side in (a, b)]
+    answers = [answer if answer and np.isfinite(answer.loss).all() else None for answer in answers]
     if answers == [None, None]:
         return Finding("pass", "both refuse it")
     if None in answers:
@@ -168,83 +172,84 @@ def odd_label(a, b, case):
 # --- cases ------------------------------------------------------------------------------------------------------------
 
 
-def _batch(ground):
-    yield ground.case("a batch")
+def _batch(domain):
+    yield domain.case("a batch")
 
 
-def _dtypes(ground):
-    yield ground.case("single precision", dtype="float32")
-    if ground.free:
-        yield ground.case("many classes", 3, 4096, ignore=False, dtype="float32")
+def _single_precision(domain):
+    yield domain.case("single precision", dtype="float32")
+    if domain.any_num_classes:
+        yield domain.case("many classes", 3, 4096, ignore=False, dtype="float32")
 
 
-def _halves(ground):
+def _half_precisions(domain):
     for dtype in ("float16", "bfloat16"):
-        yield ground.case("half precision", dtype=dtype)
+        yield domain.case("half precision", dtype=dtype)
 
 
-def _large(ground):
-    case = ground.case("large logits")
+def _large_logits(domain):
+    case = domain.case("large logits")
     yield replace(case, logits=16 * case.logits + np.where(np.arange(12) % 2, 1000.0, -1000.0)[:, None])
 
 
-def _minus_infinity(ground):
-    case = ground.case("a logit of −inf")
-    z, absent = case.logits.copy(), case.labels.max(initial=0) == 0
-    z[0, 1 if absent else next(k for k in range(z.shape[1]) if k != case.labels[0])] = -np.inf
+def _minus_infinity(domain):
+    case = domain.case("a logit of −inf")
+    z, first = case.logits.copy(), case.labels[0]
+    all_of_class_0 = case.labels.max(initial=0) == 0
+    z[0, 1 if all_of_class_0 else next(k for k in range(z.shape[1]) if k != first)] = -np.inf
     yield replace(case, logits=z)
 
 
-def _nothing(ground):
-    yield ground.case("an empty batch").rows(slice(0))
-    if ground.ignored is not None:
-        case = ground.case("all ignored")
-        yield replace(case, labels=np.full(12, ground.ignored))
+def _nothing(domain):
+    yield domain.case("an empty batch").rows(slice(0))
+    if domain.ignore_index is not None:
+        case = domain.case("all ignored")
+        yield replace(case, labels=np.full(12, domain.ignore_index))
 
 
-def _ignored_nan(ground):
-    if ground.ignored is not None:
-        case = ground.case("NaN logits of ignored elements")
-        yield replace(case, logits=np.where((case.labels == ground.ignored)[:, None], np.nan, case.logits))
+def _ignored_nan(domain):
+    if domain.ignore_index is not None:
+        case = domain.case("NaN logits of ignored elements")
+        yield replace(case, logits=np.where((case.labels == domain.ignore_index)[:, None], np.nan, case.logits))
 
 
-def _strided(ground):
-    yield ground.case("strided logits", strided=True)
+def _strided(domain):
+    yield domain.case("strided logits", strided=True)
 
 
-def _bad_labels(ground):
-    for label in (ground.num_classes, -1, -100):
-        if label != ground.ignored:
-            case = ground.case(f"the label {label}", ignore=False)
+def _bad_labels(domain):
+    for label in (domain.num_classes, -1, -100):
+        if label != domain.ignore_index:
+            case = domain.case(f"the label {label}", ignore=False)
             yield replace(case, labels=np.where(np.arange(12) == 11, label, case.labels))
 
 
-def _masked(ground):
-    mask = ground.mask
+def _masked(domain):
+    mask = domain.class_mask
     if mask is not None:
         for value in (-np.inf, np.nan):
-            case = ground.case(f"{value} where masked")
+            case = domain.case(f"{value} where masked")
             yield replace(case, logits=np.where(mask, case.logits, value))
 
 
 def trials(comparing, compile):
-    """All trials, in the order in which their failures are told."""
-    yield Trial("values", cases.ordinary, values)
-    yield Trial("gradients", cases.ordinary, gradients)
-    yield Trial("masked", _masked, everything)
-    yield Trial("upstream", _batch, upstream)
-    yield Trial("repeat", _batch, repeat)
-    yield Trial("untouched", _batch, untouched)
-    yield Trial("strided", _strided, everything)
-    yield Trial("dtypes", _dtypes, everything)
-    yield Trial("dtypes", _halves, half)
-    yield Trial("extremes", _large, everything)
-    yield Trial("extremes", _minus_infinity, remarked(both(infinite)))
-    yield Trial("nothing counted", _nothing, empty)
-    yield Trial("ignored NaN", _ignored_nan, remarked(everything))
-    yield Trial("bad labels", _bad_labels, odd_label if comparing else bad_label)
+    """All trials, in the order in which a report tells their failures. comparing: two ports, not one and the spec."""
+    yield Trial("values", standard_cases, same_loss)
+    yield Trial("gradients", standard_cases, same_gradient)
+    yield Trial("masked", _masked, same_answer)
+    yield Trial("upstream", _batch, upstream_gradients)
+    yield Trial("repeat", _batch, same_bits_again)
+    yield Trial("untouched", _batch, inputs_untouched)
+    yield Trial("strided", _strided, same_answer)
+    yield Trial("dtypes", _single_precision, same_answer)
+    yield Trial("dtypes", _half_precisions, half_precision)
+    yield Trial("extremes", _large_logits, same_answer)
+    yield Trial("extremes", _minus_infinity, failures_as_remarks(of_answers(infinite_where_expected)))
+    yield Trial("nothing counted", _nothing, nothing_counted)
+    yield Trial("ignored NaN", _ignored_nan, failures_as_remarks(same_answer))
+    yield Trial("bad labels", _bad_labels, bad_label_in_both if comparing else bad_label)
     if compile:
-        yield Trial("compiled", _batch, compiled, quick=False)
+        yield Trial("compiled", _batch, compiled, fast=False)
 
 
-NAMES = tuple(dict.fromkeys(trial.name for trial in trials(False, True)))
+TRIAL_NAMES = tuple(dict.fromkeys(trial.name for trial in trials(False, True)))

@@ -1,1 +1,1 @@
-"""`identify`: which convention a loss is, from its answers to probes."""
+"""Finds out which convention a loss computes, from its answers to a few problems. `search.identify` starts it."""

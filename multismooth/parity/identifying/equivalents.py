@@ -1,68 +1,69 @@
-"""Readings that answer alike: the same by their formulas, the registry's names, and which is plainest."""
+"""Readings that give the same answers: by their formulas, under the registry's names, and which one is simplest."""
 
 from dataclasses import replace
 
-from multismooth.parity.identification import changed, settings_text
-from multismooth.parity.identifying.denominators import tidy
+from multismooth.parity.identifying.assembly import round_if_close
+from multismooth.parity.reading import changed_fields, settings_text
 from multismooth.registry import conventions
 
 
 def variations(reading):
-    """Readings that are the same on every problem: ε through the map of ClassyVision, a scale as a normalizer."""
+    """Readings that equal this one on every problem: ε through ClassyVision's map, the scale as a normalizer."""
     convention, eps = reading.convention, reading.label_smoothing
     if 0 < eps <= 0.5:
         classy = replace(convention, smoothing_map="classy")
-        yield replace(reading, convention=classy, label_smoothing=tidy(eps / (1 - eps), 1e-9))
+        yield replace(reading, convention=classy, label_smoothing=round_if_close(eps / (1 - eps), 1e-9))
     if reading.reduction == "sum" and convention.scale != 1:
         divided = replace(convention, scale=1.0, denominator="caller")
-        normalizer = tidy(1 / convention.scale, 1e-9)
+        normalizer = round_if_close(1 / convention.scale, 1e-9)
         yield replace(reading, convention=divided, reduction="mean", normalizer=normalizer)
 
 
-def unique(found):
-    """Readings without repetition."""
-    return list({settings_text(reading): reading for reading in reversed(found)}.values())[::-1]
+def unique(readings):
+    """The readings without repetition, the first of equal ones kept."""
+    return list({settings_text(reading): reading for reading in reversed(readings)}.values())[::-1]
 
 
-def plainness(reading):
-    """Sorts readings: an ε of few decimals, then few fields that differ from PyTorch's, then no class weights."""
+def simplicity(reading):
+    """A sort key: first an ε of few decimals, then few arguments and fields that differ from PyTorch's loss."""
     decimals = next((d for d in range(5) if round(reading.label_smoothing, d) == reading.label_smoothing), 9)
     convention = reading.convention
-    given = sum(x is not None for x in (reading.weight, reading.prior, reading.normalizer))
-    return decimals, len(changed(convention)) + given, convention.smoothing_map == "classy"
+    arguments = sum(value is not None for value in (reading.weight, reading.prior, reading.normalizer))
+    return decimals, len(changed_fields(convention)) + arguments, convention.smoothing_map == "classy"
 
 
-def names_of(fitting, observations, near):
-    """{name: ε} of the registry's conventions that answer alike in some reading's place."""
+def matching_names(readings, observations, rtol):
+    """{name: ε} of the registry's conventions that give the observed answers in the place of some reading."""
     found, known = {}, {}
     for name, convention in conventions.items():
         if convention not in known:
-            known[convention] = _smoothing_as(convention, fitting, observations, near)
+            known[convention] = _matching_smoothing(convention, readings, observations, rtol)
         if known[convention] is not None:
             found[name] = known[convention]
     return found
 
 
-def _smoothing_as(convention, fitting, observations, near):
-    """The ε with which a convention is one of the readings, or None."""
-    k = observations[-1].num_classes
-    k += sum(place >= k for place in fitting[0].convention.exclude)  # `smoothing_for` takes them all for classes
-    for reading in fitting:
+def _matching_smoothing(convention, readings, observations, rtol):
+    """The ε with which a convention gives the answers of one of the readings, or None."""
+    num_classes = observations[-1].num_classes
+    # `smoothing_for` takes every excluded class for one of the K classes, so the excluded ones beyond K are added
+    num_classes += sum(k >= num_classes for k in readings[0].convention.exclude)
+    for reading in readings:
         if convention.spread == "others" and reading.prior is not None:
             continue
         if reading.reduction == "mean" and (convention.denominator == "caller") != (reading.normalizer is not None):
             continue
         try:
-            eps = reading.convention.smoothing_for(convention, reading.label_smoothing, k)
+            eps = reading.convention.smoothing_for(convention, reading.label_smoothing, num_classes)
         except ValueError:
             continue
-        tried = replace(reading, convention=convention, label_smoothing=eps)
-        if all(tried.residual(o) <= near for o in observations):
+        candidate = replace(reading, convention=convention, label_smoothing=eps)
+        if all(candidate.residual(observation) <= rtol for observation in observations):
             return eps
     return None
 
 
-def named(reading):
-    """The reading's convention under its name in the registry, with the label that fn ignores."""
+def with_name(reading):
+    """The reading's convention with its name in the registry, if it has one, and the label that fn ignores."""
     name = next((n for n, convention in conventions.items() if convention == reading.convention), "")
     return replace(reading.convention, name=name, ignore_index=reading.ignore_index)

@@ -1,82 +1,88 @@
-"""All readings of a pattern: class weights that nobody told are free up to a factor, which is chosen here."""
+"""All readings of a pattern. Answers show class weights up to a factor only; the functions here choose the factor."""
 
 from dataclasses import replace
 
 import numpy as np
 
-from multismooth.parity.identifying.denominators import WEIGHTY, fitted, powers, shares, takers, tidy
+from multismooth.parity.identifying.assembly import readings_of_pattern, round_if_close, weight_powers
+from multismooth.parity.identifying.denominators import WEIGHTED_KINDS, smoothing_distribution
 
 
-def readings(observations, pattern, tolerance, squared=False, given=None):
-    """Every Reading with this Pattern; `squared`: is there a z-loss? `given`: the class weights, if they are known.
+def readings(observations, pattern, tolerance, has_z_loss=False, known_weight=None):
+    """Every Reading with this Pattern.
 
-    Weights that nobody told are free up to a factor: it is chosen such that the convention needs no scale, and for
-    "kl" such that the entropy is right.
+    known_weight: the class weights, if the caller of `identify` named them. Unknown weights are free up to a factor:
+    one such that the convention needs no scale, and for "kl" one such that the entropy is right.
     """
-    if given is not None and pattern.weight is not None:
-        pattern = _with_weight(pattern, given, 1000 * tolerance)
-        known = [] if pattern is None else fitted(observations, pattern, tolerance, squared)
-        return [replace(r, weight=given) for r in known if np.allclose(r.weight, given, rtol=1000 * tolerance)]
-    found, near = list(fitted(observations, pattern, tolerance, squared)), 100 * tolerance
-    return found + [_tidied(r, near) for reading in found for r in _rescalings(reading, observations[0])]
+    if known_weight is not None and pattern.weight is not None:
+        pattern = _with_known_weight(pattern, known_weight, 1000 * tolerance)
+        found = [] if pattern is None else readings_of_pattern(observations, pattern, tolerance, has_z_loss)
+        agree = [reading for reading in found if np.allclose(reading.weight, known_weight, rtol=1000 * tolerance)]
+        return [replace(reading, weight=known_weight) for reading in agree]
+    found = list(readings_of_pattern(observations, pattern, tolerance, has_z_loss))
+    others = (other for reading in found for other in _rescalings(reading, observations[0]))
+    return found + [_rounded(reading, 100 * tolerance) for reading in others]
 
 
-def _with_weight(pattern, given, near):
-    """The pattern in the units of the given weights; None where its own are not proportional to them."""
-    shown = ~np.isin(np.arange(len(given)), pattern.hidden)
-    target = given
-    if pattern.mode == "mixture":  # those of whole rows, (1 − ε′)·w_y + ε′·Σ r·w, up to a factor
-        mean = float((shares(pattern) * given).sum())
-        design = np.stack([given[shown], np.full(shown.sum(), mean)], axis=1)
-        own, smooth = np.linalg.lstsq(design, pattern.weight[shown])[0]
-        target = (own * given + smooth * mean) / (own + smooth)
-    ratio = target[shown] / pattern.weight[shown]
-    if np.ptp(ratio) > near * np.abs(ratio).max():
+def _with_known_weight(pattern, known, rtol):
+    """The pattern in the units of the known weights; None where its own are not proportional to them."""
+    shown = ~np.isin(np.arange(len(known)), pattern.unseen_weights)
+    expected = known
+    if pattern.class_weights == "mixture":  # weights of whole rows, (1 − ε′)·w_y + ε′·Σ r·w, up to a factor
+        mean = float((smoothing_distribution(pattern) * known).sum())
+        design = np.stack([known[shown], np.full(shown.sum(), mean)], axis=1)
+        label, smoothing = np.linalg.lstsq(design, pattern.weight[shown])[0]
+        expected = (label * known + smoothing * mean) / (label + smoothing)
+    ratio = expected[shown] / pattern.weight[shown]
+    if np.ptp(ratio) > rtol * np.abs(ratio).max():
         return None
-    return replace(pattern, weight=target, hidden=())
+    return replace(pattern, weight=expected, unseen_weights=())
 
 
-def rescaled(reading, factor, of_square=False):
-    """The same loss with class weights `factor` times as large: scale, ε and the divisor's constants follow.
+def rescaled(reading, factor, constants_from_z_loss=False):
+    """The same loss with class weights `factor` times as large: scale, ε and the denominator's constants follow.
 
-    of_square: the constants show in what the z-loss divides by, not in what the label's term does.
+    constants_from_z_loss: the constants show in what the z-loss divides by, not in what the label's term divides by.
     """
-    convention, classes = reading.convention, takers(reading.convention, len(reading.weight))
-    own, smooth = powers(convention, reading.reduction)
+    convention, num_classes = reading.convention, reading.convention.receivers(len(reading.weight))
+    label_power, smoothing_power = weight_powers(convention, reading.reduction)
     kind = convention.z_loss_denominator or convention.denominator
-    square = factor if reading.reduction == "mean" and kind in WEIGHTY else 1.0
-    grown = square if of_square else factor ** (own + 1)
-    mass = convention.mass(reading.label_smoothing, classes)
-    label, smoothing = convention.scale * (1 - mass) * factor**own, convention.scale * mass * factor**smooth
+    z_loss_growth = factor if reading.reduction == "mean" and kind in WEIGHTED_KINDS else 1.0
+    growth = z_loss_growth if constants_from_z_loss else factor ** (label_power + 1)
+    mass = convention.mass(reading.label_smoothing, num_classes)
+    label = convention.scale * (1 - mass) * factor**label_power
+    smoothing = convention.scale * mass * factor**smoothing_power
     scale, floor = label + smoothing, convention.denominator_floor
     changed = replace(
         convention,
         scale=scale,
-        denominator_add=convention.denominator_add * grown,
-        denominator_floor=None if floor is None else floor * grown,
+        denominator_add=convention.denominator_add * growth,
+        denominator_floor=None if floor is None else floor * growth,
     )
-    eps = smoothing / scale / changed.stretch(classes) if smoothing else 0.0
-    z_loss = reading.z_loss * convention.scale / scale * square
+    eps = smoothing / scale / changed.stretch(num_classes) if smoothing else 0.0
+    z_loss = reading.z_loss * convention.scale / scale * z_loss_growth
     weight = reading.weight * factor
     return replace(reading, convention=changed, label_smoothing=eps, z_loss=z_loss, weight=weight)
 
 
 def _rescalings(reading, observation):
-    """The reading with other factors of the weights: scale 1, and for "kl" those with the observed loss."""
+    """The reading with other factors of the weights: those with scale 1, and for "kl" those with the observed loss."""
     if reading.weight is None:
         return
     if abs(reading.convention.scale - 1) > 1e-12:
-        for f in _roots(lambda f: rescaled(reading, f).convention.scale - 1):
-            yield rescaled(reading, f)
+        for factor in _roots(lambda factor: rescaled(reading, factor).convention.scale - 1):
+            yield rescaled(reading, factor)
             if reading.convention.z_loss_denominator:
-                yield rescaled(reading, f, of_square=True)
+                yield rescaled(reading, factor, constants_from_z_loss=True)
     if reading.convention.objective == "kl" and reading.convention.class_weights == "nll_only":
-        each = (rescaled(reading, f) for f in _roots(lambda f: rescaled(reading, f).excess(observation)))
-        yield from (r for r in each if 0 <= r.label_smoothing <= 1)
+        for factor in _roots(lambda factor: rescaled(reading, factor).excess(observation)):
+            changed = rescaled(reading, factor)
+            if 0 <= changed.label_smoothing <= 1:
+                yield changed
 
 
 def _roots(function):
-    """Where a function of a positive factor changes its sign, by bisection in the logarithm."""
+    """The positive factors at which a function changes its sign, by bisection of the factor's logarithm."""
     grid = np.linspace(-9, 9, 37) + 1e-3
     values = [function(np.exp(t)) for t in grid]
     for left, right, low, high in zip(grid, grid[1:], values, values[1:], strict=False):
@@ -91,18 +97,19 @@ def _roots(function):
         yield float(np.exp((left + right) / 2))
 
 
-def _tidied(reading, near):
+def _rounded(reading, rtol):
+    """The reading with short decimals where they are as good as the fitted numbers."""
     convention = reading.convention
     floor = convention.denominator_floor
     changed = replace(
         convention,
-        scale=tidy(convention.scale, near),
-        denominator_add=tidy(convention.denominator_add, near),
-        denominator_floor=None if floor is None else tidy(floor, near),
+        scale=round_if_close(convention.scale, rtol),
+        denominator_add=round_if_close(convention.denominator_add, rtol),
+        denominator_floor=None if floor is None else round_if_close(floor, rtol),
     )
     return replace(
         reading,
         convention=changed,
-        label_smoothing=tidy(reading.label_smoothing, near),
-        z_loss=tidy(reading.z_loss, near),
+        label_smoothing=round_if_close(reading.label_smoothing, rtol),
+        z_loss=round_if_close(reading.z_loss, rtol),
     )

@@ -1,8 +1,10 @@
-"""From answers to conventions: loss = −Σ A·log softmax(z) + ζ·lse² + c, and how A is made of ε, weights and divisors.
+"""The target mass A of a loss, fitted to its answers, and the patterns of ε, weights and denominators it may come from.
 
-A (N, K) does not depend on the logits, so few answers determine it. Its diagonal and its columns give the label's
-term and the smoothing term up to a factor per problem; how the factors change from problem to problem gives what the
-mean divides by; both together give ε′. Letters as in `spec`.
+    loss = −Σ A·log softmax(z) + z_loss·lse² + c
+
+A (N, K) does not depend on the logits, so few answers determine it. Each row of A is a label's term, on one class, plus
+a smoothing term, on all classes. Both are known up to a factor per problem. How the factors change from problem to
+problem shows what the mean divides by; both together show ε′. Letters as in `spec`.
 """
 
 from dataclasses import dataclass, replace
@@ -16,28 +18,28 @@ from multismooth.plan import plan_of
 from multismooth.problem import Problem, Settings
 from multismooth.reduction import summed
 
-UNIT = Convention()
+PLAIN = Convention()
 
 
-class Target(NamedTuple):
-    """What the loss is linear in: A (N, K), ζ (N,), c, and how badly each element fits (relative)."""
+class FittedLoss(NamedTuple):
+    """A, z_loss and c, which the loss is linear in, and how well they fit the answers."""
 
-    mass: np.ndarray
-    z_loss: np.ndarray
+    mass: np.ndarray  # A, (N, K)
+    z_loss: np.ndarray  # (N,)
     constant: np.ndarray
-    misfit: np.ndarray  # (N,): of the gradient, or of the loss
-    moves: float  # how much c moves with the logits, relative to the loss
+    misfit: np.ndarray  # (N,): of the gradient, or of the loss; relative to the largest entry
+    constant_drift: float  # how much c changes with the logits, relative to the loss
 
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
-    """Where mass goes, up to one factor for each of the two terms."""
+    """Where the target mass goes, up to one factor for each of the two terms."""
 
-    mode: str
+    class_weights: str  # as in `Convention.class_weights`
     weight: Any = None
     prior: Any = None
-    hidden: tuple[int, ...] = ()  # classes whose weight does not show
-    revealed: bool = False  # it follows from a divisor after all
+    unseen_weights: tuple[int, ...] = ()  # classes whose weight A does not show
+    weights_inferred: bool = False  # the unseen weights follow from a denominator
     exclude: tuple[int, ...] = ()
     ignore_index: int | None = None
     ignore_scope: str = "all"
@@ -47,35 +49,32 @@ class Pattern:
 
 
 def log_softmax(z):
+    """(log softmax, lse)."""
     lse = np.logaddexp.reduce(z, -1)
     return z - lse[..., None], lse
 
 
-def _sum(z, labels, label_smoothing=0.0, convention=UNIT, weight=None, prior=None, ignore_index=None):
-    problem = Problem(z, labels, label_smoothing, weight=weight, prior=prior)
-    return problem, Settings(convention, axis=1, ignore_index=ignore_index, reduction="sum")
-
-
-def target(observation) -> Target:
-    """A, ζ and c by least squares: from the gradients, else from the values."""
+def fit(observation) -> FittedLoss:
+    """A, z_loss and c by least squares: from the gradients, or from the loss values where there are none."""
     log_p, lse = log_softmax(observation.logits)
     if observation.gradient is None:
-        return _target_of_values(observation, log_p, lse)
-    # g = (Σ A) p − A + 2 ζ lse p: its sum over the classes is 2 ζ lse, and A drops out of differences
+        return _fit_to_values(observation, log_p, lse)
+    # g = (Σ A) p − A + 2 z_loss lse p. Its sum over the classes is 2 z_loss lse, and A drops out of differences.
     p, g = np.exp(log_p), observation.gradient
     z_loss = (g.sum(-1) * lse).sum(0) / (2 * lse**2).sum(0)
-    plain = g - (2 * z_loss * lse)[..., None] * p
-    apart = p - p.mean(0)
-    height = ((plain - plain.mean(0)) * apart).sum((0, 2)) / (apart**2).sum((0, 2))
-    mass = (height[:, None] * p - plain).mean(0)
-    misfit = np.abs(mass.sum(-1)[:, None] * p - mass - plain).max((0, 2)) / max(np.abs(g).max(), 1e-300)
-    each = -(mass * log_p).sum(-1) + z_loss * lse**2
-    rest = observation.loss - (each if observation.per_element else each.sum(-1))
-    moves = np.ptp(rest, axis=0).max() / max(np.abs(observation.loss).max(), 1e-3)
-    return Target(mass, z_loss, rest.mean(0), misfit, float(moves))
+    without_z_loss = g - (2 * z_loss * lse)[..., None] * p
+    p_centred = p - p.mean(0)
+    total = ((without_z_loss - without_z_loss.mean(0)) * p_centred).sum((0, 2)) / (p_centred**2).sum((0, 2))
+    mass = (total[:, None] * p - without_z_loss).mean(0)
+    residual = mass.sum(-1)[:, None] * p - mass - without_z_loss
+    misfit = np.abs(residual).max((0, 2)) / max(np.abs(g).max(), 1e-300)
+    elements = -(mass * log_p).sum(-1) + z_loss * lse**2
+    rest = observation.loss - (elements if observation.per_element else elements.sum(-1))
+    drift = np.ptp(rest, axis=0).max() / max(np.abs(observation.loss).max(), 1e-3)
+    return FittedLoss(mass, z_loss, rest.mean(0), misfit, float(drift))
 
 
-def _target_of_values(observation, log_p, lse):
+def _fit_to_values(observation, log_p, lse):
     m, n, k = log_p.shape
     features = np.concatenate([-log_p, lse[..., None] ** 2], axis=-1)
     scale = max(np.abs(observation.loss).max(), 1e-300)
@@ -83,164 +82,185 @@ def _target_of_values(observation, log_p, lse):
         design = np.concatenate([features, np.ones((m, n, 1))], axis=-1).transpose(1, 0, 2)
         found = np.einsum("nuv,vn->nu", np.linalg.pinv(design), observation.loss)
         misfit = np.abs(np.einsum("nvu,nu->vn", design, found) - observation.loss).max(0) / scale
-        return Target(found[:, :k], found[:, k], found[:, k + 1], misfit, 0.0)
+        return FittedLoss(found[:, :k], found[:, k], found[:, k + 1], misfit, 0.0)
     design = np.concatenate([features.reshape(m, -1), np.ones((m, 1))], axis=1)
     found = np.linalg.lstsq(design, observation.loss)[0]
     misfit = np.full(n, np.abs(design @ found - observation.loss).max() / scale)
     rows = found[:-1].reshape(n, k + 1)
-    return Target(rows[:, :k], rows[:, k], found[-1], misfit, 0.0)
+    return FittedLoss(rows[:, :k], rows[:, k], found[-1], misfit, 0.0)
 
 
-# --- where mass goes ------------------------------------------------------------------------------------------------
+# --- where the mass goes --------------------------------------------------------------------------------------------
 
 
-class Undecoded(Exception):
-    """Why A spells no convention; the text is for the caller of `identify`."""
+class NoConvention(Exception):
+    """No convention has this target mass. The text says why, to the caller of `identify`."""
 
 
 def patterns(observation, mass, tolerance):
-    """Every Pattern that A (N, K) may have. Raises Undecoded, saying what stands in the way."""
+    """Every Pattern that A (N, K) may have. Raises NoConvention where there is none."""
     small = tolerance * np.abs(mass).max()
-    labels = np.unique(observation.labels)
-    rows = np.stack([mass[observation.labels == y].mean(0) for y in labels])
-    spread = max(np.ptp(mass[observation.labels == y], axis=0).max() for y in labels)
-    if spread > small:
-        raise Undecoded(
-            f"elements with the same label have unlike target rows (by up to {spread:.3g}): the loss weighs elements "
-            "by their place, as means of sentences do, or mixes rows"
-        )
-    live = np.abs(rows).max(1) > small
-    if not live.any():
-        raise Undecoded("no label has any target mass: the gradient is zero everywhere")
-    silent, labels, rows = labels[~live], labels[live], rows[live]
-    height, column = _rank_one(rows, labels, small)
-    own = rows[np.arange(len(labels)), labels] - height * column[labels]
-    column[np.abs(column) <= small] = 0.0
-    own = own if np.abs(own).max() > small else np.zeros_like(own)
-    bumpless = (np.abs(own) <= small) & own.any() & column.any()
-    ignored, scope = None, "all"
-    if len(silent) + bumpless.sum() == 1:
-        ignored, scope = (int(silent[0]), "all") if len(silent) else (int(labels[bumpless][0]), "nll_only")
-    elif len(silent) or bumpless.any():
-        dead = [*silent.tolist(), *labels[bumpless].tolist()]
-        raise Undecoded(f"the labels {dead} lose their term, more than the one that a convention ignores")
-    exclude = tuple(np.flatnonzero(column == 0).tolist()) if column.any() else ()
-    common = {"exclude": exclude, "ignore_index": ignored, "ignore_scope": scope}
+    labels, rows = _rows_by_label(observation.labels, mass, small)
+    has_mass = np.abs(rows).max(1) > small
+    if not has_mass.any():
+        raise NoConvention("no label has any target mass: the gradient is zero everywhere")
+    massless, labels, rows = labels[~has_mass], labels[has_mass], rows[has_mass]
+    row_factors, smoothing_row = _rank_one(rows, labels, small)
+    label_terms = rows[np.arange(len(labels)), labels] - row_factors * smoothing_row[labels]
+    smoothing_row[np.abs(smoothing_row) <= small] = 0.0
+    label_terms = label_terms if np.abs(label_terms).max() > small else np.zeros_like(label_terms)
+    only_smoothed = (np.abs(label_terms) <= small) & label_terms.any() & smoothing_row.any()
+    ignore_index, ignore_scope = _ignored_label(massless, labels[only_smoothed])
+    exclude = tuple(np.flatnonzero(smoothing_row == 0).tolist()) if smoothing_row.any() else ()
+    common = {"exclude": exclude, "ignore_index": ignore_index, "ignore_scope": ignore_scope}
+    label_terms = np.where(only_smoothed, np.nan, label_terms)
     found = []
-    for mode, weight, prior in _modes(np.where(bumpless, np.nan, own), height, column, labels, 10 * tolerance):
-        hidden = () if weight is None else tuple(np.flatnonzero(np.isnan(weight)).tolist())
+    for mode, weight, prior in _weights_and_prior(label_terms, row_factors, smoothing_row, labels, 10 * tolerance):
+        unseen = () if weight is None else tuple(np.flatnonzero(np.isnan(weight)).tolist())
         weight = None if weight is None else np.nan_to_num(weight, nan=1.0)
-        found.append(Pattern(mode, weight, prior, hidden, **common))
+        found.append(Pattern(mode, weight, prior, unseen, **common))
     return found
 
 
+def _rows_by_label(element_labels, mass, small):
+    """(labels, the row of A for each label); all elements with one label must have the same row."""
+    labels = np.unique(element_labels)
+    rows = np.stack([mass[element_labels == y].mean(0) for y in labels])
+    difference = max(np.ptp(mass[element_labels == y], axis=0).max() for y in labels)
+    if difference > small:
+        raise NoConvention(
+            f"elements with the same label have unlike target rows (by up to {difference:.3g}): the loss weighs "
+            "elements by their place, as means of sentences do, or mixes rows"
+        )
+    return labels, rows
+
+
+def _ignored_label(massless, only_smoothed):
+    """(ignored label, ignore_scope): at most one label may lose its whole row, or its own term alone."""
+    if len(massless) + len(only_smoothed) == 0:
+        return None, "all"
+    if len(massless) + len(only_smoothed) == 1:
+        return (int(massless[0]), "all") if len(massless) else (int(only_smoothed[0]), "nll_only")
+    lost = [*massless.tolist(), *only_smoothed.tolist()]
+    raise NoConvention(f"the labels {lost} lose their term, more than the one that a convention ignores")
+
+
 def _rank_one(rows, labels, small):
-    """(height, column) with rows[y, k] = height_y·column_k for every k but y."""
+    """(row_factors, smoothing_row) with rows[y, k] = row_factors[y]·smoothing_row[k] for every k but y."""
     size = len(labels)
-    off = np.ones(rows.shape, bool)
-    off[np.arange(size), labels] = False
-    height = np.ones(size)
+    off_label = np.ones(rows.shape, bool)
+    off_label[np.arange(size), labels] = False
+    row_factors = np.ones(size)
     for i in range(1, size):
-        shared = off[0] & off[i]
-        length = (rows[0, shared] ** 2).sum()
-        height[i] = (rows[i, shared] * rows[0, shared]).sum() / length if length > small**2 else 1.0
-    if (height == 0).any():
-        raise Undecoded("the smoothing term reaches some labels only")
-    weights = off * height[:, None] ** 2
-    column = (weights * rows / height[:, None]).sum(0) / np.maximum(weights.sum(0), 1e-300)
-    alone = weights.sum(0) == 0  # a single label: what its own column would be, the others must say
-    if alone.any():
-        column[alone] = column[~alone].mean() if (~alone).any() else 0.0
-    wrong = np.abs(off * (rows - height[:, None] * column)).max(1)
-    if (wrong > 10 * small).any():
-        raise Undecoded(
-            f"the smoothed mass of the labels {labels[wrong > 10 * small].tolist()} goes elsewhere than that of the "
+        common = off_label[0] & off_label[i]
+        length = (rows[0, common] ** 2).sum()
+        row_factors[i] = (rows[i, common] * rows[0, common]).sum() / length if length > small**2 else 1.0
+    if (row_factors == 0).any():
+        raise NoConvention("the smoothing term reaches some labels only")
+    weights = off_label * row_factors[:, None] ** 2
+    smoothing_row = (weights * rows / row_factors[:, None]).sum(0) / np.maximum(weights.sum(0), 1e-300)
+    unseen = weights.sum(0) == 0  # with a single label, its own column has the label's term too: take the others' mean
+    if unseen.any():
+        smoothing_row[unseen] = smoothing_row[~unseen].mean() if (~unseen).any() else 0.0
+    misfit = np.abs(off_label * (rows - row_factors[:, None] * smoothing_row)).max(1)
+    if (misfit > 10 * small).any():
+        raise NoConvention(
+            f"the smoothed mass of the labels {labels[misfit > 10 * small].tolist()} goes elsewhere than that of the "
             "others: it depends on the pair of classes, which takes a (K, K) prior"
         )
-    return height, column
+    return row_factors, smoothing_row
 
 
-def _modes(own, height, column, labels, near):
-    """(class_weights, weight, prior) that explain the two terms; NaN for weights that do not show."""
-    allowed, shown = column != 0, ~np.isnan(own)
-    prior = None if not allowed.any() or _flat(column[allowed], near) else column / column.sum()
-    weight = np.full(len(column), np.nan)
-    if not _flat(height, near):
-        if own[shown].any() and not _flat(own[shown] / height[shown], near):
-            raise Undecoded("the two terms of the loss weigh the classes in two unlike ways")
-        weight[labels] = height / height.mean()
+def _weights_and_prior(label_terms, row_factors, smoothing_row, labels, rtol):
+    """Every (class_weights, weight, prior) that explains the two terms; NaN for weights that A does not show."""
+    allowed, shown = smoothing_row != 0, ~np.isnan(label_terms)
+    uniform = not allowed.any() or _constant(smoothing_row[allowed], rtol)
+    prior = None if uniform else smoothing_row / smoothing_row.sum()
+    weight = np.full(len(smoothing_row), np.nan)
+    if not _constant(row_factors, rtol):  # the label's weight multiplies the smoothing term too
+        if label_terms[shown].any() and not _constant(label_terms[shown] / row_factors[shown], rtol):
+            raise NoConvention("the two terms of the loss weigh the classes in two unlike ways")
+        weight[labels] = row_factors / row_factors.mean()
         yield "target", weight, prior
         yield "mixture", weight, prior
         return
-    if not own[shown].any() or _flat(own[shown], near):
+    if not label_terms[shown].any() or _constant(label_terms[shown], rtol):  # no class weights in the label's term
         yield "per_term", None, prior
-        if prior is not None and not own[shown].any():
-            yield "per_term", np.where(allowed, column / column[allowed].mean(), np.nan), None
+        if prior is not None and not label_terms[shown].any():
+            yield "per_term", np.where(allowed, smoothing_row / smoothing_row[allowed].mean(), np.nan), None
         return
-    labels, own = labels[shown], own[shown]
-    weight[labels] = own / own.mean()
+    labels, label_terms = labels[shown], label_terms[shown]
+    weight[labels] = label_terms / label_terms.mean()
     both = labels[allowed[labels]]
-    if _flat(column[both] / weight[both], near):
-        whole = np.where(allowed, column, np.nan) * (weight[both].sum() / column[both].sum() if allowed.any() else 1.0)
+    if _constant(smoothing_row[both] / weight[both], rtol):  # the same weights in both terms
+        scale = weight[both].sum() / smoothing_row[both].sum() if allowed.any() else 1.0
+        whole = np.where(allowed, smoothing_row, np.nan) * scale
         whole[labels] = weight[labels]
         yield "per_term", whole, None
         return
     yield "nll_only", weight, prior
     if prior is not None:
-        share = np.where(allowed, column / np.nan_to_num(weight, nan=1.0), 0.0)
-        yield "per_term", weight, share / share.sum()
+        unweighted = np.where(allowed, smoothing_row / np.nan_to_num(weight, nan=1.0), 0.0)
+        yield "per_term", weight, unweighted / unweighted.sum()
 
 
-def _flat(values, near):
-    return len(values) == 0 or np.ptp(values) <= near * np.abs(values).max()
+def _constant(values, rtol):
+    return len(values) == 0 or np.ptp(values) <= rtol * np.abs(values).max()
 
 
-# --- the two terms' factors, and what the mean divides by -----------------------------------------------------------
+# --- the factors of the two terms, and the denominators they may have -----------------------------------------------
 
 
-def terms(pattern, observation):
-    """(U, V), each (N, K): A of the label's term alone (ε′ = 0) and of the smoothing term alone (ε′ = 1)."""
-    mode = "target" if pattern.mode == "mixture" else pattern.mode
+def _summed_loss(z, labels, label_smoothing=0.0, convention=PLAIN, weight=None, prior=None, ignore_index=None):
+    """(Problem, Settings) of a summed loss."""
+    problem = Problem(z, labels, label_smoothing, weight=weight, prior=prior)
+    return problem, Settings(convention, axis=1, ignore_index=ignore_index, reduction="sum")
+
+
+def unit_terms(pattern, observation):
+    """(U, V), each (N, K): A where all mass is the label's (ε′ = 0), and where all mass is smoothed (ε′ = 1)."""
+    mode = "target" if pattern.class_weights == "mixture" else pattern.class_weights
     convention = Convention(class_weights=mode, exclude=pattern.exclude, ignore_scope=pattern.ignore_scope)
     both = []
     for mass in (0.0, 1.0):
         z, labels = observation.logits[0], observation.labels
-        call = _sum(z, labels, mass, convention, pattern.weight, pattern.prior, pattern.ignore_index)
-        plan = plan_of(*call, XP)
+        arguments = convention, pattern.weight, pattern.prior, pattern.ignore_index
+        plan = plan_of(*_summed_loss(z, labels, mass, *arguments), XP)
         a, b = (np.broadcast_to(x, labels.shape)[:, None] for x in (plan.a, plan.b))
         v = 1 / z.shape[-1] if plan.v is None else plan.v
         both.append(a * np.eye(z.shape[-1])[plan.labels] + b * v)
     return both
 
 
-def shares(pattern, observation):
-    """D of every kind that a mean may divide by."""
+def denominators_by_kind(pattern, observation):
+    """{kind: D} for every kind of denominator that a mean may have, on the observation's labels."""
     found = {}
     for kind in ("target_weight", "counted", "all", "classes"):
-        convention = replace(UNIT, denominator=kind)
-        z = observation.logits[0]
-        call = _sum(z, observation.labels, 0.0, convention, pattern.weight, None, pattern.ignore_index)
-        plan = plan_of(*call, XP)
+        z, convention = observation.logits[0], replace(PLAIN, denominator=kind)
+        arguments = convention, pattern.weight, None, pattern.ignore_index
+        plan = plan_of(*_summed_loss(z, observation.labels, 0.0, *arguments), XP)
         found[kind] = float(summed(plan.denominator_share, z, 1, XP))
     return found if observation.sentences is None else found | {"caller": float(observation.sentences)}
 
 
-def factors(pattern, observation, with_lse):
-    """(G, H, ζ, misfit) with A = G·U + H·V: fitted to the answers; NaN for a term that is absent here."""
+def fit_factors(pattern, observation, with_z_loss):
+    """(G, H, z_loss, misfit) with A = G·U + H·V, fitted to the answers; NaN for a term that is 0 on these labels."""
     log_p, lse = log_softmax(observation.logits)
-    pair = terms(pattern, observation)
-    extra = [pair[0].any(-1).astype(float)] if with_lse else []
+    terms = unit_terms(pattern, observation)
+    z_loss_terms = [terms[0].any(-1).astype(float)] if with_z_loss else []
     if observation.gradient is not None:
         p = np.exp(log_p)
-        columns = [u.sum(-1)[:, None] * p - u for u in pair] + [2 * (lse * c)[..., None] * p for c in extra]
-        wanted = observation.gradient
+        columns = [u.sum(-1)[:, None] * p - u for u in terms]
+        columns += [2 * (lse * counted)[..., None] * p for counted in z_loss_terms]
+        expected = observation.gradient
     else:
-        each = [-(u * log_p).sum(-1) for u in pair] + [c * lse**2 for c in extra]
-        columns = each if observation.per_element else [e.sum(-1) for e in each]
-        wanted = observation.loss - observation.loss.mean(0)
-        columns = [c - c.mean(0) for c in columns]
-    design, wanted = np.stack([c.ravel() for c in columns], axis=1), wanted.ravel()
-    found = np.linalg.lstsq(design, wanted)[0]
-    misfit = np.abs(design @ found - wanted).max() / max(np.abs(wanted).max(), 1e-300)
-    there = [float(found[i]) if pair[i].any() else np.nan for i in (0, 1)]
-    return *there, float(found[2]) if with_lse else np.nan, float(np.nan_to_num(misfit, nan=np.inf))
+        losses = [-(u * log_p).sum(-1) for u in terms] + [counted * lse**2 for counted in z_loss_terms]
+        columns = losses if observation.per_element else [loss.sum(-1) for loss in losses]
+        columns = [column - column.mean(0) for column in columns]
+        expected = observation.loss - observation.loss.mean(0)
+    design, expected = np.stack([column.ravel() for column in columns], axis=1), expected.ravel()
+    found = np.linalg.lstsq(design, expected)[0]
+    misfit = np.abs(design @ found - expected).max() / max(np.abs(expected).max(), 1e-300)
+    factors = [float(found[i]) if terms[i].any() else np.nan for i in (0, 1)]
+    z_loss = float(found[2]) if with_z_loss else np.nan
+    return *factors, z_loss, float(np.nan_to_num(misfit, nan=np.inf))

@@ -1,0 +1,109 @@
+"""A case as Python code to paste, which prints what both sides give for it."""
+
+import numpy as np
+
+from multismooth.convention import Convention
+from multismooth.parity.calling.black_box import LAYOUTS
+from multismooth.parity.checking.shrink import repeated_integers
+from multismooth.parity.checking.subjects import answer_or_error
+from multismooth.parity.reading import changed_fields
+from multismooth.registry import conventions
+
+STRIDES = {"torch": "torch.stack([z, -z], -1)[..., 0]", "numpy": "np.stack([z, -z], -1)[..., 0]"}
+
+
+def code(case, a, b):
+    """Python that prints what both sides give for the case."""
+    lines = [f"logits = {_array(case.logits)}", f"labels = np.array({case.labels.tolist()}, dtype=int)"]
+    for side in (a, b):
+        lines += _call_of_reference(side, case) if side.name == "multismooth" else _call_of_subject(side, case)
+    imports = ["import numpy as np", *(line for line in lines if line.startswith(("import ", "from ")))]
+    return "\n".join([*dict.fromkeys(imports), "", *(line for line in lines if line not in imports)])
+
+
+def _call_of_reference(side, case):
+    arguments = {n: v for n, v in side.arguments(case).items() if v is not None and (n, v) != ("z_loss", 0.0)}
+    text = ", ".join(f"{name}={_literal(value)}" for name, value in arguments.items())
+    imports = ["import multismooth"] + ["from multismooth import Convention"] * ("Convention(" in text)
+    return [*imports, f"print(multismooth.numpy.loss_and_grad(logits, labels, {text}))"]
+
+
+def _call_of_subject(side, case):
+    keywords = {**side.keywords, **case.keywords}
+    text = "".join(f", {name}={_framework_literal(value, side)}" for name, value in keywords.items())
+    answer, _ = answer_or_error(side, case)
+    first = "[0]" if answer and answer.is_tuple else ""
+    axes, n = LAYOUTS[side.box.layout][0], len(case.labels)
+    shape = "" if axes is None else f".reshape({side.box.sentences(n)}, -1, {case.logits.shape[1]}).transpose{axes}"
+    flat = "" if axes is None else f".reshape({side.box.sentences(n)}, -1)"
+    dtype = side.box.dtype if case.dtype == "float64" else case.dtype
+    return _SNIPPETS[side.framework](side, shape, flat, dtype, text, first, case.strided)
+
+
+def _name_and_import(side):
+    """(the name of fn in the code, the line that imports it, or a comment that says what it stands for)."""
+    fn = side.fn
+    module, name = getattr(fn, "__module__", None), getattr(fn, "__qualname__", "")
+    if module and name.isidentifier() and module != "__main__":
+        return name, [f"from {module} import {name}"]
+    return side.variable, [f"# {side.variable}: {side.name}"]
+
+
+def _torch(side, shape, flat, dtype, keywords, first, strided):
+    name, lines = _name_and_import(side)
+    z = f"torch.tensor(logits{shape}, dtype=torch.{dtype})"
+    lines = ["import torch", *lines, f"z = {z}"]
+    if strided:
+        lines.append(f"z = {STRIDES['torch']}")
+    return [
+        *lines,
+        f"loss = {name}(z.requires_grad_(), torch.tensor(labels{flat}){keywords}){first}",
+        "print(loss.detach(), torch.autograd.grad(loss.sum(), z)[0])",
+    ]
+
+
+def _jax(side, shape, flat, dtype, keywords, first, strided):
+    name, lines = _name_and_import(side)
+    cast = "" if dtype == "float64" else f", dtype={dtype!r}"  # float64 would warn where x64 is off
+    return [
+        "import jax",
+        *lines,
+        f"z, y = jax.numpy.asarray(logits{shape}{cast}), jax.numpy.asarray(labels{flat})",
+        f"print({name}(z, y{keywords}), jax.grad(lambda z: {name}(z, y{keywords}){first}.sum())(z))",
+    ]
+
+
+def _numpy(side, shape, flat, dtype, keywords, first, strided):
+    name, lines = _name_and_import(side)
+    lines.append(f"z = logits{shape}.astype({dtype!r})")
+    if strided:
+        lines.append(f"z = {STRIDES['numpy']}")
+    return [*lines, f"print({name}(z, labels{flat}{keywords}))"]
+
+
+_SNIPPETS = {"torch": _torch, "jax": _jax, "numpy": _numpy}
+
+
+def _literal(value):
+    if isinstance(value, Convention):
+        if conventions.get(value.name) == value:
+            return repr(value.name)
+        return f"Convention({', '.join(f'{name}={own!r}' for name, own in changed_fields(value).items())})"
+    return _array(value) if isinstance(value, np.ndarray) else repr(value)
+
+
+def _framework_literal(value, side):
+    """A keyword argument as code, with arrays of the side's framework."""
+    if not isinstance(value, np.ndarray):
+        return repr(value)
+    text = _array(value)
+    cast = ".to(z.dtype)" if value.dtype.kind == "f" else ""
+    return {"torch": f"torch.tensor({text}){cast}", "jax": f"jax.numpy.asarray({text})"}.get(side.framework, text)
+
+
+def _array(array):
+    if array.size == 0 or (array.size > 100 and not array.any()):
+        return f"np.zeros({array.shape})"
+    if array.size > 100 and np.array_equal(array, repeated_integers(array.shape)):
+        return f"np.resize(np.arange(7.0) - 3, {array.shape})"
+    return f"np.array({array.tolist()!r})".replace("nan", "np.nan").replace("inf", "np.inf")

@@ -1,0 +1,142 @@
+"""A Reading says how `multismooth.loss` computes what a black box computes; the functions here put it into words."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from multismooth.convention import DIVIDES_BY, Convention
+from multismooth.implementations import implementation
+from multismooth.numpy import NumpyBackend
+from multismooth.problem import Call, Problem, Settings
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A convention with the arguments under which this library computes what fn computes."""
+
+    convention: Convention
+    label_smoothing: float
+    reduction: str
+    ignore_index: int | None = None
+    weight: np.ndarray | None = None
+    prior: np.ndarray | None = None
+    z_loss: float = 0.0
+    normalizer: float | str | None = None  # "sentences": the length of the first axis
+
+    def settings(self, sentences=None) -> dict[str, Any]:
+        """The keyword arguments of `multismooth.loss` that reproduce fn."""
+        settings = {
+            "convention": self.convention,
+            "label_smoothing": self.label_smoothing,
+            "reduction": self.reduction,
+            "ignore_index": self.ignore_index,
+        }
+        optional = {
+            "weight": self.weight,
+            "prior": self.prior,
+            "z_loss": self.z_loss or None,
+            "normalizer": sentences if self.normalizer == "sentences" else self.normalizer,
+        }
+        return settings | {name: value for name, value in optional.items() if value is not None}
+
+    def problem(self, observation, logits):
+        """(Problem, Settings) of one observed call. Nothing is checked: fn may accept what this library refuses."""
+        arguments = self.settings(observation.sentences)
+        shaping = {name: arguments.pop(name) for name in ("convention", "reduction", "ignore_index")}
+        return Problem(logits, observation.labels, **arguments), Settings(axis=1, **shaping)
+
+    def residual(self, observation):
+        """The largest difference from fn's loss and gradient, each relative to the largest entry of fn's answer."""
+        differences = []
+        for i, logits in enumerate(observation.logits):
+            with np.errstate(all="ignore"), implementation("spec"):
+                loss, gradient = NumpyBackend().loss_and_grad(Call(*self.problem(observation, logits)))
+            if np.shape(loss) != observation.loss[i].shape:
+                return np.inf
+            differences.append(_relative_difference(loss, observation.loss[i], 1e-3))
+            if observation.gradient is not None:
+                differences.append(_relative_difference(gradient, observation.gradient[i], 1e-300))
+        return float(np.nan_to_num(max(differences), nan=np.inf))
+
+    def excess(self, observation):
+        """How much larger this reading's summed loss is than fn's, on the observation's first logits."""
+        with np.errstate(all="ignore"), implementation("spec"):
+            loss, _ = NumpyBackend().loss_and_grad(Call(*self.problem(observation, observation.logits[0])))
+        return float(np.sum(loss) - np.sum(observation.loss[0]))
+
+
+def _relative_difference(value, expected, smallest_scale):
+    return np.abs(value - expected).max() / max(np.abs(expected).max(), smallest_scale)
+
+
+# --- in words -------------------------------------------------------------------------------------------------------
+
+
+def formula(reading):
+    """The loss of one element, as text."""
+    convention, eps = reading.convention, f"{reading.label_smoothing:.6g}"
+    mass = f"{eps}/(1 + {eps})" if convention.smoothing_map == "classy" else eps
+    where = "1/K" if reading.prior is None else "prior"
+    if convention.exclude:
+        where += f" (none on {', '.join(map(str, convention.exclude))})"
+    mass += "·K/(K − 1)" if convention.spread == "others" else ""
+    weighted = "" if reading.weight is None else {"per_term": " w"}.get(convention.class_weights, " (w)")
+    entropy = f" + Σ{weighted} q log q" if convention.objective == "kl" else ""
+    lse = f" + {reading.z_loss:.6g}·lse²" if reading.z_loss else ""
+    scale = f"{convention.scale:.6g} × (" if convention.scale != 1 else ""
+    return (
+        f"{scale}−Σ{weighted} q log p{entropy}{lse}{')' if scale else ''},  "
+        f"q = (1 − ε′)·onehot + ε′·{where},  ε′ = {mass}"
+    )
+
+
+def denominator_text(reading):
+    """What the reduction divides by, as text."""
+    convention = reading.convention
+    if reading.reduction != "mean":
+        return {"sum": "nothing: the sum", "none": "nothing: one loss per element"}[reading.reduction]
+    text = DIVIDES_BY[convention.denominator]
+    if reading.normalizer is not None:
+        text = "the sentences" if reading.normalizer == "sentences" else f"{reading.normalizer:.6g}"
+    if convention.smooth_denominator:
+        text += f"; the smoothing term by {DIVIDES_BY[convention.smooth_denominator]}"
+    if convention.z_loss_denominator:
+        text += f"; lse² by {DIVIDES_BY[convention.z_loss_denominator]}"
+    if convention.denominator_add:
+        text += f"; plus {convention.denominator_add:.6g}"
+    return text if convention.denominator_floor is None else f"{text}; at least {convention.denominator_floor:.6g}"
+
+
+def ignored_text(reading):
+    """Which label is ignored, as text."""
+    if reading.ignore_index is None:
+        return "no label"
+    scope = " in the label's term only" if reading.convention.ignore_scope == "nll_only" else ""
+    return f"{reading.ignore_index}{scope}"
+
+
+def changed_fields(convention):
+    """{field: value} of the fields in which a convention differs from `Convention()` and that change the loss."""
+    defaults = {f.name: f.default for f in fields(Convention) if f.compare}
+    return {name: getattr(convention, name) for name in defaults if getattr(convention, name) != defaults[name]}
+
+
+def settings_text(reading):
+    """The reading as keyword arguments, without the fields that `Convention()` has by default."""
+    own = ", ".join(f"{name}={_short(value)}" for name, value in changed_fields(reading.convention).items())
+    settings = reading.settings("sentences") | {"convention": f"Convention({own})"}
+    return ", ".join(
+        f"{name}={value if name == 'convention' else _short(value)}"
+        for name, value in settings.items()
+        if not (name == "ignore_index" and value is None)
+    )
+
+
+def _short(value):
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if getattr(value, "ndim", 0):
+        shown = ", ".join(f"{x:.4g}" for x in value[:8])
+        return f"[{shown}{', …' if len(value) > 8 else ''}]"
+    return repr(value)
