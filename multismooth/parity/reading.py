@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from multismooth import spec
 from multismooth.convention import DIVIDES_BY, Convention
-from multismooth.implementations import implementation
-from multismooth.numpy import NumpyBackend
-from multismooth.problem import Call, Problem, Settings
+from multismooth.namespace import XP
+from multismooth.problem import Problem, Settings
+from multismooth.reduction import reduced_plan
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,25 @@ class Reading:
         }
         return settings | {name: value for name, value in optional.items() if value is not None}
 
-    def problem(self, observation, logits):
-        """(Problem, Settings) of one observed call. Nothing is checked: fn may accept what this library refuses."""
+    def loss_and_gradient(self, observation, logits):
+        """(loss, gradient) of one observed call, by the specification.
+
+        The arguments are not checked, because fn may accept what this library refuses.
+        """
         arguments = self.settings(observation.sentences)
-        shaping = {name: arguments.pop(name) for name in ("convention", "reduction", "ignore_index")}
-        return Problem(logits, observation.labels, **arguments), Settings(axis=1, **shaping)
+        settings = Settings(
+            axis=1, **{name: arguments.pop(name) for name in ("convention", "reduction", "ignore_index")}
+        )
+        with np.errstate(all="ignore"):
+            plan = reduced_plan(Problem(logits, observation.labels, **arguments), settings, XP)
+            losses, gradient = spec.losses_and_gradient(logits, plan, settings.axis, XP)
+        return losses if self.reduction == "none" else losses.sum(), gradient
 
     def residual(self, observation):
         """The largest difference from fn's loss and gradient, each relative to the largest entry of fn's answer."""
         differences = []
         for i, logits in enumerate(observation.logits):
-            with np.errstate(all="ignore"), implementation("spec"):
-                loss, gradient = NumpyBackend().loss_and_grad(Call(*self.problem(observation, logits)))
+            loss, gradient = self.loss_and_gradient(observation, logits)
             if np.shape(loss) != observation.loss[i].shape:
                 return np.inf
             differences.append(_relative_difference(loss, observation.loss[i], 1e-3))
@@ -61,8 +69,7 @@ class Reading:
 
     def excess(self, observation):
         """How much larger this reading's summed loss is than fn's, on the observation's first logits."""
-        with np.errstate(all="ignore"), implementation("spec"):
-            loss, _ = NumpyBackend().loss_and_grad(Call(*self.problem(observation, observation.logits[0])))
+        loss, _ = self.loss_and_gradient(observation, observation.logits[0])
         return float(np.sum(loss) - np.sum(observation.loss[0]))
 
 

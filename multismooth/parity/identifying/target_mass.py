@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from multismooth.convention import Convention
-from multismooth.numpy import XP
+from multismooth.namespace import XP
 from multismooth.plan import plan_of
 from multismooth.problem import Problem, Settings
 from multismooth.reduction import summed
