@@ -1,7 +1,7 @@
 """Convention: everything in which two implementations of label smoothing can differ.
 
-A convention is a value, not code: `plan.plan_of` turns it, with the targets, into coefficients that every backend
-uses alike. Letters as in `spec`: K classes, t target row, r where the smoothed mass goes, ε = label_smoothing.
+A convention is a value, not code. `plan.plan_of` turns it, with the targets, into coefficients that every backend
+uses. Letters as in `spec`: K classes, t target row, r where the smoothed mass goes, ε = label_smoothing.
 """
 
 import json
@@ -20,7 +20,11 @@ CHOICES = {
     "ignore_scope": ("all", "nll_only"),
 }
 
-ALIKE = ("target_weight", "mixture_weight", "counted")  # the same divisor where there are no class weights
+EQUAL_WITHOUT_WEIGHTS = ("target_weight", "mixture_weight", "counted")  # kinds of denominator that are then the same
+
+EXPLAINED_IF_SET = (
+    "ignore_scope", "smooth_denominator", "z_loss_denominator", "denominator_add", "denominator_floor", "scale",
+)  # fmt: skip
 
 DIVIDES_BY = {
     "target_weight": "the summed class weights of the counted labels (their number, without weights)",
@@ -35,26 +39,26 @@ DIVIDES_BY = {
 
 @dataclass(frozen=True)
 class Convention:
-    """q = (1 − ε′)·t + ε′·r, and what is then weighted, summed and divided by.
+    """q = (1 − ε′)·t + ε′·r, and how the loss is weighted and what its mean divides by.
 
-    Two conventions are equal when they mean the same; `name`, `ignore_index`, `source` and `notes` only inform.
-    Make variants with `dataclasses.replace`.
+    Two conventions are equal when they compute the same. `name`, `ignore_index`, `source` and `notes` are information
+    and do not count. Make variants with `dataclasses.replace`.
 
     Args:
         spread: "all": r is uniform over all K classes and ε′ = ε (Szegedy et al. 2016, PyTorch, Optax, Keras);
             "others": the K − 1 other classes share ε, the same as "all" with ε′ = ε·K/(K − 1) (tensor2tensor, fairseq).
-        exclude: classes that never receive smoothed mass (a padding column); K in ε′ counts the rest.
+        exclude: classes that never receive smoothed mass (a padding column). K in ε′ is the number of the others.
         objective: "cross_entropy" −Σ w q log p, or "kl", which adds Σ w q log q.
         class_weights: "per_term" Σ_k w_k q_k (−log p_k); "target" w_y times the whole element; "nll_only" w_y on the
             label's term and 1 on the smoothing term; "mixture" Σ_k q_k w_k times the whole element.
         denominator: what "mean" divides by, see `DIVIDES_BY`.
         smoothing_map: "identity", or "classy": ε ↦ ε/(1 + ε), a target (t + ε/K)/(1 + ε) (ClassyVision).
-        ignore_scope: "all": an ignored element is nothing; "nll_only": its smoothing term still counts.
+        ignore_scope: "all": an ignored element contributes nothing; "nll_only": its smoothing term still counts.
         smooth_denominator: a denominator of its own for the smoothing term, or None.
         z_loss_denominator: a denominator of its own for the z-loss, or None. No class weight multiplies a z-loss.
         denominator_add, denominator_floor: mean divides by max(denominator + add, floor).
         scale: a factor on the loss.
-        ignore_index: the label that the original ignores by default; a call's own `ignore_index` is what counts.
+        ignore_index: the label that the original ignores by default. A call ignores its own `ignore_index` only.
 
     >>> from dataclasses import replace
     >>> import multismooth
@@ -88,7 +92,7 @@ class Convention:
             own = getattr(self, argument)
             if own is not None:
                 _choose(f"Convention.{argument}", own, CHOICES["denominator"])
-            if self.denominator in (own, "caller"):  # a normalizer divides everything
+            if self.denominator in (own, "caller"):  # a caller's normalizer divides all three terms
                 object.__setattr__(self, argument, None)
         for argument in ("denominator_add", "denominator_floor", "scale"):
             object.__setattr__(self, argument, _number(argument, getattr(self, argument)))
@@ -97,7 +101,7 @@ class Convention:
             object.__setattr__(self, "ignore_index", _whole("ignore_index", self.ignore_index))
 
     def to_json(self) -> str:
-        """All fields as a JSON object, so that a training run can record what it used; `from_json` reads it.
+        """All fields as a JSON object, with which a training run can record what it used. `from_json` reads it.
 
         >>> import multismooth
         >>> torch = multismooth.conventions["torch"]
@@ -108,7 +112,7 @@ class Convention:
 
     @classmethod
     def from_json(cls, text: str) -> "Convention":
-        """The Convention that `to_json` wrote; fields that the text lacks have their defaults.
+        """The Convention that `to_json` wrote. Fields that the text lacks get their defaults.
 
         Raises ValueError for text that is no JSON object, for fields that this version does not know, and for
         values that no Convention has.
@@ -128,14 +132,17 @@ class Convention:
                 "text",
                 "the fields " + ", ".join(known),
                 "also " + ", ".join(map(repr, unknown)),
-                "A newer multismooth may have written it; what it means there cannot be guessed here.",
+                "A newer multismooth may have written it; this one cannot know what it means.",
             )
         return cls(**values)
 
     def divides_z_loss(self, weighted):
-        """The kind of divisor that a call's z-loss has to itself, with class weights or without; None: the loss's."""
-        alike = not weighted and {self.denominator, self.z_loss_denominator} <= {*ALIKE}
-        return None if alike else self.z_loss_denominator
+        """The kind of denominator of the z-loss, or None where the z-loss has the denominator of the loss.
+
+        weighted: whether the call has class weights. Without them some kinds are equal.
+        """
+        equal = not weighted and {self.denominator, self.z_loss_denominator} <= {*EQUAL_WITHOUT_WEIGHTS}
+        return None if equal else self.z_loss_denominator
 
     def mass(self, label_smoothing, num_classes):
         """ε′, the share of the target row that goes to r: ε, ε/(1 + ε) or these times K/(K − 1)."""
@@ -144,7 +151,7 @@ class Convention:
         return label_smoothing * self.stretch(num_classes)
 
     def receivers(self, num_classes):
-        """How many of the classes take smoothed mass: all that exist and are not excluded."""
+        """How many of the K classes take smoothed mass: those that are not excluded."""
         return num_classes - sum(k < num_classes for k in self.exclude)
 
     def first_label(self, num_classes):
@@ -162,7 +169,7 @@ class Convention:
         )
 
     def stretch(self, num_classes):
-        """ε′/ε of the spread: 1, or K/(K − 1). With one class there are no others, and nothing to give them."""
+        """ε′/ε of the spread: 1, or K/(K − 1). With one class there are no others, and it is 0."""
         if self.spread == "all":
             return 1.0
         return num_classes / (num_classes - 1) if num_classes > 1 else 0.0
@@ -229,11 +236,11 @@ class Convention:
             rows.append(f"  ... {num_classes - 10} more")
         entropy = " + Σ w q log q" if self.objective == "kl" else ""
         loss = f"  loss = −Σ w q log p{entropy};  class weights: {self.class_weights}"
+        defaults = {f.name: f.default for f in fields(self)}
         extras = [
-            f"  {name} = {value}"
-            + (f": {DIVIDES_BY[value]}" if name in ("smooth_denominator", "z_loss_denominator") else "")
-            for name, value, usual in ((f.name, getattr(self, f.name), f.default) for f in fields(self)[7:13])
-            if value != usual
+            f"  {name} = {value}" + (f": {DIVIDES_BY[value]}" if name.endswith("_denominator") else "")
+            for name, value in ((name, getattr(self, name)) for name in EXPLAINED_IF_SET)
+            if value != defaults[name]
         ]
         return "\n".join(
             [
@@ -257,8 +264,8 @@ def _number(argument, value):
     if value is None and argument == "denominator_floor":
         return None
     if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
-        usual = {"scale": "1 leaves the loss as it is.", "denominator_add": "0 adds nothing."}
-        remedy = usual.get(argument, "None is no floor.")
+        remedies = {"scale": "1 leaves the loss as it is.", "denominator_add": "0 adds nothing."}
+        remedy = remedies.get(argument, "None is no floor.")
         raise complain(f"Convention.{argument}", "a finite number", repr(value), remedy)
     return float(value)
 

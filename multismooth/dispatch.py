@@ -1,7 +1,8 @@
-"""The front door: pick the backend from the type of the logits, importing nothing that the caller has not.
+"""The functions of `multismooth` itself: each picks the backend from the type of its first argument.
 
-The type's method resolution order names its framework (Parameters, fake and functional tensors, tracers included:
-a JAX tracer is no `jax.Array` subclass, but it lives in a jax module).
+No framework is imported that the caller has not imported. The modules in the type's method resolution order name its
+framework. So Parameters, fake and functional tensors and tracers are recognised: a JAX tracer is no subclass of
+`jax.Array`, but its class is in a jax module.
 """
 
 import inspect
@@ -15,7 +16,7 @@ from multismooth.errors import complain
 
 
 def backend_of(array):
-    """The backend module for an array. Import statements, because `import_module` breaks `torch.compile`'s graph."""
+    """The backend module for an array. It uses import statements: `import_module` breaks `torch.compile`'s graph."""
     for base in type(array).__mro__:
         root = base.__module__.partition(".")[0]
         if root == "torch":
@@ -40,7 +41,7 @@ def backend_of(array):
 
 
 def _dispatched(method: Callable[Concatenate[Any, Arguments], Result]) -> Callable[Arguments, Result]:
-    """The method's function of whichever backend its first argument belongs to."""
+    """A function that calls the method of the backend to which its first argument belongs."""
     name, signature = method.__name__, inspect.signature(method)
     parameters = list(signature.parameters.values())[1:]
     first = parameters[0].name

@@ -1,4 +1,4 @@
-"""What multismooth raises and warns: every text names the argument, what was expected, what came, and the remedy."""
+"""Errors and warnings. Every text names the argument, what was expected, what was passed, and the remedy."""
 
 from importlib import import_module
 
@@ -20,18 +20,18 @@ class SmoothingWarning(UserWarning):
 
 
 class MissingBackendError(ImportError):
-    """A framework was asked for that is not installed."""
+    """A framework that is needed is not installed."""
 
 
 def complain(argument, expected, got, remedy, error=ValueError):
-    """Build `error` in the one grammar of this library: argument, expected, got, remedy."""
+    """An `error` with the text of every error of this library: argument, expected, got, remedy."""
     if not remedy.strip():
         raise ValueError(f"the complaint about `{argument}` lacks a remedy; it expected {expected} and got {got}")
     return error(f"`{argument}`: expected {expected}; got {got}. {remedy}")
 
 
 def require(framework, extra):
-    """Import `framework`, or say which extra brings it."""
+    """Import `framework`, or raise MissingBackendError with the extra that installs it."""
     try:
         import_module(framework)
     except ImportError as error:

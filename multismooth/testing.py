@@ -1,4 +1,4 @@
-"""For other people's test suites: assertions on losses, with a report as the message."""
+"""Assertions on losses for test suites. The message of a failure is a report."""
 
 from multismooth.parity import check
 
@@ -7,7 +7,7 @@ def assert_matches_convention(fn, convention="torch", **settings) -> None:
     """Assert that fn(logits, targets) is `multismooth.loss(logits, targets, convention=…)`, in values and gradients.
 
     Arguments are those of `multismooth.parity.check`. Raises AssertionError with its report, which says what differs
-    first, shows the smallest failing case as code, and what to pass.
+    first and what to pass, and shows the smallest failing case as code.
 
     >>> import multismooth
     >>> from multismooth.testing import assert_matches_convention

@@ -115,7 +115,7 @@ def test_every_case_is_the_same_in_every_dtype():
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
-def test_the_advice_names_the_divisors_with_their_numbers():
+def test_the_advice_names_the_denominators_with_their_numbers():
     report = parity.check(by_all_rows, "torch")
     assert not report
     assert report.first.trial == "values"
@@ -259,7 +259,7 @@ def test_fixed_weights_masks_and_priors_fix_the_number_of_classes():
     assert sum(outcome.trial == "masked" for outcome in report.outcomes) == 2
 
 
-def test_a_divisor_that_only_the_caller_knows_is_asked_for():
+def test_a_denominator_that_only_the_caller_knows_is_asked_for():
     fn = partial(multismooth.numpy.loss_and_grad, convention="marian", normalizer=3.0)
     with pytest.raises(ValueError, match=r"`normalizer`: .*sentences"):
         parity.check(fn, "marian")

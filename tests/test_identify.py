@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::multismooth.SmoothingWarning")
 # Left out, because A does not show it: fewer than three labels that count; the weight of a class whose own label never
 # counts, where it is mixed with others or multiplied by a prior. "caller" is tried as what it is, a normalizer.
 
-DIVISORS = [kind for kind in CHOICES["denominator"] if kind != "caller"]
+DENOMINATORS = [kind for kind in CHOICES["denominator"] if kind != "caller"]
 
 
 def random_shape(rng, k):
@@ -33,8 +33,8 @@ def random_shape(rng, k):
     exclude = tuple(rng.choice(k, size=rng.integers(1, 3), replace=False).tolist()) if rng.random() < 0.2 else ()
     convention = Convention(
         **{name: one(choices) for name, choices in CHOICES.items() if name != "denominator"},
-        denominator=one(DIVISORS),
-        smooth_denominator=one(DIVISORS) if rng.random() < 0.25 else None,
+        denominator=one(DENOMINATORS),
+        smooth_denominator=one(DENOMINATORS) if rng.random() < 0.25 else None,
         exclude=exclude,
         denominator_add=one([0.5, 2.0, 1e-6]) if rng.random() < 0.2 else 0.0,
         denominator_floor=one([0.7, 1.0, 3.0, 5.0]) if rng.random() < 0.2 else None,
@@ -59,8 +59,8 @@ def random_values(rng, k, convention, reduction):
 
 
 def squared(rng, settings):
-    """The settings with a z-loss that has a divisor of its own."""
-    convention = replace(settings["convention"], z_loss_denominator=DIVISORS[rng.integers(len(DIVISORS))])
+    """The settings with a z-loss that has a denominator of its own."""
+    convention = replace(settings["convention"], z_loss_denominator=DENOMINATORS[rng.integers(len(DENOMINATORS))])
     return settings | {"convention": convention, "z_loss": round(rng.uniform(0.001, 0.1), 4)}
 
 
@@ -68,8 +68,8 @@ def shows(k, settings):
     """Whether answers can show everything: see above."""
     convention, ignored = settings["convention"], settings["ignore_index"]
     counting = set(range(k)) - set(convention.exclude) - {ignored}
-    divisors = convention.denominator, convention.smooth_denominator, convention.z_loss_denominator
-    mixing = "mixture" in convention.class_weights + "".join(map(str, divisors))
+    denominators = convention.denominator, convention.smooth_denominator, convention.z_loss_denominator
+    mixing = "mixture" in convention.class_weights + "".join(map(str, denominators))
     hidden = "weight" in settings and ignored in range(k) and ignored not in convention.exclude
     return len(counting) >= 3 and not (hidden and (mixing or "prior" in settings))
 
@@ -330,11 +330,11 @@ def test_class_weights_and_z_loss_are_found():
 def test_what_a_z_loss_divides_by_is_found(told):
     """Liger's by the count beside class weights; the same with Σ w_y is PyTorch's and no name of Liger's."""
     weight = np.array([0.2, 1.0, 3.0, 0.7, 10.0])
-    for name, divisor in (("liger", "counted"), ("torch", "target_weight")):
+    for name, denominator in (("liger", "counted"), ("torch", "target_weight")):
         fn = partial(multismooth.numpy.loss_and_grad, convention=name, weight=weight, z_loss=0.01)
         found = parity.identify(fn, "numpy", weight=weight if told else None)
         convention = found.convention
-        assert (convention.z_loss_denominator or convention.denominator) == divisor
+        assert (convention.z_loss_denominator or convention.denominator) == denominator
         assert convention.denominator == "target_weight"
         assert {"liger", "torch"} & set(found.names) == {name}
         assert ("lse² by the counted elements" in str(found)) == (name == "liger")
@@ -342,14 +342,14 @@ def test_what_a_z_loss_divides_by_is_found(told):
             assert found.z_loss == 0.01
 
 
-def test_a_z_loss_has_one_divisor_with_the_rest_where_nothing_tells_another():
+def test_a_z_loss_has_one_denominator_with_the_rest_where_nothing_tells_another():
     fn = partial(multismooth.numpy.loss_and_grad, convention="liger", z_loss=0.01)
     found = parity.identify(fn, "numpy")
     assert found.convention.z_loss_denominator is None
     assert {"liger", "torch", "flash-attn"} <= set(found.names)
 
 
-def test_a_small_z_loss_in_single_precision_is_not_taken_for_another_divisor():
+def test_a_small_z_loss_in_single_precision_is_not_taken_for_another_denominator():
     torch = need("torch")
 
     def fn(z, y):

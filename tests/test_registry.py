@@ -104,13 +104,13 @@ def test_a_wrong_entry_is_noticed(name):
 
 
 def averaged(name):
-    """Whether a record of the library is a mean by a divisor that the library itself counted."""
+    """Whether a record of the library is a mean by a denominator that the library itself counted."""
     chosen = [case for case in behind(name) if case.params.get("reduction", "mean") == "mean"]
     return any(isinstance(case.params.get("denominator", "valid"), str) for case in chosen)
 
 
 @pytest.mark.parametrize("name", [name for name in TIES if averaged(name)])
-def test_a_wrong_divisor_is_noticed(name):
+def test_a_wrong_denominator_is_noticed(name):
     other = "all" if conventions[name].denominator == "classes" else "classes"
     assert noticed(name, denominator=other)
     if conventions[name].denominator != "caller":
@@ -122,7 +122,7 @@ def test_a_wrong_divisor_is_noticed(name):
 SQUARED = [name for name in TIES if any(case.params.get("z_loss") for case in behind(name))]
 
 
-def test_a_wrong_divisor_of_the_z_loss_is_noticed():
+def test_a_wrong_denominator_of_the_z_loss_is_noticed():
     """Class weights tell all of them apart, but for what sample weights, which Liger has not, do."""
     assert SQUARED == ["liger", "flash-attn", "t5x"]
     others = [value for field, value in changes(conventions["liger"]) if field == "z_loss_denominator"]

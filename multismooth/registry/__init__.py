@@ -1,7 +1,7 @@
 """The named conventions: what each library computes when it is given `label_smoothing`, as data.
 
-`conventions` maps names to `Convention`s, `aliases` other spellings to names, and `unexpressed` says of the rest why
-no Convention can stand for it. The entries are in `frameworks`, `text`, `speech` and `vision`.
+`conventions` maps names to `Convention`s and `aliases` other spellings to names. `unexpressed` has the losses that no
+Convention can express, each with the reason. The entries are in `frameworks`, `text`, `speech` and `vision`.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,8 @@ from multismooth.registry.frameworks import FRAMEWORKS, KERNELS
 from multismooth.registry.speech import SPEECH
 from multismooth.registry.text import TEXT
 from multismooth.registry.vision import VISION
+
+__all__ = ["aliases", "conventions", "resolve", "unexpressed"]
 
 conventions: Mapping[str, Convention] = MappingProxyType(
     {convention.name: convention for convention in (*FRAMEWORKS, *KERNELS, *TEXT, *SPEECH, *VISION)}
@@ -58,7 +60,7 @@ aliases: Mapping[str, str] = MappingProxyType(
 _TOWARDS_HALF = "a sigmoid loss: binary_loss(..., label_smoothing=ε) is the same"
 _FLIPPED = "a sigmoid loss with targets 1 − ε and ε: binary_loss(..., label_smoothing=2ε) is the same"
 _TOWARDS_UNIFORM = "a sigmoid loss that smooths towards 1/K: binary_loss of t·(1 − ε) + ε/K, with ε = 0"
-_PART = "K is the size of one rank's part of the vocabulary: the mass is not 1, and the ranks differ"
+_VOCABULARY_PART = "K is the size of one rank's part of the vocabulary: the mass is not 1, and the ranks differ"
 _FOCAL = "the focal factor depends on the logits"
 
 unexpressed: Mapping[str, str] = MappingProxyType(
@@ -73,13 +75,13 @@ unexpressed: Mapping[str, str] = MappingProxyType(
         "optax-sigmoid": _TOWARDS_UNIFORM,
         "scenic-sigmoid": _TOWARDS_UNIFORM,
         "pykeen-bce": "a sigmoid loss with targets 1 − ε and ε/(K − 1): binary_loss of these, with ε = 0",
-        "tensor2tensor-gaussian": "mass by the distance of class numbers, not summing to 1; a (K, K) prior does",
+        "tensor2tensor-gaussian": "mass by the distance of class numbers, which does not sum to 1; a (K, K) prior does",
         "lingvo-localized": "mass for the labels of neighbouring steps: pass soft targets",
         "classyvision-ignored": "an ignored element counts, with a uniform target: pass ε per element, 1 there",
         "composer-ignored": "a negative label keeps the mass ε, and the mean divides by the total mass",
-        "megatron-core-parallel": _PART,
-        "liger-partition": _PART,
-        "mxnet-multi-output": "multi_output=True drops smooth_alpha without a word: use label_smoothing=0",
+        "megatron-core-parallel": _VOCABULARY_PART,
+        "liger-partition": _VOCABULARY_PART,
+        "mxnet-multi-output": "multi_output=True silently drops smooth_alpha: use label_smoothing=0",
         "keras-focal": _FOCAL,
         "apex-focal": _FOCAL,
         "bi-tempered": "tempered logarithms are no softmax cross-entropy",
@@ -92,11 +94,13 @@ unexpressed: Mapping[str, str] = MappingProxyType(
     }
 )
 
-_names, _entries = dict(aliases), dict(conventions)  # all that torch.compile of PyTorch 2.6 looks into
+_names, _entries = dict(aliases), dict(conventions)  # torch.compile of PyTorch 2.6 reads plain dicts only
 
 
 def resolve(convention: Any) -> Convention:
-    """The Convention that a name, an alias or a Convention stands for; an unknown name suggests the nearest.
+    """The Convention with a name or an alias; a Convention is returned as it is.
+
+    Raises ValueError for an unknown name, and suggests the nearest one.
 
     >>> resolve("hf").name
     'transformers'

@@ -1,4 +1,4 @@
-"""Conventions of the frameworks' own losses and of fused kernels; `registry` gathers them."""
+"""Conventions of the frameworks' own losses (FRAMEWORKS) and of fused kernels (KERNELS)."""
 
 from multismooth.convention import Convention
 
@@ -138,14 +138,14 @@ KERNELS = (
         "liger",
         z_loss_denominator="counted",
         source="liger-kernel 0.8, src/liger_kernel/ops/cross_entropy.py, fused_linear_cross_entropy.py",
-        notes="Class weights enter the smoothed loss and its divisor alone; z_loss=lse_square_scale is a plain mean.",
+        notes="Class weights enter the smoothed loss and its denominator; z_loss=lse_square_scale is a plain mean.",
     ),
     Convention(
         "liger-megatron",
         spread="others",
         denominator="counted",
         source="liger-kernel 0.8, src/liger_kernel/ops/vocab_parallel_cross_entropy.py, formula megatron",
-        notes="Unreduced; the formula pytorch of the same kernel is liger's.",
+        notes="Unreduced. The formula pytorch of the same kernel is the convention liger.",
     ),
     Convention(
         "flash-attn",
@@ -164,7 +164,7 @@ KERNELS = (
         denominator="counted",
         ignore_index=0,
         source="apex 6424da3, apex/contrib/xentropy/softmax_xentropy.py",
-        notes="Unreduced; its padding_idx is 0 unless told otherwise, which is a real class.",
+        notes="Unreduced. Its padding_idx is 0 by default, which is a real class.",
     ),
     Convention(
         "megatron-core",
@@ -172,6 +172,6 @@ KERNELS = (
         denominator="counted",
         ignore_index=None,
         source="megatron-core d98e8a6, megatron/core/tensor_parallel/cross_entropy.py",
-        notes="One tensor-parallel rank: with more, K is each rank's own part of the vocabulary.",
+        notes="One tensor-parallel rank. With more, K is the size of each rank's own part of the vocabulary.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Conventions of libraries for speech; `registry` gathers them."""
+"""Conventions of libraries for speech."""
 
 from multismooth.convention import Convention
 
@@ -33,7 +33,7 @@ SPEECH = (
         ignore_scope="nll_only",
         ignore_index=-1,
         source="espnet 202511, espnet/nets/pytorch_backend/rnn/decoders.py",
-        notes="Needs prior= (unigrams). Its two terms have a divisor each; one normalizer serves where they agree.",
+        notes="Needs prior= (unigrams). Its two terms have two denominators; one normalizer serves where they agree.",
     ),
     Convention(
         "wenet",
@@ -82,6 +82,6 @@ SPEECH = (
         denominator="counted",
         ignore_index=None,
         source="NeMo 8cfedd7, nemo/collections/common/losses/smoothed_cross_entropy.py SmoothedNLLLoss",
-        notes="There the divisor of the label's term alone is larger by 1e-8.",
+        notes="In the original, the denominator of the label's term only is larger by 1e-8.",
     ),
 )

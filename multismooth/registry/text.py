@@ -1,7 +1,7 @@
-"""Conventions of libraries for text; `registry` gathers them.
+"""Conventions of libraries for text.
 
-Where a library takes padding's index from its vocabulary, the entry has 0, so `exclude` (where there is one) is (0,):
-use `dataclasses.replace(convention, exclude=(pad,))` for another.
+Some libraries take the index of padding from their vocabulary. Their entries have 0, and `exclude` is (0,) where
+padding gets no smoothed mass. For another index use `dataclasses.replace(convention, exclude=(pad,))`.
 """
 
 from multismooth.convention import Convention
@@ -194,7 +194,7 @@ TEXT = (
         denominator="caller",
         ignore_index=None,
         source="allennlp 2.10, allennlp/nn/util.py sequence_cross_entropy_with_logits, average batch (the default)",
-        notes="Means of sentences: sample_weight 1/length in each, normalizer: the sentences that have a token.",
+        notes="A mean of sentence means. sample_weight: 1/length in each; normalizer: the sentences that have a token.",
     ),
     Convention(
         "allennlp-tokens",
@@ -210,7 +210,7 @@ TEXT = (
         denominator="counted",
         ignore_index=0,
         source="DeepLearningExamples 729963d, PyTorch/LanguageModeling/BART/utils/utils.py label_smoothed_nll_loss",
-        notes="The sum, as in fairseq-0.10, whose later change it does not have.",
+        notes="The sum, as in fairseq-0.10; it lacks the change of later fairseq releases.",
     ),
     Convention(
         "nvidia-gnmt",

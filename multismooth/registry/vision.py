@@ -1,4 +1,4 @@
-"""Conventions of libraries for images (and PyKEEN's, for graphs); `registry` gathers them."""
+"""Conventions of libraries for images, and of PyKEEN, for knowledge graphs."""
 
 from multismooth.convention import Convention
 
@@ -29,7 +29,7 @@ VISION = (
         smoothing_map="classy",
         ignore_index=None,
         source="ClassyVision 08a82e8, classy_vision/losses/label_smoothing_loss.py",
-        notes="What it ignores gets the uniform target and counts: ε per element, 1 there.",
+        notes="An ignored element gets the uniform target and counts: pass ε per element, 1 there.",
     ),
     Convention(
         "fastai",
@@ -38,7 +38,7 @@ VISION = (
         smooth_denominator="all",
         ignore_scope="nll_only",
         source="fastai 2.8, fastai/losses.py LabelSmoothingCrossEntropy",
-        notes="Class weights and ignore_index touch the label's term alone; the other is a plain mean of all rows.",
+        notes="Class weights and ignore_index change the label's term only; the other is a plain mean of all rows.",
     ),
     Convention(
         "composer",
@@ -70,7 +70,7 @@ VISION = (
         denominator="caller",
         ignore_index=None,
         source="big_vision 0127fb6, big_vision/utils.py weighted_softmax_xent",
-        notes="Means of sentences: sample_weight 1/length in each, normalizer: all sentences.",
+        notes="A mean of sentence means. sample_weight: 1/length in each; normalizer: all sentences.",
     ),
     Convention(
         "scenic",
@@ -78,14 +78,14 @@ VISION = (
         denominator_add=1e-8,
         ignore_index=None,
         source="scenic 4a38d47, scenic/model_lib/base_models/model_utils.py weighted_softmax_cross_entropy",
-        notes="Class weights do not enter the divisor.",
+        notes="Class weights do not enter the denominator.",
     ),
     Convention(
         "paddleclas",
         denominator="all",
         ignore_index=None,
         source="PaddleClas d178931, ppcls/loss/celoss.py CELoss",
-        notes="ε outside (0, 1) turns smoothing off without a word.",
+        notes="ε outside (0, 1) silently turns smoothing off.",
     ),
     Convention(
         "nvidia-resnet",

@@ -1,5 +1,5 @@
-"""The mean over nothing is 0. A divisor of 0 of anything else is an error where it can be seen (see bad_calls), and NaN
-elsewhere: under a trace, on a device that nobody asks, with validate=False."""
+"""The mean over nothing is 0. A denominator of 0 of anything else is an error where it can be seen (see bad_calls), and
+NaN elsewhere: under a trace, on a device that nobody asks, with validate=False."""
 
 import importlib
 from dataclasses import replace
@@ -145,14 +145,14 @@ def test_labels_whose_classes_weigh_nothing(ms):
     assert np.isfinite(float(call(ms, "loss", **given("loss", normalizer=6, **WEIGHTLESS))))
 
 
-def test_terms_with_divisors_of_their_own_and_nothing_counted(ms):
+def test_terms_with_denominators_of_their_own_and_nothing_counted(ms):
     convention = replace(conventions["torch"], smooth_denominator="all", z_loss_denominator="counted")
     parts = call(ms, "terms", **given("terms", convention=convention, z_loss=0.1, targets=LABELS * 0 - 100))
     for part in flat(tuple(parts)):
         assert not part.any()
 
 
-def test_a_divisor_of_its_own_may_be_of_nothing(ms):
+def test_a_denominator_of_its_own_may_be_of_nothing(ms):
     """fastai's label term is a mean over no weight, 0; its smoothing term is a plain mean."""
     loss = float(call(ms, "loss", **given("loss", convention="fastai", **WEIGHTLESS)))
     z = LOGITS - np.log(np.exp(LOGITS).sum(1, keepdims=True))
