@@ -75,7 +75,7 @@ def row_chunk(problem, start, stop, shape, xp):
 
     mask = problem.class_mask
     if mask is not None and mask.ndim > 1:
-        mask = mask_rows(mask, xp.arange(start, stop, device=problem.targets.device), shape, xp)
+        mask = mask_rows(mask, xp.arange(start, stop, device=getattr(problem.targets, "device", None)), shape, xp)
     return problem._replace(
         logits=problem.logits[start:stop],
         targets=problem.targets[start:stop],
