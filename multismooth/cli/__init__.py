@@ -1,4 +1,4 @@
-"""The command line: `multismooth`, also `python -m multismooth`. A command imports what it needs when it runs."""
+"""The command line: `multismooth`, also `python -m multismooth`. Each command imports what it needs when it runs."""
 
 from multismooth.cli import conventions, demo, doctor, losses
 from multismooth.cli.app import app

@@ -1,4 +1,4 @@
-"""The application that the commands belong to, and what they share: consoles, JSON, statuses to end with."""
+"""The application to which the commands belong, and what they share: consoles, output, the exit status of errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ app = typer.Typer(
     help="Label smoothing that agrees between PyTorch, JAX and NumPy, and says what other libraries compute.",
 )
 console = Console()
-errors = Console(stderr=True)
+error_console = Console(stderr=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, and nothing else there.")]
 Smoothing = Annotated[float, typer.Option("--label-smoothing", "-e", help="ε, a number in [0, 1].")]
@@ -31,25 +31,25 @@ def main() -> None:
 
 
 @contextmanager
-def refusing():
-    """Errors of this library and its users' mistakes end with status 2 and their text, not with a traceback."""
+def errors_as_status_2():
+    """An error of this library or a mistake of its user ends the program with its text and status 2, no traceback."""
     try:
         yield
     except (ValueError, ImportError, OSError) as error:
-        errors.print(f"[red]{escape(str(error))}[/red]", highlight=False, soft_wrap=True)
+        error_console.print(f"[red]{escape(str(error))}[/red]", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
 
 
 @contextmanager
-def aside(text):
-    """A spinner on stderr, where all that the code of others prints goes meanwhile: stdout has the result alone."""
-    with errors.status(text) as status, redirect_stdout(sys.stderr):
+def spinner(text):
+    """A spinner on stderr. What the user's code prints goes to stderr too, so that stdout has the result only."""
+    with error_console.status(text) as status, redirect_stdout(sys.stderr):
         yield status
 
 
-def say(text):
+def print_text(text):
     console.print(escape(str(text)), highlight=False, soft_wrap=True)
 
 
-def say_json(value):
+def print_json(value):
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2))

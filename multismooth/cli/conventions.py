@@ -1,4 +1,4 @@
-"""explain and convert: what the registry knows, without calling anybody's code."""
+"""explain and convert: what the registry says of conventions. They call no user's code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from multismooth.cli.app import AsJson, Smoothing, app, console, refusing, say, say_json
+from multismooth.cli.app import AsJson, Smoothing, app, console, errors_as_status_2, print_json, print_text
 from multismooth.convention import DIVIDES_BY, Convention
 
 Name = typer.Argument(help="A name or alias in the registry, such as torch, fairseq or hf.", metavar="CONVENTION")
@@ -31,23 +31,23 @@ def explain(
 
     if everything or convention is None:
         if as_json:
-            say_json({name: _plain(entry) for name, entry in conventions.items()})
+            print_json({name: _as_json(entry) for name, entry in conventions.items()})
         else:
             console.print(_table(conventions))
         return
-    with refusing():
+    with errors_as_status_2():
         entry = resolve(convention)
         text = entry.explain(label_smoothing, classes)
         row = entry.target_row(label_smoothing, classes, entry.first_label(classes))
     also = sorted(alias for alias, name in aliases.items() if name == entry.name)
     if as_json:
-        say_json(_plain(entry) | {"aliases": also, "text": text, "target_row": row})
+        print_json(_as_json(entry) | {"aliases": also, "text": text, "target_row": row})
         return
-    say(text)
-    say(f"  source: {entry.source}")
-    say(f"  ignores by default: {'no label' if entry.ignore_index is None else entry.ignore_index}")
+    print_text(text)
+    print_text(f"  source: {entry.source}")
+    print_text(f"  ignores by default: {'no label' if entry.ignore_index is None else entry.ignore_index}")
     if also:
-        say(f"  also called: {', '.join(also)}")
+        print_text(f"  also called: {', '.join(also)}")
 
 
 @app.command()
@@ -64,21 +64,23 @@ def convert(
     """
     from multismooth.registry import resolve
 
-    with refusing():
+    with errors_as_status_2():
         a, b = resolve(original), resolve(other)
-        a.first_label(classes)  # there is one, or nothing can be converted
+        a.first_label(classes)  # raises where no class can receive smoothed mass
         result = a.smoothing_for(b, label_smoothing, classes)
-    rest = {field: [before, after] for field, before, after in _differences(a, b)}
+    different = {field: [before, after] for field, before, after in _differences(a, b)}
     if as_json:
-        say_json({"from": a.name, "to": b.name, "classes": classes, "label_smoothing": result, "differences": rest})
+        print_json(
+            {"from": a.name, "to": b.name, "classes": classes, "label_smoothing": result, "differences": different}
+        )
         return
-    say(f"{a.name} with ε = {label_smoothing:g} has the targets of {b.name} with ε = {result!r} (K = {classes})")
-    for field, (before, after) in rest.items():
-        say(f"  still different: {field}: {before} → {after}")
+    print_text(f"{a.name} with ε = {label_smoothing:g} has the targets of {b.name} with ε = {result!r} (K = {classes})")
+    for field, (before, after) in different.items():
+        print_text(f"  still different: {field}: {before} → {after}")
 
 
 def _differences(a, b):
-    """(field, of a, of b) for all but the targets, which ε was converted for."""
+    """(field, its value in a, its value in b) for all fields but those of the targets, for which ε was converted."""
     for f in fields(Convention):
         before, after = getattr(a, f.name), getattr(b, f.name)
         if f.name in ("name", "source", "notes", "spread", "smoothing_map") or before == after:
@@ -88,7 +90,7 @@ def _differences(a, b):
         yield "ignored label" if f.name == "ignore_index" else f.name.replace("_", " "), before, after
 
 
-def _plain(convention):
+def _as_json(convention):
     return asdict(convention) | {"exclude": list(convention.exclude)}
 
 

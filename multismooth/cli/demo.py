@@ -1,4 +1,4 @@
-"""The main job: one classifier in two frameworks, compared after every step."""
+"""demo: trains one classifier in two frameworks and compares them after every step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from multismooth.cli.app import app, console, errors
+from multismooth.cli.app import app, console, error_console
 
 
 class Data(StrEnum):
@@ -46,7 +46,7 @@ def demo(
     try:
         require(data.value)
     except ModuleNotFoundError as error:
-        errors.print(f"[red]{escape(str(error))}[/red]")
+        error_console.print(f"[red]{escape(str(error))}[/red]")
         raise typer.Exit(2) from error
     settings = Settings.of(data.value, quick=quick)
     outcome = _run_with_progress(settings, out)

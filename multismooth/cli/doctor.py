@@ -1,18 +1,18 @@
-"""doctor: what this machine has, and whether the backends agree on it."""
+"""doctor: lists what this machine has, and checks that the backends agree on it."""
 
 from __future__ import annotations
 
 import typer
 from rich.table import Table
 
-from multismooth.cli.app import AsJson, app, aside, console, say_json
+from multismooth.cli.app import AsJson, app, console, print_json, spinner
 
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """List backends, versions and devices, and run the conformance cases on each of them.
 
-    Every backend is held against the float64 specification: values, gradients, dtypes, masks, weights, ignored labels.
+    Every backend is compared with the float64 specification: values, gradients, dtypes, masks, weights, ignored labels.
 
     Ends with status 0 if all agree, with 1 if not.
 
@@ -20,23 +20,23 @@ def doctor(as_json: AsJson = False) -> None:
     """
     from multismooth.parity.doctor import survey
 
-    with aside("looking around") as status:
+    with spinner("looking for backends") as status:
         found = survey(on_step=lambda text: status.update(f"checking {text}"))
     if as_json:
-        say_json(found.to_dict())
+        print_json(found.to_dict())
     else:
         versions = Table("package", "version", box=None, pad_edge=False)
         for name, version in found.versions.items():
             versions.add_row(name, version)
         console.print(versions)
         console.print()
-        console.print(_checks(found))
+        console.print(_checks_table(found))
         for line in found.failures:
             console.print(line, style="red", markup=False, highlight=False)
     raise typer.Exit(0 if found else 1)
 
 
-def _checks(found):
+def _checks_table(found):
     table = Table(
         "backend", "device", "kernels", "dtype", "cases", "largest error", "allowed", "", box=None, pad_edge=False
     )

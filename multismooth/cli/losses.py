@@ -1,4 +1,4 @@
-"""check, compare and identify: questions about somebody's function."""
+"""check, compare and identify: what a user's loss function computes."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ from typing import Annotated
 
 import typer
 
-from multismooth.cli.app import AsJson, Smoothing, app, aside, refusing, say, say_json
+from multismooth.cli.app import AsJson, Smoothing, app, errors_as_status_2, print_json, print_text, spinner
 from multismooth.cli.target import GRAMMAR, load
 from multismooth.errors import complain
 
 Target = typer.Argument(help=f"{GRAMMAR}; it is called as fn(logits, targets).", metavar="TARGET")
-With = typer.Option("--with", help="name=value for the function, or for making the class; may be repeated.")
+Keywords = typer.Option("--with", help="name=value for the function, or for making the class; may be repeated.")
 Framework = Annotated[str | None, typer.Option(help="torch, jax or numpy; by default the first that works.")]
 Classes = Annotated[int | None, typer.Option("--num-classes", "-k", help="K, if it takes one K only.")]
 Accepts = Annotated[str, typer.Option(help="Keywords that it takes as multismooth.loss does, e.g. weight,reduction.")]
 Compiled = Annotated[bool, typer.Option("--compile", help="Also under the framework's compiler.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Remarks are failures.")]
 Skip = Annotated[str, typer.Option(help="Trials to leave out, e.g. 'bad labels,repeat'.")]
-Ignored = Annotated[str | None, typer.Option("--ignore-index", help="The ignored label, or none.")]
+IgnoreIndex = Annotated[str | None, typer.Option("--ignore-index", help="The ignored label, or none.")]
 
 
 @app.command()
 def check(
     target: Annotated[str, Target],
-    convention: Annotated[str, typer.Option("--convention", "-c", help="What it is meant to be.")] = "torch",
+    convention: Annotated[
+        str, typer.Option("--convention", "-c", help="The convention that it should have.")
+    ] = "torch",
     label_smoothing: Smoothing = 0.1,
-    ignore_index: Ignored = None,
+    ignore_index: IgnoreIndex = None,
     reduction: Annotated[str, typer.Option(help="mean, sum or none.")] = "mean",
     weight: Annotated[str | None, typer.Option(help="Class weights that it closes over: 1,2,0.5.")] = None,
     z_loss: Annotated[float, typer.Option(help="The factor of its log² Z term.")] = 0.0,
@@ -34,13 +36,13 @@ def check(
     framework: Framework = None,
     num_classes: Classes = None,
     accepts: Accepts = "",
-    given: Annotated[list[str] | None, With] = None,
+    keywords: Annotated[list[str] | None, Keywords] = None,
     compile: Compiled = False,
     strict: Strict = False,
     skip: Skip = "",
     as_json: AsJson = False,
 ) -> None:
-    """Hold a loss against the convention that it is meant to be, in values and gradients.
+    """Compare a loss with the convention that it should have, in values and gradients.
 
     Ends with status 0 if it agrees, with 1 if not, with 2 if it cannot be called.
 
@@ -49,36 +51,36 @@ def check(
     from multismooth import parity
 
     settings = {"label_smoothing": label_smoothing, "reduction": reduction, "z_loss": z_loss}
-    with refusing(), aside(f"checking {target}"):
-        settings |= _ignored(ignore_index)
+    with errors_as_status_2(), spinner(f"checking {target}"):
+        settings |= _ignore_index(ignore_index)
         if weight is not None:
             settings["weight"] = _numbers("--weight", weight)
         if normalizer is not None:
             settings["normalizer"] = normalizer if normalizer == "sentences" else _number("--normalizer", normalizer)
-        how = {"framework": framework, "num_classes": num_classes, "accepts": _names(accepts), "compile": compile}
+        options = {"framework": framework, "num_classes": num_classes, "accepts": _names(accepts), "compile": compile}
         report = parity.check(
-            load(target, given or ()), convention, **settings, **how, strict=strict, skip=_names(skip)
+            load(target, keywords or ()), convention, **settings, **options, strict=strict, skip=_names(skip)
         )
-    _tell(report, as_json)
+    _print_and_exit(report, as_json)
 
 
 @app.command()
 def compare(
     target_a: Annotated[str, typer.Argument(help=f"One loss: {GRAMMAR}.", metavar="TARGET_A")],
     target_b: Annotated[str, typer.Argument(help="The other one.", metavar="TARGET_B")],
-    ignore_index: Ignored = None,
+    ignore_index: IgnoreIndex = None,
     framework_a: Framework = None,
     framework_b: Framework = None,
     num_classes: Classes = None,
     accepts: Accepts = "",
-    given_a: Annotated[list[str] | None, typer.Option("--with-a", help="name=value for TARGET_A.")] = None,
-    given_b: Annotated[list[str] | None, typer.Option("--with-b", help="name=value for TARGET_B.")] = None,
+    keywords_a: Annotated[list[str] | None, typer.Option("--with-a", help="name=value for TARGET_A.")] = None,
+    keywords_b: Annotated[list[str] | None, typer.Option("--with-b", help="name=value for TARGET_B.")] = None,
     compile: Compiled = False,
     strict: Strict = False,
     skip: Skip = "",
     as_json: AsJson = False,
 ) -> None:
-    """Hold two losses against each other, of one framework or of two.
+    """Compare two losses, of one framework or of two.
 
     Ends with status 0 if they agree, with 1 if not, with 2 if one cannot be called.
 
@@ -86,11 +88,11 @@ def compare(
     """
     from multismooth import parity
 
-    with refusing(), aside(f"comparing {target_a} and {target_b}"):
+    with errors_as_status_2(), spinner(f"comparing {target_a} and {target_b}"):
         report = parity.compare(
-            load(target_a, given_a or ()),
-            load(target_b, given_b or ()),
-            **_ignored(ignore_index),
+            load(target_a, keywords_a or ()),
+            load(target_b, keywords_b or ()),
+            **_ignore_index(ignore_index),
             frameworks=(framework_a, framework_b),
             num_classes=num_classes,
             accepts=_names(accepts),
@@ -98,7 +100,7 @@ def compare(
             strict=strict,
             skip=_names(skip),
         )
-    _tell(report, as_json)
+    _print_and_exit(report, as_json)
 
 
 @app.command()
@@ -107,7 +109,7 @@ def identify(
     framework: Framework = None,
     num_classes: Classes = None,
     weight: Annotated[str | None, typer.Option(help="Class weights that it closes over, if known: 1,2,0.5.")] = None,
-    given: Annotated[list[str] | None, With] = None,
+    keywords: Annotated[list[str] | None, Keywords] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find out which convention a loss implements: ε, spread, ignored label, weights, what its mean divides by.
@@ -118,22 +120,22 @@ def identify(
     """
     from multismooth import parity
 
-    with refusing(), aside(f"asking {target}"):
+    with errors_as_status_2(), spinner(f"identifying {target}"):
         known = None if weight is None else _numbers("--weight", weight)
-        found = parity.identify(load(target, given or ()), framework, num_classes=num_classes, weight=known)
-    _tell(found, as_json)
+        found = parity.identify(load(target, keywords or ()), framework, num_classes=num_classes, weight=known)
+    _print_and_exit(found, as_json)
 
 
-def _tell(found, as_json):
+def _print_and_exit(found, as_json):
     if as_json:
-        say_json(found.to_dict())
+        print_json(found.to_dict())
     else:
-        say(found)
+        print_text(found)
     raise typer.Exit(0 if found else 1)
 
 
-def _ignored(text):
-    """The keyword ignore_index, if it was given."""
+def _ignore_index(text):
+    """{"ignore_index": …} if the option was passed, else {}."""
     if text is None:
         return {}
     if text.lower() == "none":

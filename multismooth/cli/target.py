@@ -1,4 +1,4 @@
-"""From `package.module:function` or `path/to/file.py:function` to the function."""
+"""Loads the function that `package.module:function` or `path/to/file.py:function` names."""
 
 import ast
 import importlib
@@ -16,17 +16,20 @@ from multismooth.errors import complain
 GRAMMAR = "package.module:function or path/to/file.py:function"
 
 
-def load(target, given=()):
-    """The callable that a target names, with `given` ("name=value") bound to it; a class gets them as it is made."""
+def load(target, arguments=()):
+    """The callable that a target names, with its keyword arguments bound; a class is instantiated with them.
+
+    arguments: texts such as "name=value".
+    """
     place, _, name = target.rpartition(":")
     if not place or not name:
         raise complain("target", GRAMMAR, repr(target), "For example torch.nn.functional:cross_entropy.")
-    keywords = dict(map(_keyword, given))
+    keywords = dict(map(_keyword, arguments))
     found = _module(place, target)
     for part in name.split("."):
         found = _attribute(found, part, place, name)
     if isinstance(found, type):
-        found, keywords = _object(found, keywords), {}
+        found, keywords = _instance(found, keywords), {}
     if not callable(found):
         expected, remedy = "a function, a class or an object that can be called", "Name the loss itself."
         raise complain("target", expected, type(found).__name__, remedy)
@@ -38,19 +41,20 @@ def _attribute(found, part, place, name):
         names = [n for n in dir(found) if not n.startswith("__")]
         raise complain("target", f"a name in {place}", f"{name!r}", _near(part, names) or "Names are case-sensitive.")
     if isinstance(found, type) and _takes_self(inspect.getattr_static(found, part)):
-        found = _object(found, {})
+        found = _instance(found, {})
     return getattr(found, part)
 
 
 def _takes_self(function):
+    """Whether a function in a class body is a method: then the class is instantiated first."""
     return inspect.isfunction(function) and next(iter(inspect.signature(function).parameters), "") == "self"
 
 
-def _object(made, keywords):
+def _instance(cls, keywords):
     try:
-        return made(**keywords)
+        return cls(**keywords)
     except Exception as error:
-        call = f"{made.__qualname__}({', '.join(f'{name}={value!r}' for name, value in keywords.items())})"
+        call = f"{cls.__qualname__}({', '.join(f'{name}={value!r}' for name, value in keywords.items())})"
         remedy = "What it takes as it is made: --with name=value, or name a function that makes and calls it."
         raise complain("target", f"a class to call as {call}", f"{type(error).__name__}: {error}", remedy) from error
 
@@ -71,15 +75,15 @@ def _module(place, target):
 
 
 def _file(path, place, here):
-    """The module in a file; its neighbours can be imported, as if it were run."""
+    """The module in a file. It can import the files beside it, as a script can."""
     if not path.is_file():
         near = _near(path.name, [neighbour.name for neighbour in path.parent.glob("*.py")])
         raise complain("target", "a file that exists", place, f"Paths start at {here}. {near}".rstrip())
-    name = _name(path)
+    name = _module_name(path)
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look up their module there
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
@@ -88,12 +92,12 @@ def _file(path, place, here):
         raise complain("target", "a file that runs", _text(error), f"In {place}.") from error
     finally:
         sys.path.remove(str(path.parent))
-        sys.path.append(str(path.parent))  # for what it imports when called; last, as a neighbour may be a torch.py
+        sys.path.append(str(path.parent))  # for imports in its functions; last, because a torch.py may be there
     return module
 
 
-def _name(path):
-    """What importing the file would call it; a longer name where that means another module, such as torch."""
+def _module_name(path):
+    """The file's stem, and a longer name where the stem is another module's name, such as torch."""
     name = path.stem.replace(".", "_")
     while _origin(name) not in (None, str(path)):
         name += "_"
@@ -107,7 +111,7 @@ def _origin(name):
 
 
 def _near_modules(place, error):
-    """Modules with almost the name that is missing, if it is missing from the target and not from what it imports."""
+    """Modules with almost the missing name, if the target itself is missing and not a module that it imports."""
     if not error.name or not f"{place}.".startswith(f"{error.name}."):
         return ""
     parent, _, last = error.name.rpartition(".")

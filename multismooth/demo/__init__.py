@@ -1,4 +1,4 @@
-"""The main job: real digits, one classifier, two frameworks, every step compared, one page to read.
+"""The demonstration: trains one digit classifier in two frameworks, compares every step, and writes a report.
 
 from multismooth.demo import Settings, run
 
@@ -34,15 +34,15 @@ def run(
     jax_loss: Callable | None = None,
     on_step: OnStep | None = None,
 ) -> Outcome:
-    """Train each case of `settings` in PyTorch and in Flax, compare them at every step, write a report to `out`.
+    """Train each case of `settings` in PyTorch and in Flax, compare every step, and write a report to `out`.
 
     Args:
-        settings: what to train; `Settings.of("digits")` is the default job.
+        settings: what to train; `Settings.of("digits")` has the defaults.
         out: directory for report.html, results.json and the pictures; made if absent.
-        torch_loss, jax_loss: what to train with, called as
-            `loss(logits, labels, label_smoothing=, convention=)`. The defaults are this library's; a port under
-            test can stand in for either.
-        on_step: called after each step with the case, the dtype and the largest difference of its run so far.
+        torch_loss, jax_loss: the losses to train with, called as
+            `loss(logits, labels, label_smoothing=, convention=)`. The defaults are this library's. Pass a port to
+            test it.
+        on_step: called after each step with the case, the dtype and the largest difference in its run so far.
 
     Returns an Outcome; `outcome.agreed` is False if any float64 step differed by more than the tolerance.
     Raises ModuleNotFoundError, naming the remedy, when a package is missing.
@@ -54,7 +54,7 @@ def run(
     from multismooth.demo.results import Outcome
     from multismooth.demo.training import train
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     digits = data.load(settings.data, settings.seed)
     shared: dict[str, Any] = {
         "torch_loss": torch_loss or multismooth.torch.loss,
@@ -63,13 +63,13 @@ def run(
     }
     runs = [train(case, digits, settings, **shared) for case in settings.cases]
     float32 = train(settings.float32_case, digits, settings, dtype="float32", steps=settings.float32_steps, **shared)
-    outcome = Outcome(settings, digits, runs, float32, time.perf_counter() - began)
+    outcome = Outcome(settings, digits, runs, float32, time.perf_counter() - start)
     page.write(outcome, Path(out))
     return outcome
 
 
 def require(name: DataName) -> None:
-    """Raise one error that lists everything missing, before any work is done."""
+    """Raise one error that lists all missing packages, before any work is done."""
     missing = [package for package in (*REQUIRED, DATA_PACKAGE[name]) if find_spec(package) is None]
     if missing:
         raise ModuleNotFoundError(

@@ -1,4 +1,4 @@
-"""Real handwritten digits that come with a Python package, so that nothing is downloaded."""
+"""Handwritten digits that Python packages contain, so that nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def load(name: DataName, seed: int) -> Digits:
 
 
 def batch_order(count: int, batch_size: int, steps: int, seed: int) -> list[np.ndarray]:
-    """Indices of each step's batch: every epoch a new shuffle, its incomplete last batch left out."""
+    """The indices of each step's batch. Every epoch is shuffled anew and its incomplete last batch is left out."""
     random = np.random.default_rng(seed)
     per_epoch = count // batch_size
     epochs = -(-steps // per_epoch)

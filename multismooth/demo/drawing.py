@@ -1,7 +1,7 @@
-"""Panels in one style: small drawings that a page lays out side by side, in the colours of its theme.
+"""Panels: small drawings in one style, which a page shows side by side in the colours of its theme.
 
-A panel is drawn once, in the light palette. As SVG its colours become CSS variables, so that one drawing serves
-the light and the dark page; as PNG it keeps the light palette.
+A panel is drawn once, in the light palette. In its SVG the colours become CSS variables, so that one drawing fits the
+light and the dark page. Its PNG keeps the light palette.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Panel:
-    """A finished drawing: a name fit for a file, what it shows in words, and both its forms."""
+    """A finished drawing: a name for its file, a description in words, and the drawing as SVG and PNG."""
 
     name: str
     description: str
@@ -94,7 +94,7 @@ class Panel:
 
 @contextmanager
 def drawn(panels: list[Panel], name: str, description: str, size: tuple[float, float] = NARROW) -> Iterator[Axes]:
-    """Gives axes to draw on, then appends the finished panel to `panels`."""
+    """Axes to draw on. On exit, the finished panel is appended to `panels`."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -113,7 +113,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _svg(figure: Figure, name: str, description: str) -> str:
-    """SVG to stand within a page: fluid, themed, and with identifiers that no other panel has."""
+    """SVG for inclusion in a page: of fluid width, in theme colours, with identifiers that no other panel has."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()

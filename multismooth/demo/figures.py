@@ -1,4 +1,4 @@
-"""The pictures of the report, each a few panels side by side."""
+"""The pictures of the report. Each is a list of panels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ROUNDING = 1e-17
-"""Drawn in place of a difference of exactly 0, which a logarithmic axis cannot show."""
+"""Drawn for a difference of exactly 0, which a logarithmic axis cannot show."""
 
 ABOVE: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "bottom"}
 BESIDE: dict[str, Any] = {"textcoords": "offset points", "annotation_clip": False, "fontsize": 8.5}
@@ -34,7 +34,7 @@ def smoothing_colours(settings: Settings) -> dict[float, str]:
 
 
 def loss_floor(smoothing: float) -> float:
-    """H(q), the entropy of a target smoothed over all classes: the least cross-entropy any prediction has."""
+    """H(q), the entropy of a target smoothed over all classes: the smallest possible cross-entropy."""
     row = np.array(conventions["torch"].target_row(smoothing, CLASSES))
     return float(-np.sum(row[row > 0] * np.log(row[row > 0])))
 
@@ -65,7 +65,7 @@ def targets(smoothing: float = 0.3, label: int = 3) -> list[Panel]:
 
 
 def learning(runs: list[Run], float32: Run, settings: Settings) -> list[Panel]:
-    """Training loss in both frameworks, and how far they were apart at every step."""
+    """Training loss in both frameworks, and the largest difference between them at every step."""
     panels: list[Panel] = []
     with drawn(panels, "loss", "Training loss per step in PyTorch (lines) and Flax (dots)", WIDE) as axes:
         _draw_losses(axes, runs, settings)
@@ -80,8 +80,8 @@ def _draw_losses(axes: Axes, runs: list[Run], settings: Settings) -> None:
     for run in shown:
         colour = colours[run.case.smoothing]
         width = max(1, settings.steps // 60)
-        steps, torch_loss = _thinned(run.losses["torch"], width)
-        _, flax_loss = _thinned(run.losses["flax"], width)
+        steps, torch_loss = _window_means(run.losses["torch"], width)
+        _, flax_loss = _window_means(run.losses["flax"], width)
         axes.plot(steps, torch_loss, color=colour, linewidth=1.3)
         axes.plot(steps[::2], flax_loss[::2], "o", color=colour, markersize=3)
         if run.case.smoothing:
@@ -107,7 +107,7 @@ def _draw_differences(axes: Axes, runs: list[Run], float32: Run, settings: Setti
     axes.legend(ncols=3, loc="upper right", columnspacing=1.2, borderaxespad=0.1)
 
 
-def _thinned(values: list[float], width: int) -> tuple[np.ndarray, np.ndarray]:
+def _window_means(values: list[float], width: int) -> tuple[np.ndarray, np.ndarray]:
     """Means over windows of `width` steps, at the windows' last steps."""
     usable = len(values) // width * width
     means = np.array(values[:usable]).reshape(-1, width).mean(axis=1)
@@ -142,17 +142,17 @@ def logit_curve(smoothing: float) -> LogitCurve:
     shared: dict[str, Any] = {"label_smoothing": smoothing, "convention": SPREADS["all"], "reduction": "none"}
     summed = shared | {"reduction": "sum"}
     with jax_precision("float64"):
-        ours, classes = torch.from_numpy(logits), torch.from_numpy(labels)
-        theirs, indices = jnp.asarray(logits), jnp.asarray(labels)
+        of_torch = torch.from_numpy(logits), torch.from_numpy(labels)
+        of_jax = jnp.asarray(logits), jnp.asarray(labels)
         return LogitCurve(
             logit,
             {
-                "torch": multismooth.torch.loss(ours, classes, **shared).numpy(),
-                "flax": np.asarray(multismooth.jax.loss(theirs, indices, **shared)),
+                "torch": multismooth.torch.loss(*of_torch, **shared).numpy(),
+                "flax": np.asarray(multismooth.jax.loss(*of_jax, **shared)),
             },
             {
-                "torch": multismooth.torch.loss_and_grad(ours, classes, **summed)[1].numpy()[:, 0],
-                "flax": np.asarray(multismooth.jax.loss_and_grad(theirs, indices, **summed)[1])[:, 0],
+                "torch": multismooth.torch.loss_and_grad(*of_torch, **summed)[1].numpy()[:, 0],
+                "flax": np.asarray(multismooth.jax.loss_and_grad(*of_jax, **summed)[1])[:, 0],
             },
         )
 
@@ -214,8 +214,8 @@ def metric_panels(runs: list[Run], count: int) -> list[Panel]:
     return panels
 
 
-FEW = 5
-"""A bin with fewer predictions than this is drawn hollow: its height is mostly chance."""
+FEWEST_PREDICTIONS = 5
+"""A bin with fewer predictions than this is drawn hollow, because its height is mostly chance."""
 
 
 def reliability_panels(runs: list[Run], settings: Settings) -> list[Panel]:
@@ -238,7 +238,7 @@ def _draw_reliability(axes: Axes, bins: Reliability, colour: str) -> None:
     filled = bins.count > 0
     confidence, accuracy = bins.confidence[filled], bins.accuracy[filled]
     axes.vlines(confidence, confidence, accuracy, color=colour, linewidth=1)
-    faces = [colour if count >= FEW else PAPER for count in bins.count[filled]]
+    faces = [colour if count >= FEWEST_PREDICTIONS else PAPER for count in bins.count[filled]]
     axes.scatter(confidence, accuracy, s=14 + 110 * share[filled], c=faces, edgecolors=colour, zorder=3, clip_on=False)
 
 

@@ -1,4 +1,4 @@
-"""How good, and how honest about itself, a classifier is on held-out data."""
+"""Accuracy, likelihood and calibration of a classifier on held-out data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Reliability:
-    """Per confidence bin: count of predictions, their mean confidence, share right (NaN where empty)."""
+    """For each confidence bin: number of predictions, mean confidence, share of correct ones (NaN where empty)."""
 
     count: np.ndarray
     confidence: np.ndarray
@@ -37,7 +37,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out results: share correct, mean −log p of the true class (no smoothing, nats), calibration."""
+    """Held-out results: share of correct predictions, mean −log p of the true class (unsmoothed, nats), calibration."""
 
     accuracy: float
     nll: float

@@ -1,8 +1,8 @@
-"""One small convolutional classifier, described once: its shapes, first weights, and storage in each framework.
+"""One small convolutional classifier: its shapes, its first weights, and how each framework stores them.
 
 The canonical layout is Flax's: kernels are (height, width, in, out) and (in, out). PyTorch stores them as
 (out, in, height, width) and (out, in), and it flattens an image channel by channel where Flax flattens pixel by
-pixel, so the first dense kernel needs its rows reordered too. That is all there is to porting this checkpoint.
+pixel, so the rows of the first dense kernel are reordered too. Nothing else is needed to port this checkpoint.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def flat_size(side: int) -> int:
 
 
 def first_weights(side: int, seed: int) -> Weights:
-    """Kernels drawn as He et al. (2015): normal, standard deviation √(2 / fan-in); biases zero. float64."""
+    """Kernels drawn as in He et al. (2015): normal, standard deviation √(2 / fan-in). Biases are zero. float64."""
     random = np.random.default_rng(seed)
     shapes = {
         "conv1": (KERNEL, KERNEL, CHANNELS[0], CHANNELS[1]),

@@ -1,4 +1,4 @@
-"""Writes the report: one page that needs nothing else, the pictures and the numbers."""
+"""Writes the report: one self-contained page, the pictures and the numbers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ footer { margin-top: 4rem; border-top: 1px solid var(--rule) }
 
 
 def write(outcome: Outcome, out: Path) -> None:
-    """report.html, results.json and one PNG a panel, in the directory `out`."""
+    """Write report.html, results.json and one PNG per panel to the directory `out`."""
     out.mkdir(parents=True, exist_ok=True)
     settings = outcome.settings
     curves = {smoothing: figures.logit_curve(smoothing) for smoothing in settings.smoothings}
@@ -176,7 +176,7 @@ def _held_out(outcome: Outcome, sections: Sections) -> str:
             f"<td>{result.accuracy:.2%}</td><td>{error:.2%}</td><td>{result.nll:.4f}</td><td>{result.ece:.4f}</td>"
             f"<td>{_number(run.largest)}</td><td>{run.same_predictions:,} of {count:,}</td>"
         )
-    apart = max(
+    largest_difference = max(
         abs(getattr(run.evaluations["torch"], name) - getattr(run.evaluations["flax"], name))
         for run in outcome.runs
         for name in ("accuracy", "nll", "ece")
@@ -184,21 +184,21 @@ def _held_out(outcome: Outcome, sections: Sections) -> str:
     return f"""<section>
 <h2>Held-out digits</h2>
 <p>Accuracy, the negative log-likelihood of the true class (never smoothed) and the expected calibration error, in
-PyTorch; Flax’s differ by at most {_number(apart)}.</p>
+PyTorch; Flax’s differ by at most {_number(largest_difference)}.</p>
 {_panels(sections["metrics"])}
 {_table(columns, rows)}
 <p>One seed. The standard errors count only the sampling of {count:,} test digits, not the luck of training: this table
 shows what these runs measured, not which ε is best.</p>
 <h2>Confidence against truth</h2>
 <p>Each dot is a bin of predictions: how confident they were and how often they were right. Its size, and the grey bar
-below it, say how many they are; hollow dots are fewer than {figures.FEW}. Below the diagonal a classifier is
-overconfident, above it underconfident. {_calibration(outcome)}</p>
+below it, say how many they are; hollow dots are fewer than {figures.FEWEST_PREDICTIONS}. Below the diagonal a
+classifier is overconfident, above it underconfident. {_calibration(outcome)}</p>
 {_panels(sections["reliability"])}
 </section>"""
 
 
 def _calibration(outcome: Outcome) -> str:
-    """What this run's confidences and calibration errors were, and no more."""
+    """Sentences on the confidences and calibration errors of this run."""
 
     def confidence(run: Run) -> str:
         result = run.evaluations["torch"]
@@ -233,7 +233,7 @@ differ), and the β and ϵ that both have by default. Both compute
 
 
 def _prose(text: str) -> str:
-    """Text as HTML in which no line breaks within a number such as 1e-15."""
+    """Text as HTML that has no line break inside a number such as 1e-15."""
     return re.sub(r"[\d.]+e-\d+", r'<span class="number">\g<0></span>', escape(text))
 
 
@@ -253,7 +253,7 @@ def _table(columns: list[str], rows: list[str]) -> str:
 
 
 def _digits(outcome: Outcome) -> str:
-    """Held-out digits as a data URI: black ink on nothing, which a dark page inverts."""
+    """Held-out digits as a data URI: black on transparent, which a dark page inverts."""
     from matplotlib.image import imsave
 
     ink = figures.thumbnails(outcome.digits)

@@ -46,7 +46,7 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """One sentence, with the measured figure."""
+        """One sentence with the largest difference."""
         if self.agreed:
             return (
                 f"PyTorch and Flax agreed at every one of {self.steps:,} steps; "
@@ -64,7 +64,7 @@ class Outcome:
 
     @property
     def float32_verdict(self) -> str:
-        """What the short float32 run showed. It is a measurement, not a test, and so it cannot pass."""
+        """One sentence on the short float32 run. It is a measurement, not a test, so it cannot pass or fail."""
         run = self.float32
         first = max(run.differences[quantity][0] for quantity in QUANTITIES)
         return (
@@ -73,7 +73,7 @@ class Outcome:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Everything measured, with what is needed to repeat it. Undefined numbers are null."""
+        """Everything that was measured, with what is needed to repeat it. Undefined numbers are null."""
         digits = self.digits
         return _without_nan(
             {

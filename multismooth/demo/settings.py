@@ -1,4 +1,4 @@
-"""What one run of the demonstration does: every number that decides its result."""
+"""The settings of a demonstration: every number on which its result depends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 DataName = Literal["digits", "mnist"]
 
 SPREADS = {"all": "torch", "others": "others"}
-"""Spread of the smoothed mass -> name of the convention that spreads it so."""
+"""Spread of the smoothed mass -> name of a convention with that spread."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a demonstration; two runs with equal settings on one machine give equal numbers."""
+    """Settings of a demonstration. Two runs with equal settings on one machine give equal numbers."""
 
     data: DataName = "digits"
     smoothings: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.4)
@@ -52,14 +52,14 @@ class Settings:
 
     @property
     def cases(self) -> list[Case]:
-        """The trainings in order. At ε = 0 both spreads are the same target, so that one runs once."""
+        """The trainings in order. At ε = 0 both spreads have the same target, so there is one training."""
         return [
             Case(spread, smoothing) for smoothing in self.smoothings for spread in (SPREADS if smoothing else ("all",))
         ]
 
     @property
     def float32_case(self) -> Case:
-        """The training of which the first `float32_steps` steps are repeated in float32."""
+        """The training whose first `float32_steps` steps are repeated in float32."""
         return Case("all", self.float32_smoothing)
 
     @property

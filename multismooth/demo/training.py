@@ -1,4 +1,4 @@
-"""Trains the same classifier in both frameworks side by side, comparing them after every single step."""
+"""Trains the same classifier in both frameworks and compares them after every step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OnStep = Callable[[Case, str, float], None]
 
 @dataclass
 class Run:
-    """One case trained in both frameworks: losses (steps,) of each, differences quantity -> (steps,)."""
+    """One case trained in both frameworks: the losses (steps,) of each, and {quantity: differences (steps,)}."""
 
     case: Case
     dtype: str
@@ -42,7 +42,7 @@ class Run:
         return float(np.max([self.differences[name] for name in QUANTITIES]))
 
     def first_disagreement(self, tolerance: float) -> tuple[int, str, float] | None:
-        """(step, quantity, difference) of the first that is not within the tolerance (NaN is not), or None."""
+        """(step, quantity, difference) of the first difference above the tolerance, or None. NaN is above it."""
         for step in range(len(self.losses["torch"])):
             for name in QUANTITIES:
                 difference = self.differences[name][step]
@@ -62,8 +62,8 @@ def train(
     steps: int | None = None,
     on_step: OnStep = lambda case, dtype, largest: None,
 ) -> Run:
-    """Both trainings of one case from the same first weights on the same batches."""
-    began = time.perf_counter()
+    """Train one case in both frameworks, from the same first weights on the same batches."""
+    start = time.perf_counter()
     run = Run(case, dtype)
     images = digits.train.images.astype(dtype)
     weights = first_weights(digits.side, settings.seed)
@@ -83,14 +83,16 @@ def train(
             largest = max(largest, *(run.differences[name][-1] for name in QUANTITIES))
             on_step(case, dtype, largest)
         _evaluate(run, trainers, digits)
-    run.seconds = time.perf_counter() - began
+    run.seconds = time.perf_counter() - start
     return run
 
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Steps this small lose more to waiting than a second thread brings: on two busy cores they took 5 to 10 times
-    as long with two (100 ms against 10 for 8 × 8 digits). Puts the caller's setting back afterwards."""
+    """One thread for PyTorch: steps this small wait longer for a second thread than it saves. Restores the setting.
+
+    On two busy cores, steps took 5 to 10 times as long with two threads (100 ms against 10 for 8 × 8 digits).
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -101,7 +103,7 @@ def one_torch_thread() -> Iterator[None]:
 
 @contextmanager
 def jax_precision(dtype: str) -> Iterator[None]:
-    """JAX keeps float64 only while jax_enable_x64 is set; puts the caller's setting back afterwards."""
+    """Sets jax_enable_x64 for float64, without which JAX computes in float32. Restores the setting."""
     before = jax.config.read("jax_enable_x64")
     jax.config.update("jax_enable_x64", dtype == "float64")
     try:

@@ -33,7 +33,7 @@ class ConvNet(nnx.Module):
 
 
 class Trainer:
-    """Trains one case, one batch at a time; speaks NumPy and the canonical layout outwards."""
+    """Trains one case, one batch at a time. Takes and returns NumPy arrays in the canonical layout."""
 
     def __init__(self, weights: Weights, side: int, dtype: str, case: Case, settings: Settings, loss: Callable) -> None:
         self.model = ConvNet(side, jnp.dtype(dtype))
@@ -43,7 +43,7 @@ class Trainer:
         self.case, self.update = case, compiled_step(loss, case.convention)
 
     def step(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, Weights, Weights]:
-        """One update. Returns the loss and the gradients before it and the parameters after it."""
+        """Make one update. Returns the loss and the gradients before it, and the parameters after it."""
         results = self.update(self.model, self.optimizer, images, labels, self.case.smoothing)
         loss, gradients, parameters = jax.tree.map(np.asarray, results)
         return float(loss), gradients, parameters
@@ -58,13 +58,13 @@ forward = nnx.jit(lambda model, images: model(images))
 
 @cache
 def update_rule(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
-    """AdamW; one object per setting, because its identity is part of what a compiled step is looked up by."""
+    """AdamW. Cached, because compiled steps are cached by the identity of this object."""
     return optax.adamw(learning_rate, weight_decay=weight_decay)
 
 
 @cache
 def compiled_step(loss: Callable, convention: str) -> Callable:
-    """Gradient and update as one compiled function. ε is traced: every ε shares the compilation."""
+    """Gradient and update as one compiled function. ε is traced, so all ε share one compilation."""
 
     @nnx.jit
     def step(model, optimizer, images, labels, smoothing):

@@ -29,7 +29,7 @@ class ConvNet(torch.nn.Module):
 
 
 class Trainer:
-    """Trains one case, one batch at a time; speaks NumPy and the canonical layout outwards."""
+    """Trains one case, one batch at a time. Takes and returns NumPy arrays in the canonical layout."""
 
     def __init__(self, weights: Weights, side: int, dtype: str, case: Case, settings: Settings, loss: Callable) -> None:
         self.dtype = getattr(torch, dtype)
@@ -42,7 +42,7 @@ class Trainer:
         self.case, self.loss = case, loss
 
     def step(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, Weights, Weights]:
-        """One update. Returns the loss and the gradients before it and the parameters after it."""
+        """Make one update. Returns the loss and the gradients before it, and the parameters after it."""
         self.optimizer.zero_grad()
         loss = self.loss(
             self._logits(images),
