@@ -205,6 +205,21 @@ def test_on_a_gpu_chunks_have_rows_in_the_thousands(rows, classes, dtype, expect
     assert plain >= min(rows, 1024)
 
 
+@pytest.mark.parametrize("chunk_rows", [None, 3])
+def test_gradients_of_many_classifiers_at_once(chunk_rows):
+    """Within `torch.func.vmap` only the classifier has a further axis, and a gradient that is written to has none."""
+    torch, ms = need("torch"), need("multismooth.torch")
+    hidden, labels = torch.from_numpy(np.nan_to_num(HIDDEN)), torch.from_numpy(LABELS)
+    classifiers = torch.from_numpy(np.stack([CLASSIFIER, 2 * CLASSIFIER]))
+
+    def gradients(classifier):
+        return ms.linear_loss_and_grad(hidden, classifier, labels, chunk_rows=chunk_rows)[1][:2]
+
+    found = torch.func.vmap(gradients)(classifiers)
+    for ours, alone in zip(found, zip(*map(gradients, classifiers), strict=True), strict=True):
+        torch.testing.assert_close(ours, torch.stack(alone), rtol=1e-12, atol=1e-15)
+
+
 # --- sums -----------------------------------------------------------------------------------------------------------
 
 
