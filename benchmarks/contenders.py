@@ -1,4 +1,4 @@
-"""Who is timed by `cpu.py`: each a function without arguments that computes loss and gradient of one problem."""
+"""The contenders of `cpu.py`. Each is a function without arguments that computes loss and gradient of one problem."""
 
 import importlib.util
 import warnings
@@ -14,7 +14,7 @@ def installed(package):
 
 
 class Problem:
-    """Logits 3·randn of a shape with classes on axis 1, labels, and the same for every framework."""
+    """Logits 3·randn with classes on axis 1, and labels. All frameworks get the same ones."""
 
     def __init__(self, shape, dtype):
         import torch
@@ -32,7 +32,7 @@ class Problem:
         return self.logits.numel() * self.logits.itemsize
 
 
-def eager(problem, loss=None, **options):
+def torch_eager(problem, loss=None, **options):
     import torch.nn.functional as F
 
     loss = loss or F.cross_entropy
@@ -46,29 +46,29 @@ def eager(problem, loss=None, **options):
     return run
 
 
-def named(names, run):
-    """`run`, to be called within the implementations of ours that are named (none: what the library chooses)."""
+def with_kernels(names, run):
+    """`run`, marked to use the implementations of this library that are named; without names the library chooses."""
     run.names = names
     return run
 
 
-def within(run):
-    """What `named` says, as a context: entered before the clock starts."""
+def kernels_of(run):
+    """A context with the implementations for `run`. It is entered before the clock starts."""
     import multismooth
 
     names = getattr(run, "names", ())
     return multismooth.implementation(*names) if names else nullcontext()
 
 
-def once(run):
-    with within(run):
+def run_once(run):
+    with kernels_of(run):
         return run()
 
 
 def torch_ours(problem, *names):
     import multismooth.torch
 
-    return named(names, eager(problem, multismooth.torch.loss, axis=1))
+    return with_kernels(names, torch_eager(problem, multismooth.torch.loss, axis=1))
 
 
 def torch_out(problem, *names):
@@ -79,14 +79,14 @@ def torch_out(problem, *names):
             problem.logits, problem.labels, label_smoothing=SMOOTHING, axis=1, out=problem.out
         )
 
-    return named(names, run)
+    return with_kernels(names, run)
 
 
 def torch_compiled(problem):
     import torch
     import torch.nn.functional as F
 
-    return eager(problem, torch.compile(F.cross_entropy))
+    return torch_eager(problem, torch.compile(F.cross_entropy))
 
 
 def numpy_ours(problem, *names, out=False):
@@ -98,11 +98,11 @@ def numpy_ours(problem, *names, out=False):
     def run():
         return multismooth.numpy.loss_and_grad(logits, labels, label_smoothing=SMOOTHING, axis=1, out=target)
 
-    return named(names, run)
+    return with_kernels(names, run)
 
 
 def scipy(problem):
-    """The route of most NumPy code: SciPy's log softmax, then its exponential."""
+    """What most NumPy code does: SciPy's log softmax, then its exponential."""
     from scipy.special import log_softmax
 
     logits, labels = problem.logits.numpy(), np.expand_dims(problem.labels.numpy(), 1)
@@ -164,13 +164,14 @@ def jax_ours(problem):
 
 
 def copy(problem):
-    """The floor: the logits copied into memory that is there."""
+    """The floor: a copy of the logits into existing memory."""
     return lambda: (None, problem.out.copy_(problem.logits))
 
 
 BASE, FLOOR = "torch eager", "copy (floor)"
-EVERYONE = {
-    BASE: (eager, "torch", ()),
+# name: (makes the function from a problem, its framework, the packages that it needs)
+CONTENDERS = {
+    BASE: (torch_eager, "torch", ()),
     "torch.compile": (torch_compiled, "torch", ()),
     "multismooth.torch": (lambda p: torch_ours(p, "fused"), "torch", ()),
     "multismooth.torch, fast": (lambda p: torch_ours(p), "torch", ("numba",)),
@@ -188,20 +189,20 @@ EVERYONE = {
 }
 
 
-def contenders(dtype, frameworks):
-    """Names of those that run here; NumPy and JAX are timed in float32 alone."""
-    for name, (_, framework, needs) in EVERYONE.items():
-        wanted = framework in frameworks or name in (BASE, FLOOR)
-        if wanted and all(map(installed, needs)) and (framework == "torch" or dtype == "float32"):
+def available(dtype, frameworks):
+    """The names of the contenders that can run here. NumPy and JAX are timed in float32 only."""
+    for name, (_, framework, packages) in CONTENDERS.items():
+        requested = framework in frameworks or name in (BASE, FLOOR)
+        if requested and all(map(installed, packages)) and (framework == "torch" or dtype == "float32"):
             yield name
 
 
-def made(name, problem):
-    """The contender's function, called once: compiled, warm. None with a warning if it cannot run here."""
+def make(name, problem):
+    """The contender's function, which was called once to compile. None, with a warning, if it cannot run here."""
     try:
-        run = EVERYONE[name][0](problem)
-        once(run)
-    except Exception as error:  # a compiler that is not there, say: the others are still worth timing
+        run = CONTENDERS[name][0](problem)
+        run_once(run)
+    except Exception as error:  # for example a missing compiler; the others are still timed
         warnings.warn(f"{name} left out: {type(error).__name__}: {str(error).splitlines()[0]}", stacklevel=2)
         return None
     return run

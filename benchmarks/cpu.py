@@ -3,11 +3,11 @@
     python benchmarks/cpu.py [--shapes 256x10,4096x1000] [--dtypes float32] [--rounds 9] [--out cpu.json]
                              [--markdown cpu.md] [--plot cpu.png] [--sweep] [--no-memory] [--only torch,numpy,jax]
 
-One process for a problem; in each round every contender runs once, in a new random order (whoever follows a loss that
-gives three buffers back to the system pays for it: 1.4 times in the same place of every round); medians over the
-rounds. Every timing includes freeing the gradient. A process of its own, because what earlier problems left in malloc
-decides between 5 and 22 ms for torch eager at (4096, 1000). Memory is the peak of a process of its own, above what its
-inputs take.
+Each problem has a process of its own, because memory that malloc keeps from earlier problems changes the time (torch
+eager at (4096, 1000): 5 to 22 ms). In each round every contender runs once, in a new random order: in a fixed order,
+the contender after a loss that gives three buffers back to the system is slower in every round (1.4 times). Results are
+medians over the rounds. Every timing includes freeing the gradient. Memory is the peak of another process, above what
+the inputs take.
 """
 
 import argparse
@@ -24,7 +24,18 @@ from importlib import metadata
 
 import numpy as np
 import torch
-from contenders import BASE, EVERYONE, FLOOR, Problem, contenders, installed, made, named, once, within
+from contenders import (
+    BASE,
+    CONTENDERS,
+    FLOOR,
+    Problem,
+    available,
+    installed,
+    kernels_of,
+    make,
+    run_once,
+    with_kernels,
+)
 from rich.progress import Progress
 
 SHAPES = {
@@ -32,13 +43,13 @@ SHAPES = {
     "bfloat16": "1024x1000,2048x32000,256x128256",
     "float64": "1024x1000,512x32000",
 }
-WARM = "1024x1000,4096x1000,65536x10,512x32000,2048x32000"
-WARM_HEAP = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=4294967296"
-LARGE = 16 * 2**20  # bytes of logits from which on memory is measured: below, pages of the allocator are
+WARM_HEAP_SHAPES = "1024x1000,4096x1000,65536x10,512x32000,2048x32000"
+WARM_HEAP_TUNABLES = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=4294967296"
+MIN_BYTES_FOR_MEMORY = 16 * 2**20  # memory of smaller logits would be that of the allocator's pages
 
 
-def timed(run, calls):
-    with within(run):
+def seconds_per_call(run, calls):
+    with kernels_of(run):
         start = time.perf_counter()
         for _ in range(calls):
             result = run()
@@ -47,18 +58,18 @@ def timed(run, calls):
 
 
 def medians(runs, rounds, entries, on_round=lambda: None):
-    """{name: median seconds}, all in turn within a round."""
+    """{name: median seconds per call}. In each round all contenders run, in random order."""
     calls = max(1, min(200, 2_000_000 // entries))
     times = {name: [] for name in runs}
     for _ in range(rounds):
         for name in random.sample(list(runs), len(runs)):
-            times[name].append(timed(runs[name], calls))
+            times[name].append(seconds_per_call(runs[name], calls))
         on_round()
     return {name: statistics.median(values) for name, values in times.items()}
 
 
 def exact(problem):
-    """(loss, gradient) in float64, a few rows at a time; the gradient is kept in float32 unless that is too coarse."""
+    """(loss, gradient), computed in float64, some rows at a time. The gradient of half precision is kept in float32."""
     keep = np.float64 if problem.dtype == "float64" else np.float32
     z, y = problem.logits.to(getattr(torch, keep.__name__)).numpy(), problem.labels.numpy()
     z, y = np.moveaxis(z, 1, -1).reshape(-1, z.shape[1]), y.reshape(-1)
@@ -86,23 +97,26 @@ def errors(result, reference):
     return abs(float(loss) - reference[0]) / reference[0], float(gap)
 
 
-def memory(name, shape, dtype):
-    """Peak extra memory of one call in a process of its own, in buffers of the logits' size; None where it failed."""
+def peak_memory(name, shape, dtype):
+    """Peak extra memory of one call in another process, relative to the size of the logits; None where it failed."""
     command = [sys.executable, __file__, "--peak", name, "x".join(map(str, shape)), dtype]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return float(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 
-def peak(name, shape, dtype):
-    """What `memory` runs. A part of the problem first, for the same kernels: their code and threads are not counted."""
+def print_peak(name, shape, dtype):
+    """What the process of `peak_memory` does.
+
+    It runs a part of the problem first, so that the code and the threads of the kernels are not counted.
+    """
     part = min(shape[0], max(1, 2**21 // int(np.prod(shape[1:]))))
-    made(name, Problem((part, *shape[1:]), dtype))
+    make(name, Problem((part, *shape[1:]), dtype))
     problem = Problem(shape, dtype)
-    run = EVERYONE[name][0](problem)
+    run = CONTENDERS[name][0](problem)
     with open("/proc/self/clear_refs", "w") as file:  # forgets the peak so far
         file.write("5")
     before = _status("VmRSS")
-    once(run)
+    run_once(run)
     after = _status("VmHWM")
     print((after - before) * 1024 / problem.bytes)
 
@@ -112,8 +126,8 @@ def _status(field):
         return next(int(line.split()[1]) for line in file if line.startswith(field))
 
 
-def forward_alone(problem, rounds):
-    """Forward without a gradient, as ratios to eager."""
+def forward_only(problem, rounds):
+    """{name: time of the forward pass without a gradient, relative to eager}."""
     import torch.nn.functional as F
 
     import multismooth.torch
@@ -123,41 +137,41 @@ def forward_alone(problem, rounds):
             with torch.no_grad():
                 return loss(problem.logits, problem.labels, label_smoothing=0.1, **options)
 
-        return named(names, call)
+        return with_kernels(names, call)
 
     runs = {BASE: run(F.cross_entropy), "forward alone": run(multismooth.torch.loss, "fused", axis=1)}
     if installed("numba"):
         runs["forward alone, fast"] = run(multismooth.torch.loss, axis=1)
     for call in runs.values():
-        once(call)
+        run_once(call)
     found = medians(runs, rounds, problem.logits.numel())
     return {name: found[name] / found[BASE] for name in runs if name != BASE}
 
 
-def measured(shape, dtype, options, on_round=lambda: None):
-    """One row per contender of a problem."""
+def measure(shape, dtype, options, on_round=lambda: None):
+    """One row of results for each contender of a problem."""
     problem = Problem(shape, dtype)
     entries = problem.logits.numel()
-    names = [n for n in contenders(dtype, options.only) if options.compile or n != "torch.compile"]
-    runs = {name: made(name, problem) for name in names}
+    names = [n for n in available(dtype, options.only) if options.compile or n != "torch.compile"]
+    runs = {name: make(name, problem) for name in names}
     runs = {name: run for name, run in runs.items() if run is not None}
     found = medians(runs, options.rounds, entries, on_round)
-    reference = exact(problem)  # after the clock: its buffers teach malloc to keep more
-    wrong = {name: errors(once(run), reference) for name, run in runs.items()}
+    reference = exact(problem)  # after the timing, because its buffers make malloc keep more memory
+    found_errors = {name: errors(run_once(run), reference) for name, run in runs.items()}
     for name, seconds in found.items():
         row = {"shape": list(shape), "dtype": dtype, "name": name, "seconds": seconds}
-        row |= {"ratio": seconds / found[BASE], "floors": seconds / found[FLOOR], "error": wrong[name]}
-        if options.memory and problem.bytes >= LARGE and name != FLOOR:
-            row["memory"] = memory(name, shape, dtype)
+        row |= {"ratio": seconds / found[BASE], "floors": seconds / found[FLOOR], "error": found_errors[name]}
+        if options.memory and problem.bytes >= MIN_BYTES_FOR_MEMORY and name != FLOOR:
+            row["memory"] = peak_memory(name, shape, dtype)
         yield row
 
 
-def apart(shape, dtype, options, progress, tunables=None):
-    """`measured` in a process of its own, which says "round" for each round and then the rows."""
+def measure_in_process(shape, dtype, options, progress, tunables=None):
+    """`measure` in a process of its own, which prints "round" after each round and the rows at its end."""
     task = progress.add_task(f"{shape} {dtype}", total=options.rounds)
     flags = ["--shapes", shape, "--dtypes", dtype, "--rounds", str(options.rounds), "--only", ",".join(options.only)]
     flags += ["--no-compile"] * (not options.compile) + ["--no-memory"] * (not options.memory or tunables is not None)
-    command = [sys.executable, __file__, "--apart", *flags]
+    command = [sys.executable, __file__, "--one-problem", *flags]
     environment = os.environ | ({"GLIBC_TUNABLES": tunables} if tunables else {})
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         for line in process.stdout:
@@ -170,10 +184,10 @@ def apart(shape, dtype, options, progress, tunables=None):
     return rows
 
 
-def tell(options):
-    """What `apart` runs."""
+def print_rows(options):
+    """What the process of `measure_in_process` does."""
     shape = tuple(map(int, options.shapes.split("x")))
-    print(json.dumps(list(measured(shape, options.dtypes, options, lambda: print("round", flush=True)))))
+    print(json.dumps(list(measure(shape, options.dtypes, options, lambda: print("round", flush=True)))))
 
 
 def sweep(options, progress):
@@ -183,14 +197,14 @@ def sweep(options, progress):
     for shape in progress.track(shapes, description="sweep"):
         problem = Problem(shape, "float32")
         names = [BASE, ours] + ["multismooth.torch, fast"] * installed("numba")
-        runs = {name: made(name, problem) for name in names}
+        runs = {name: make(name, problem) for name in names}
         found = medians(runs, options.rounds, problem.logits.numel())
         row = {"shape": list(shape)} | {name: found[name] / found[BASE] for name in names[1:]}
-        yield row | forward_alone(problem, options.rounds)
+        yield row | forward_only(problem, options.rounds)
 
 
 def machine():
-    """What a reader must know to believe the figures."""
+    """The facts on which the figures depend."""
     model = next((x.split(":")[1].strip() for x in _lines("/proc/cpuinfo") if x.startswith("model name")), "?")
     packages = ["multismooth", "torch", "numpy", "numba", "jax", "optax", "scipy"]
     versions = {name: metadata.version(name) for name in packages if installed(name)}
@@ -217,7 +231,9 @@ def _lines(path):
 
 def parser():
     one = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    one.add_argument("--shapes", help="such as 256x10,8x21x256x256: classes on axis 1; unsaid, a choice for each dtype")
+    one.add_argument(
+        "--shapes", help="such as 256x10,8x21x256x256: classes on axis 1; by default a choice for each dtype"
+    )
     one.add_argument("--dtypes", default="float32,bfloat16,float64")
     one.add_argument("--rounds", type=int, default=9)
     one.add_argument("--only", default="torch,numpy,jax", help="frameworks, of torch, numpy, jax")
@@ -225,11 +241,11 @@ def parser():
     one.add_argument("--no-memory", dest="memory", action="store_false", help="leave the peak memory out")
     one.add_argument("--sweep", action="store_true", help="also N of 1…4096 by K of 2…32000, with and without gradient")
     one.add_argument(
-        "--warm", action="store_true", help="also with a malloc that gives nothing back: eager at its best"
+        "--warm", action="store_true", help="also with a malloc that gives no memory back, which makes eager fastest"
     )
     one.add_argument("--linear", action="store_true", help="also the linear head, against its three products alone")
     one.add_argument("--options", action="store_true", help="also what ignored labels, weights and masks cost")
-    one.add_argument("--apart", action="store_true", help=argparse.SUPPRESS)
+    one.add_argument("--one-problem", action="store_true", help=argparse.SUPPRESS)
     one.add_argument("--out", help="write JSON here")
     one.add_argument("--markdown", help="write tables here")
     one.add_argument("--plot", help="write a picture here")
@@ -239,18 +255,18 @@ def parser():
 def main(arguments=None):
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["--peak"]:
-        return peak(arguments[1], tuple(map(int, arguments[2].split("x"))), arguments[3])
+        return print_peak(arguments[1], tuple(map(int, arguments[2].split("x"))), arguments[3])
     options = parser().parse_args(arguments)
     options.only = options.only.split(",")
-    if options.apart:
-        return tell(options)
+    if options.one_problem:
+        return print_rows(options)
     result = {"machine": machine(), "rows": []}
     with Progress() as progress:
         for dtype in options.dtypes.split(","):
             for text in (options.shapes or SHAPES[dtype]).split(","):
-                result["rows"] += apart(text, dtype, options, progress)
-        for text in WARM.split(",") if options.warm else ():
-            rows = apart(text, "float32", options, progress, WARM_HEAP)
+                result["rows"] += measure_in_process(text, dtype, options, progress)
+        for text in WARM_HEAP_SHAPES.split(",") if options.warm else ():
+            rows = measure_in_process(text, "float32", options, progress, WARM_HEAP_TUNABLES)
             result["rows"] += [row | {"dtype": "float32, warm heap"} for row in rows]
         if options.sweep:
             result["sweep"] = list(sweep(options, progress))

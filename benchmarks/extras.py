@@ -1,8 +1,8 @@
-"""What `cpu.py` measures beside the loss alone: the linear head, and what the options cost."""
+"""What `cpu.py --linear` and `cpu.py --options` measure: the linear head, and what the options of a loss cost."""
 
 import torch
 import torch.nn.functional as F
-from contenders import Problem, eager, named
+from contenders import Problem, torch_eager, with_kernels
 from cpu import medians
 
 import multismooth
@@ -10,7 +10,7 @@ import multismooth.torch
 
 
 def linear_head(rounds, rows=2048, features=512, classes=50257):
-    """Forward and backward of a smoothed linear head, as ratios to its three matrix products alone."""
+    """Time of forward and backward of a smoothed linear head, relative to its three matrix products alone."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(rows, features, generator=generator, requires_grad=True)
     classifier = (torch.randn(classes, features, generator=generator) * 0.02).requires_grad_()
@@ -54,17 +54,17 @@ def linear_head(rounds, rows=2048, features=512, classes=50257):
 
 
 def option_costs(rounds):
-    """Our own time with an option over our time without, forward and backward."""
+    """Time of this library's forward and backward with an option, relative to the time without it."""
     rows = []
     for shape in ((4096, 1000), (2048, 32000)):
         problem = Problem(shape, "float32")
         classes = shape[1]
-        some = torch.rand(shape[0], generator=torch.Generator().manual_seed(0)) < 0.2
+        ignored = torch.rand(shape[0], generator=torch.Generator().manual_seed(0)) < 0.2
         weights = torch.linspace(0.5, 1.5, classes)
         mask = torch.arange(classes) < classes - 7
         cases = {
             "plain": (problem.labels, {}),
-            "20 % ignored": (problem.labels.masked_fill(some, -100), {}),
+            "20 % ignored": (problem.labels.masked_fill(ignored, -100), {}),
             "class weights": (problem.labels, {"weight": weights}),
             "class mask": (problem.labels.clamp(max=classes - 8), {"class_mask": mask}),
             "prior": (problem.labels, {"prior": weights / weights.sum()}),
@@ -73,9 +73,9 @@ def option_costs(rounds):
         for name in ("fused", "numba"):
             runs = {}
             for case, (labels, options) in cases.items():
-                own = Problem.__new__(Problem)
+                own = Problem.__new__(Problem)  # shares the logits of `problem`
                 own.leaf, own.labels = problem.leaf, labels
-                runs[case] = named((name,), eager(own, multismooth.torch.loss, **options))
+                runs[case] = with_kernels((name,), torch_eager(own, multismooth.torch.loss, **options))
             found = medians(runs, rounds, shape[0] * shape[1])
             costs = {case: seconds / found["plain"] for case, seconds in found.items()}
             rows.append({"shape": list(shape), "implementation": name, "ratios": costs})

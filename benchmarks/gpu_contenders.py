@@ -1,7 +1,7 @@
-"""Who is timed by `gpu.py`: losses of logits that are given, and of a linear head.
+"""The contenders of `gpu.py`: losses of logits, and of a linear head.
 
-A gradient is asked for with `torch.autograd.grad`, so it arrives as the layer before would get it: `backward()` on a
-leaf would clone the gradient of who keeps it (Liger), 4 bytes per logit that no training step pays.
+Gradients come from `torch.autograd.grad`, as the layer before the loss gets them in training. `backward()` on a leaf
+would clone the gradient of a loss that keeps it (Liger), 4 bytes per logit, which no training step does.
 """
 
 from collections.abc import Callable
@@ -17,14 +17,12 @@ import multismooth.torch
 class Contender(NamedTuple):
     name: str
     make: Callable  # problem -> function without arguments -> loss or losses, gradients…
-    remark: str = ""  # what it leaves out, or does besides
-    smoothing: float | None = SMOOTHING  # None: there is no loss to hold against float64
-    upstream: str = (
-        "mean"  # what the gradient is of: the "mean", the "sum", or "random" weights known in backward alone
-    )
+    remark: str = ""  # what it leaves out, or does in addition
+    smoothing: float | None = SMOOTHING  # None: there is no loss to compare with float64
+    upstream: str = "mean"  # the gradient is of the "mean", the "sum", or "random" weights that only backward knows
 
 
-# --- losses of given logits -----------------------------------------------------------------------------------------
+# --- losses of logits -----------------------------------------------------------------------------------------
 
 
 def by_autograd(loss, reduction="mean"):
@@ -44,7 +42,7 @@ def by_autograd(loss, reduction="mean"):
 
 def rows_only(problem):
     if problem.logits.ndim != 2:
-        raise ValueError("takes (N, K) logits only, and a transposing copy would not be its own time")
+        raise ValueError("takes (N, K) logits only; the time of a transposing copy would not be its own")
 
 
 def eager(problem, reduction, loss=F.cross_entropy, **options):
@@ -99,7 +97,7 @@ def quack_at_once(problem):
 
 
 def jax_ours(problem):
-    """On the tensors' own memory, which must not change from now on: JAX takes an array for constant."""
+    """Uses the tensors' own memory. It must not change from now on, because JAX treats arrays as constant."""
     import jax
 
     import multismooth.jax
@@ -112,7 +110,7 @@ def jax_ours(problem):
     return lambda: step(*arrays)
 
 
-SIX, PRODUCTS = "add (6-byte floor)", "the three products"
+ADDITION, PRODUCTS = "add (6-byte floor)", "the three products"
 IN_PLACE = "writes the gradient over the logits; the host waits for the device"
 LOSSES = (
     (BASE, eager, "", SMOOTHING),
@@ -122,19 +120,19 @@ LOSSES = (
     ("flash-attention", flash, "", SMOOTHING),
     ("quack", quack, "no smoothing", 0.0),
 )
-GIVEN = (
+OF_LOGITS = (
     Contender(FLOOR, lambda p: lambda: p.out.copy_(p.logits), "no loss: one number read for each one written", None),
-    Contender(SIX, lambda p: lambda: p.out.add_(p.logits), "no loss: two numbers read for each one written", None),
+    Contender(ADDITION, lambda p: lambda: p.out.add_(p.logits), "no loss: two numbers read for each one written", None),
     *(Contender(name, by_autograd(loss), remark, smoothing) for name, loss, remark, smoothing in LOSSES),
     Contender("multismooth.torch, loss_and_grad", ours_at_once, "no autograd"),
-    Contender("multismooth.torch, out=", lambda p: ours_at_once(p, out=True), "no autograd; into memory that is there"),
+    Contender("multismooth.torch, out=", lambda p: ours_at_once(p, out=True), "no autograd; into existing memory"),
     Contender("quack, return_dx", quack_at_once, "no smoothing, no autograd, gradient of the sum", 0.0, "sum"),
     *(
         Contender(f"{name}, upstream", by_autograd(loss, "none"), remark, smoothing, "random")
         for name, loss, remark, smoothing in LOSSES
     ),
 )
-IN_JAX = Contender("multismooth.jax, jit", jax_ours, "a process of its own; calls in a row by the wall clock")
+IN_JAX = Contender("multismooth.jax, jit", jax_ours, "in a process of its own; wall clock of successive calls")
 
 
 # --- linear heads ---------------------------------------------------------------------------------------------------
@@ -143,7 +141,7 @@ IN_JAX = Contender("multismooth.jax, jit", jax_ours, "a process of its own; call
 def products(problem):
     @torch.no_grad()
     def run():
-        problem.hidden.mm(problem.classifier.T)  # freed before the next product is made
+        problem.hidden.mm(problem.classifier.T)  # freed before the next product is computed
         return problem.g @ problem.classifier, problem.g.T @ problem.hidden
 
     return run
@@ -185,7 +183,7 @@ def of_logits(hidden, classifier, labels):
     return F.cross_entropy(hidden @ classifier.T, labels, label_smoothing=SMOOTHING)
 
 
-HEADS = (
+OF_HEADS = (
     Contender(PRODUCTS, products, "no loss", None),
     Contender(BASE, head(lambda: of_logits), "all the logits at once"),
     Contender("torch.compile", head(lambda: torch.compile(of_logits, dynamic=False)), "all the logits at once"),

@@ -1,19 +1,19 @@
-"""The problems of `gpu.py`: tensors in memory that is filled anew for every call, and what float64 says of them."""
+"""The problems of `gpu.py`: tensors that are filled anew for every call, and their results in float64."""
 
 import torch
 from cpu import errors
 
-ROWS = 64  # whose gradients are held against float64; the loss is that of all rows
-ENTRIES = 2**24  # of a chunk in float64: 128 MiB
+CHECKED_ROWS = 64  # gradients of these are compared with float64; the loss is that of all rows
+MAX_CHUNK = 2**24  # numbers of a chunk in float64: 128 MiB
 
 
-def spread(size, count=ROWS):
-    """`count` indices from the first to the last."""
+def spread(size, count=CHECKED_ROWS):
+    """`count` indices at equal distances, from the first to the last."""
     return torch.linspace(0, size - 1, min(count, size)).long()
 
 
 def softmax_and_loss(z, y, smoothing):
-    """(p − q, losses) of float64 rows, q the smoothed target."""
+    """(p − q, losses) of float64 rows, where q is the smoothed target."""
     losses = z.logsumexp(1) - (1 - smoothing) * z.gather(1, y[:, None])[:, 0] - smoothing * z.mean(1)
     g = z.softmax(1).sub_(smoothing / z.shape[1])
     return g.scatter_add_(1, y[:, None], torch.full_like(y[:, None], smoothing - 1, dtype=g.dtype)), losses
@@ -28,7 +28,7 @@ def error(found, reference):
 
 
 class Logits:
-    """Logits 3·randn with classes on axis 1, and labels: `fill` makes new ones in the same memory."""
+    """Logits 3·randn with classes on axis 1, and labels. `fill` makes new ones in the same memory."""
 
     def __init__(self, shape, dtype, device, small=False):
         self.shape, self.small, self.group = shape, small, f"{dtype}, small" if small else dtype
@@ -42,7 +42,7 @@ class Logits:
 
     @property
     def bytes(self):
-        """The unit of extra memory."""
+        """The unit in which extra memory is reported."""
         return self.logits.numel() * self.logits.itemsize
 
     def fill(self, seed):
@@ -54,30 +54,30 @@ class Logits:
     def rows(self, array):
         return array.movedim(1, -1).flatten(0, -2)  # (N, K)
 
-    def shares(self, upstream):
-        """What the gradient multiplies each element's loss by, (N,)."""
+    def upstream_gradient(self, upstream):
+        """(N,): what each element's gradient is multiplied by."""
         known = {"mean": 1 / self.labels.numel(), "sum": 1.0}
         return torch.full_like(self.labels, known[upstream], dtype=torch.float64) if upstream in known else self.weights
 
     def exact(self, contender):
         z, y = self.rows(self.logits), self.labels.flatten()
-        c, some, loss = self.shares(contender.upstream).flatten().double(), spread(len(y)).to(y.device), 0.0
-        for part in torch.arange(len(y), device=y.device).split(max(1, ENTRIES // z.shape[1])):
+        c, some, loss = self.upstream_gradient(contender.upstream).flatten().double(), spread(len(y)).to(y.device), 0.0
+        for part in torch.arange(len(y), device=y.device).split(max(1, MAX_CHUNK // z.shape[1])):
             loss += float(c[part] @ softmax_and_loss(z[part].double(), y[part], contender.smoothing)[1])
         return loss, softmax_and_loss(z[some].double(), y[some], contender.smoothing)[0] * c[some, None]
 
     def error(self, result, reference, contender):
         loss, gradient = map(torch.from_dlpack, result)
         if loss.ndim:
-            loss = (loss.double() * self.shares(contender.upstream)).sum()
+            loss = (loss.double() * self.upstream_gradient(contender.upstream)).sum()
         return error((loss, self.rows(gradient)[spread(self.labels.numel()).to(gradient.device)]), reference)
 
 
 class Head:
-    """Features randn (N, D), classifier 0.02·randn (K, D), labels; g (N, K) is what the products alone multiply."""
+    """Features randn (N, D), classifier 0.02·randn (K, D), and labels. The products alone need g (N, K) in addition."""
 
     small = False
-    bytes = 2**30  # the unit of extra memory
+    bytes = 2**30  # the unit in which extra memory is reported
 
     def __init__(self, shape, dtype, device):
         rows, features, classes = self.shape = shape
@@ -103,7 +103,7 @@ class Head:
         x, w, y = self.hidden.double(), self.classifier.double(), self.labels
         some, few = spread(rows).to(y.device), spread(classes).to(y.device)
         loss, d_classifier = 0.0, w.new_zeros(len(few), features)
-        for part in torch.arange(rows, device=y.device).split(max(1, ENTRIES // classes)):
+        for part in torch.arange(rows, device=y.device).split(max(1, MAX_CHUNK // classes)):
             g, losses = softmax_and_loss(x[part] @ w.T, y[part], contender.smoothing)
             loss += float(losses.sum()) / rows
             d_classifier += g[:, few].T @ x[part] / rows

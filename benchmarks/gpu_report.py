@@ -3,17 +3,17 @@
 from functools import partial
 
 from contenders import BASE, FLOOR
-from gpu_contenders import IN_JAX, PRODUCTS, SIX
-from report import by_shape, table, wrong
-from report import number as digits
+from gpu_contenders import ADDITION, IN_JAX, PRODUCTS
+from report import by_shape, errors_text, table
+from report import number as with_digits
 
 AT_ONCE = "multismooth.torch, loss_and_grad"
-PALLAS = 1.3  # from here on JAX wants a kernel of its own
-number = partial(digits, digits=3)  # what is to be shown is 1.1 and 1.25 times a floor
+JAX_KERNEL_ABOVE = 1.3  # above this ratio to our own kernels, JAX needs a kernel of its own
+number = partial(with_digits, digits=3)  # the goals, 1.1 and 1.25 times a floor, must be readable
 
 
 def relative(result, dtype, name, key="seconds"):
-    """A cell: a row's time over that of one contender of the same problem."""
+    """A cell: a row's time relative to that of one contender in the same problem."""
     base = {tuple(row["shape"]): row[key] for row in result["rows"] if (row["dtype"], row["name"]) == (dtype, name)}
     return lambda row: number(row[key] / base[tuple(row["shape"])]) if tuple(row["shape"]) in base else "–"
 
@@ -23,11 +23,11 @@ def of_group(result, dtype):
     rows = [row for row in result["rows"] if row["dtype"] == dtype]
     head = any(row["name"] == PRODUCTS for row in rows)
     yield f"Time, ms, {dtype}", lambda row: number(row["seconds"] * 1e3)
-    for base in (PRODUCTS, BASE) if head else (FLOOR, SIX, BASE):
+    for base in (PRODUCTS, BASE) if head else (FLOOR, ADDITION, BASE):
         yield f"Time / {base}, {dtype}", relative(result, dtype, base)
     if any("wall" in row for row in rows):
         yield f"Wall clock of a call, µs, {dtype}", lambda row: number(row["wall"] * 1e6)
-    yield f"Error of loss / gradients against float64, {dtype}", wrong
+    yield f"Error of loss / gradients against float64, {dtype}", errors_text
     if any(row["memory"] is not None for row in rows):
         yield f"Peak extra memory{', GiB' if head else ' / logits'}, {dtype}", lambda row: number(row["memory"])
 
@@ -46,18 +46,19 @@ def markdown(result):
 
 
 def in_jax(result):
-    """What decides whether JAX wants a kernel of its own."""
+    """The ratios that decide whether JAX needs a kernel of its own, as a sentence."""
     time = {(row["dtype"], *row["shape"], row["name"]): row["seconds"] for row in result["rows"]}
     both = [key[:-1] for key in time if key[-1] == IN_JAX.name and (*key[:-1], AT_ONCE) in time]
     ratios = [time[*key, IN_JAX.name] / time[*key, AT_ONCE] for key in both]
     if not ratios or "warning" in result["machine"]:
         return ""
-    wish = "is wanted" if max(ratios) > PALLAS else "is not wanted"
-    return f"{IN_JAX.name} / {AT_ONCE}: {', '.join(map(number, ratios))}. A kernel for JAX (above {PALLAS}) {wish}.\n"
+    decision = "is wanted" if max(ratios) > JAX_KERNEL_ABOVE else "is not wanted"
+    listed = ", ".join(map(number, ratios))
+    return f"{IN_JAX.name} / {AT_ONCE}: {listed}. A kernel for JAX (above {JAX_KERNEL_ABOVE}) {decision}.\n"
 
 
 def remarks(result):
-    """What each contender leaves out or does besides, and what of ours ran."""
+    """What each contender leaves out or does in addition, and which of our implementations ran."""
     found = {}
     for row in result["rows"]:
         found.setdefault((row["name"], row["remark"]), set()).update(row["ran"])
@@ -66,7 +67,7 @@ def remarks(result):
 
 
 def left_out(result):
-    """Who could not be measured where, and why."""
+    """Which contenders could not be measured, on which problems and why."""
     places = {}
     for row in result["left out"]:
         shape = "×".join(map(str, row["shape"]))
@@ -76,7 +77,7 @@ def left_out(result):
 
 
 def picture(result, path):
-    """A panel for each group: time over its floor, ours in colour, peers in grey, the floors as lines."""
+    """A panel for each group: bars of time / floor, this library in colour, others in grey, floors as lines."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -95,7 +96,7 @@ def picture(result, path):
 def panel(axes, rows):
     from matplotlib import colormaps
 
-    floors = {FLOOR: "-", SIX: ":", PRODUCTS: "-"}
+    floors = {FLOOR: "-", ADDITION: ":", PRODUCTS: "-"}
     shapes = list(dict.fromkeys(tuple(row["shape"]) for row in rows))
     ratio = {(row["name"], tuple(row["shape"])): row["ratio"] for row in rows}
     names = [name for name in dict.fromkeys(row["name"] for row in rows) if name not in floors]

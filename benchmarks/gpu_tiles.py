@@ -25,11 +25,11 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from contenders import SMOOTHING
-from gpu import about_machine, parsed
-from gpu_contenders import GIVEN, Contender
+from gpu import about_machine, shape_of
+from gpu_contenders import OF_LOGITS, Contender
 from gpu_problems import Logits
-from gpu_race import WARM_UP, DeadDevice, Device, measured
-from report import number, table, wrong
+from gpu_race import WARM_UP_ROUNDS, DeadDevice, Device, measure
+from report import errors_text, number, table
 from rich.progress import Progress
 
 from multismooth.spec import Plan
@@ -37,7 +37,7 @@ from multismooth.torch.gpu import choice, launch, tiles
 
 SHAPES = "8192x32000,8192x50257,8192x128256"
 DRY_SHAPES = "2x5000,3x9001"
-FLOORS = GIVEN[:2]  # the copy, and an addition that reads twice
+FLOORS = OF_LOGITS[:2]  # the copy, and an addition that reads twice
 FORWARD_BACKWARD = "forward, then backward"
 
 CLUSTERS = (1, 2, 4, 8, 16)  # blocks that hold a row together
@@ -119,7 +119,7 @@ def text(rows, left_out, chosen):
     lines = []
     for row in rows:
         name = f"{row['name']} (chosen)" if row["name"] == chosen else row["name"]
-        lines.append((name, [number(row["seconds"] * 1e3, 4), number(row["ratio"], 3), wrong(row)]))
+        lines.append((name, [number(row["seconds"] * 1e3, 4), number(row["ratio"], 3), errors_text(row)]))
     lines += [(one["name"], ["–", "–", one["reason"].replace("|", "\\|")]) for one in left_out]
     return table(title, ["ms", "time / copy", "error of loss / gradient"], lines)
 
@@ -129,12 +129,12 @@ def run(options):
     device, result = Device(kind), {"machine": {}, "rows": [], "left out": []}
     blocks = choice.MAX_CLUSTER_BLOCKS if options.dry else choice.max_cluster_blocks(torch.device(kind, 0))
     for shape in options.shapes.split(","):
-        problem = Logits(parsed(shape), options.dtype, kind)
+        problem = Logits(shape_of(shape), options.dtype, kind)
         entries, chosen = racing(problem, blocks)
         with Progress() as progress:
-            task = progress.add_task(shape, total=WARM_UP + options.rounds)
+            task = progress.add_task(shape, total=WARM_UP_ROUNDS + options.rounds)
             settings = SimpleNamespace(rounds=options.rounds, without=())
-            rows, left_out = measured(problem, entries, device, settings, partial(progress.advance, task))
+            rows, left_out = measure(problem, entries, device, settings, partial(progress.advance, task))
         for one in (*rows, *left_out):
             one["chosen"] = one["name"] == chosen
         result["rows"] += rows
@@ -150,9 +150,11 @@ def run(options):
 
 def read(arguments):
     one = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    one.add_argument("--shapes", help=f"rows x classes; unsaid {SHAPES}, with --dry {DRY_SHAPES}")
-    one.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="unsaid bfloat16, with --dry float32")
-    one.add_argument("--rounds", type=int, help="timed rounds; unsaid 25, with --dry 1")
+    one.add_argument("--shapes", help=f"rows x classes; by default {SHAPES}, with --dry {DRY_SHAPES}")
+    one.add_argument(
+        "--dtype", choices=("bfloat16", "float16", "float32"), help="by default bfloat16, with --dry float32"
+    )
+    one.add_argument("--rounds", type=int, help="timed rounds; by default 25, with --dry 1")
     one.add_argument("--dry", action="store_true", help="run in Triton's interpreter, on a CPU")
     one.add_argument("--out", help="write JSON here")
     options = one.parse_args(arguments)

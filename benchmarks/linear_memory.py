@@ -1,9 +1,10 @@
-"""Peak extra memory of a smoothed linear head, forward and backward, as a multiple of the logits it never makes.
+"""Peak extra memory of a smoothed linear head, forward and backward, relative to the size of its logits.
 
     python benchmarks/linear_memory.py [--rows 2048 --features 512 --classes 50257] [--out results.json]
 
-PyTorch: the peak resident memory of a fresh process per implementation, above what the inputs and one small warm-up
-call took, gradients included. JAX: `memory_analysis()` of the compiled value-and-gradient, temporaries and outputs.
+PyTorch: the peak resident memory of a fresh process for each implementation, gradients included, above the memory after
+the inputs were made and one small warm-up call was run.
+JAX: `memory_analysis()` of the compiled value-and-gradient, temporaries and outputs.
 """
 
 import argparse
@@ -44,11 +45,11 @@ def torch_implementations():
     found = {"multismooth.torch.linear_loss": ours, "F.cross_entropy of the logits": logits}
     if hasattr(F, "linear_cross_entropy"):
 
-        def theirs(hidden, classifier, labels):
+        def chunked(hidden, classifier, labels):
             options = torch.nn.LinearCrossEntropyOptions()
             return F.linear_cross_entropy(hidden, classifier, labels, label_smoothing=SMOOTHING, options=options)
 
-        found["F.linear_cross_entropy, chunked options"] = theirs
+        found["F.linear_cross_entropy, chunked options"] = chunked
     return found
 
 

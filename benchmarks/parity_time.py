@@ -2,7 +2,7 @@
 
     python benchmarks/parity_time.py [--repeat 3]
 
-The framework is imported before the clock starts; compiling, in JAX, is inside it. Medians of the repetitions.
+The framework is imported before the clock starts. Compilation, in JAX, is counted. Results are medians.
 """
 
 import argparse
@@ -66,9 +66,9 @@ def measure(name, question):
 
     make, framework, *settings = LOSSES[name]
     fn, settings = make(), settings[question == "check"]
-    ask = getattr(parity, question)
+    function = getattr(parity, question)
     start = time.perf_counter()
-    found = ask(fn, framework=framework, **settings)
+    found = function(fn, framework=framework, **settings)
     seconds = time.perf_counter() - start
     if not found:
         raise SystemExit(f"{question} {name}: {found}")

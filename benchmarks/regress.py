@@ -1,9 +1,9 @@
-"""What became slower or faster between two results of `cpu.py`, or two of `gpu.py`: status 1 if something did.
+"""What became slower or faster between two results of `cpu.py`, or two of `gpu.py`. Status 1 if something is slower.
 
     python benchmarks/regress.py old.json new.json [--tolerance 0.15]
 
-Compares ratios to torch eager (on a GPU: to the copy of the logits, for the linear head to its products), which carry
-over between runs; seconds do not.
+Compares ratios, because seconds differ from run to run. They are ratios to torch eager; on a GPU, to the copy of the
+logits, and for the linear head to its matrix products.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def rows(path):
 
 
 def compare(old, new, tolerance):
-    """(slower, faster, missing): lines of text."""
+    """(slower, faster, missing): lines of text for the ratios that changed by more than the tolerance."""
     slower, faster = [], []
     for key in old.keys() & new.keys():
         change = new[key] / old[key]

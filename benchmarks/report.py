@@ -11,7 +11,7 @@ def table(title, columns, rows):
 
 
 def by_shape(result, dtype, cell):
-    """(columns, rows) of one dtype: contenders by shapes."""
+    """(columns, rows) of a table for one dtype: a row for each contender, a column for each shape."""
     rows = [row for row in result["rows"] if row["dtype"] == dtype]
     shapes = list(dict.fromkeys(tuple(row["shape"]) for row in rows))
     found = {(row["name"], tuple(row["shape"])): cell(row) for row in rows}
@@ -21,11 +21,11 @@ def by_shape(result, dtype, cell):
 
 
 def number(value, digits=2):
-    """So many significant digits, without an exponent."""
+    """A number with some significant digits and without an exponent."""
     return "–" if value is None else f"{float(f'{value:.{digits}g}'):g}"
 
 
-def wrong(row):
+def errors_text(row):
     return "–" if row["error"] is None else " / ".join(f"{x:.0e}" for x in row["error"])
 
 
@@ -37,7 +37,7 @@ def markdown(result):
         parts += [
             table(f"Time / torch eager, {dtype}", *by_shape(result, dtype, lambda row: number(row["ratio"]))),
             table(f"Time / copy of the logits, {dtype}", *by_shape(result, dtype, lambda row: number(row["floors"]))),
-            table(f"Error of loss / gradient against float64, {dtype}", *by_shape(result, dtype, wrong)),
+            table(f"Error of loss / gradient against float64, {dtype}", *by_shape(result, dtype, errors_text)),
         ]
         if any("memory" in row for row in result["rows"] if row["dtype"] == dtype):
             columns, rows = by_shape(result, dtype, lambda row: number(row.get("memory")))
@@ -77,7 +77,7 @@ IN_README = [
 
 
 def for_readme(result):
-    """The table of README.md, which is held against the committed results by a test."""
+    """The table of README.md. A test compares it with the committed results."""
     machine = result["machine"]
     columns, rows = by_shape(result, "float32", lambda row: number(row["ratio"]))
     cells = dict(rows)
@@ -86,7 +86,7 @@ def for_readme(result):
 
 
 def picture(result, path):
-    """Ratios to torch eager in float32, a group per shape: ours in colour, peers in grey, the floor as a line."""
+    """Bars of time / torch eager in float32, a group for each shape: this library in colour, others in grey."""
     import matplotlib
 
     matplotlib.use("Agg")

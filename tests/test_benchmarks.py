@@ -109,7 +109,7 @@ def test_the_gpu_harness_runs_and_says_that_a_cpu_proves_nothing(load, tmp_path)
         found["bfloat16", "copy (floor)"]["ratio"] == found["bfloat16, linear head", "the three products"]["ratio"] == 1
     )
     assert found["bfloat16, linear head", "multismooth.torch.linear_loss"]["error"] is not None
-    unwanted = {row["name"] for row in result["left out"] if row["reason"] == "not wanted"}
+    unwanted = {row["name"] for row in result["left out"] if row["reason"] == "not requested"}
     assert unwanted == {"torch.compile", "torch.compile, upstream"}
     assert files[1].read_text().startswith("**MEASURED ON A CPU")
     assert files[2].stat().st_size > 10_000
@@ -117,7 +117,7 @@ def test_the_gpu_harness_runs_and_says_that_a_cpu_proves_nothing(load, tmp_path)
 
 @pytest.mark.parametrize(
     ("kind", "shape", "contenders"),
-    [("Logits", (70, 50), "GIVEN"), ("Logits", (6, 4, 2, 3), "GIVEN"), ("Head", (70, 16, 33), "HEADS")],
+    [("Logits", (70, 50), "OF_LOGITS"), ("Logits", (6, 4, 2, 3), "OF_LOGITS"), ("Head", (70, 16, 33), "OF_HEADS")],
     ids=str,
 )
 def test_the_error_column_is_exact(load, kind, shape, contenders):
@@ -145,7 +145,7 @@ class _Device:
 
     dead = False
 
-    def settle(self, result=None):
+    def synchronize(self, result=None):
         if self.dead:
             raise RuntimeError("an illegal memory access was encountered")
 
@@ -156,7 +156,7 @@ class _Device:
 def race(load, device, run):
     """A race of our loss against `run`, which goes first."""
     names = load("gpu_contenders")
-    ours = next(contender for contender in names.GIVEN if contender.name == "multismooth.torch")
+    ours = next(contender for contender in names.OF_LOGITS if contender.name == "multismooth.torch")
     problem = load("gpu_problems").Logits((9, 7), "float64", "cpu")
     other = names.Contender("other", lambda problem: lambda: run(problem))
     return load("gpu_race").Race(problem, [other, ours], device)
@@ -191,15 +191,15 @@ def test_who_writes_over_the_logits_spoils_nobody(load):
         return problem.logits.new_zeros(()), problem.logits.zero_()
 
     device = _Device()
-    device.extra = lambda run: (run(), None)
+    device.run_with_peak = lambda run: (run(), None)
     between = race(load, device, writes)
     between.medians(1, lambda run: float(run() is None))
     assert len(set(seen)) == len(seen) > 1, "not made anew for each round"
     assert min(seen) > 0, "not made anew"
     between.problem.fill(5)
     references = {}
-    assert min(between.checked("other", references)[0]) > 0.5
-    assert max(between.checked("multismooth.torch", references)[0]) < tolerance("float64")
+    assert min(between.check("other", references)[0]) > 0.5
+    assert max(between.check("multismooth.torch", references)[0]) < tolerance("float64")
 
 
 def made_up(**seconds):
@@ -247,13 +247,13 @@ def test_a_dead_device_keeps_what_was_measured(load, tmp_path, monkeypatch):
     gpu, out = load("gpu"), tmp_path / "a.json"
     seen = []
 
-    def measured(problem, *rest):
+    def measure(problem, *rest):
         if seen:
             raise gpu.DeadDevice("other left the device unusable")
         seen.append(problem)
         return made_up()["rows"], []
 
-    monkeypatch.setattr(gpu, "measured", measured)
+    monkeypatch.setattr(gpu, "measure", measure)
     with pytest.raises(SystemExit, match="left the device unusable"):
         gpu.main(["--device", "cpu", "--no-compile", "--parts", "logits", "--out", str(out)])
     assert len(json.loads(out.read_text())["rows"]) == 3
@@ -272,7 +272,7 @@ def test_jax_is_timed_in_a_process_of_its_own(load, tmp_path):
 
 def test_every_tile_of_the_gpu_race_computes_the_same(load, tmp_path, monkeypatch, capsys):
     interpreted()
-    monkeypatch.setattr(load("gpu_race"), "WARM_UP", 0)
+    monkeypatch.setattr(load("gpu_race"), "WARM_UP_ROUNDS", 0)
     out = tmp_path / "tiles.json"
     load("gpu_tiles").main(["--dry", "--shapes", "2x5003", "--out", str(out)])
     result, said = json.loads(out.read_text()), capsys.readouterr().out
