@@ -1,7 +1,7 @@
-"""Triton's kernels, interpreted on a CPU and compiled where there is a GPU: any size and layout, and unkind numbers.
+"""Triton's kernels of any size and layout, and on numbers that overflow. A CPU interprets them, a GPU compiles them.
 
-`test_conformance` and `test_laws` run small problems through them; what the compiler makes of them is checked in
-`test_gpu_compiled`. The interpreter truncates to bfloat16: there, and only there, a gradient may be one unit off.
+`test_conformance` and `test_laws` run small problems through them. `test_gpu_compiled` checks their machine code. The
+interpreter truncates to bfloat16, so there a bfloat16 gradient may be one unit off.
 """
 
 import numpy as np
@@ -46,7 +46,7 @@ def tensor(value, device):
 
 
 def loss_and_grad(device, z, y, out=None, **settings):
-    """By Triton's kernels, which must be what ran; NumPy arrays out."""
+    """Loss and gradient as NumPy arrays, by Triton's kernels and no others."""
     settings = {name: tensor(value, device) for name, value in settings.items()}
     with multismooth.implementation("triton") as ran:
         results = multismooth.torch.loss_and_grad(tensor(z, device), tensor(y, device), out=out, **settings)
@@ -190,11 +190,11 @@ def test_layouts_fold_where_they_can():
     assert layout_of((5,), 0, (1,))[:3] == (1, 5, 1)
 
 
-# --- unkind numbers --------------------------------------------------------------------------------------------------
+# --- extreme numbers --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("classes", [300, 40_001])
-def test_where_floating_point_is_unkind(device, blocks, classes):
+def test_extreme_logits(device, blocks, classes):
     z, y = problem((8, classes), 1, np.float32)
     y %= classes - 10
     z[1] += 1e4
@@ -309,18 +309,18 @@ def test_what_they_cannot_compute_is_refused(device):
 
 
 def test_the_conformance_suite_runs_them(device):
-    """Every random problem with labels, and with rows for all elements, is theirs."""
+    """The kernels compute every random problem that has labels, and the same prior and mask for all elements."""
     counted = {True: 0, False: 0}
     for seed in range(0, 200 * VARIATIONS, VARIATIONS):
         drawn = drawn_problem(seed, reckless=False)
         rows = [drawn.settings[name] for name in ("prior", "class_mask") if name in drawn.settings]
         shared = drawn.logits.ndim == 1 or all(row.ndim == 1 for row in rows)
-        theirs = shared and not drawn.soft and drawn.logits.size > 0
+        supported = shared and not drawn.soft and drawn.logits.size > 0
         settings = {name: tensor(value, device) for name, value in drawn.settings.items()}
         with multismooth.implementation("triton", "whole", "spec") as ran:
             multismooth.torch.loss_and_grad(tensor(drawn.logits, device), tensor(drawn.targets, device), **settings)
-        assert ran == ["triton" if theirs else "whole"]
-        counted[theirs] += 1
+        assert ran == ["triton" if supported else "whole"]
+        counted[supported] += 1
     assert counted[True] > 60
 
 

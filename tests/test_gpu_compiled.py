@@ -22,11 +22,11 @@ if __name__ == "__main__":
 import pytest
 from requirements import need
 
-ODD = 50_257  # rows of bfloat16 that are no multiple of 16 bytes
+UNALIGNED = 50_257  # rows of bfloat16 that are no multiple of 16 bytes
 CASES = (  # (shape, dtype, with every option, blocks that may share a row)
-    *(((8, classes), "bfloat16", False, 16) for classes in (1000, 32_000, ODD, 50_304, 128_256, 262_144)),
-    *(((8, classes), "bfloat16", True, 16) for classes in (1000, ODD, 128_256)),
-    *(((8, classes), "float32", False, 16) for classes in (1000, ODD, 128_256)),
+    *(((8, classes), "bfloat16", False, 16) for classes in (1000, 32_000, UNALIGNED, 50_304, 128_256, 262_144)),
+    *(((8, classes), "bfloat16", True, 16) for classes in (1000, UNALIGNED, 128_256)),
+    *(((8, classes), "float32", False, 16) for classes in (1000, UNALIGNED, 128_256)),
     *(((8, classes), "bfloat16", False, 1) for classes in (32_000, 128_256)),
     *(((2, classes, 4096), "bfloat16", False, 16) for classes in (150, 1000)),
 )
@@ -213,7 +213,7 @@ def named(*kernels, rows=True):
 
 
 def test_nothing_spills():
-    """But one kernel of a vocabulary of odd size does, by eight bytes, up to Triton 3.7."""
+    """But one kernel of a vocabulary of unaligned rows does, by eight bytes, up to Triton 3.7."""
     allowed = 0 if answers()["clusters"] else 8
     for rows in (True, False):
         assert not [code for code in named("forward", "backward", "both", rows=rows) if code.stack > allowed]
@@ -256,10 +256,10 @@ def test_one_exponential_for_a_logit():
 def test_instructions_for_a_logit():
     """An H200 can issue 27 in the time of 4 bytes. This is `both` in one read, without options."""
     for code in named("both"):
-        if code.resident and not code.options and code.shape[1] != ODD and code.shape[1] > 1000:
+        if code.resident and not code.options and code.shape[1] != UNALIGNED and code.shape[1] > 1000:
             assert code.instructions <= 25 * code.logits, code
     for code in named("backward"):
-        if not code.options and code.shape[1] != ODD and code.shape[1] > 1000:
+        if not code.options and code.shape[1] != UNALIGNED and code.shape[1] > 1000:
             assert code.instructions <= 17 * code.logits, code
 
 
