@@ -78,9 +78,21 @@ class Backend:
         """The first element's logits as NumPy values, where they can be seen."""
         raise NotImplementedError
 
-    def glance(self, z, targets, axis):
-        """(labels, first few logits of the first row) as NumPy values and a list, where that costs next to nothing."""
-        return None, None
+    def watched(self):
+        """Whether a compiler, a tracer or a transform of functions follows this call. Then nothing of it is kept."""
+        return self.tracing()
+
+    def ordinary(self, problem):
+        """Whether a call like this one is computed like every other call of its kind, whoever makes it."""
+        return True
+
+    def views(self, problem, axis, scores):
+        """(the first element's logits or None, the Problem's fields behind the logits as NumPy sees them).
+
+        None for the fields where NumPy sees no memory of this device, None for all where one of the arrays is out of
+        the ordinary. `scores`: the logits are more than a shape.
+        """
+        return None
 
     def template(self, shape, dtype, like):
         """Zeros of a shape that take no memory, on `like`'s device; dtype None is the framework's default float."""
@@ -88,20 +100,21 @@ class Backend:
 
     # --- evaluation ---
 
-    def loss(self, problem, settings):
-        return total(problem, settings, self.xp)
+    def loss(self, call):
+        return total(call.problem, call.settings, self.xp)
 
-    def terms(self, problem, settings):
-        return terms(problem, settings, self.xp)
+    def terms(self, call):
+        return terms(call.problem, call.settings, self.xp)
 
-    def smooth_targets(self, problem, settings):
+    def smooth_targets(self, call):
+        problem, settings = call.problem, call.settings
         return self.xp.astype(smooth_targets(problem, settings, self.xp), problem.logits.dtype, copy=False)
 
     def binary_loss(self, problem, reduction):
         return binary.loss(problem, reduction, self.xp)
 
-    def smoothing_correction(self, hidden, classifier, bias, problem, settings):
-        return correction.correction(hidden, classifier, bias, problem, settings, self.xp)
+    def smoothing_correction(self, hidden, classifier, bias, call):
+        return correction.correction(hidden, classifier, bias, call.problem, call.settings, self.xp)
 
 
 def total(problem, settings, xp, elements=None):

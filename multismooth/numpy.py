@@ -11,24 +11,40 @@ from multismooth import linear, spec
 from multismooth.api.functions import Functions
 from multismooth.api.public import public
 from multismooth.backend import Backend
-from multismooth.cpu import kernels
+from multismooth.cpu import choice, kernels
 from multismooth.cpu.buffers import age_buffers
 from multismooth.cpu.kernels import without_warnings
 from multismooth.errors import complain
-from multismooth.implementations import select
+from multismooth.implementations import record, requested, select
 from multismooth.namespace import XP
+from multismooth.plan import with_numbers
+from multismooth.recording import plan_program
 from multismooth.reduction import reduced_plan
 
-FEW = slice(0, 4)
+
+def plan_and_kernel(call, with_gradient):
+    """(the plan of a call, the name of the kernel that the caller or the size chooses)."""
+    problem, settings, memo, values = call
+    known = None if memo is None else memo.kernels.get(key := (with_gradient, requested()))
+    if known is not None:
+        program, name = known
+        return with_numbers(reduced_plan(problem, settings, XP)) if program is None else program(*values), record(name)
+    plan = with_numbers(reduced_plan(problem, settings, XP))
+    name = select(*choice.supports(problem.logits, plan, settings.axis))
+    if memo is not None:
+        z = problem.logits
+        program = None if values is None else plan_program(z.shape, z.dtype == np.float64, values, settings)
+        memo.kernels[key] = program, name
+    return plan, name
 
 
-def evaluate(z, plan, settings, with_gradient=True, out=None):
-    """(the loss, summed or not; gradient of its sum or None) by the kernel that the caller named or the size wants."""
+def evaluate(call, with_gradient=True, out=None):
+    """(the loss, summed or not; gradient of its sum or None)."""
     age_buffers()
-    axis, summed = settings.axis, settings.reduction != "none"
-    name = select(*kernels.supports(z, plan, axis))
+    plan, name = plan_and_kernel(call, with_gradient)
+    z, axis, summed = call.problem.logits, call.settings.axis, call.settings.reduction != "none"
     if name == "columns":
-        loss, gradient = kernels.columns(z, plan.labels, plan.a, plan.b, with_gradient, summed)
+        loss, gradient = kernels.columns(z, plan, with_gradient, summed)
         if kernels.plain(loss):
             return loss, placed(gradient, z, out) if with_gradient else None
         name = "spec"
@@ -38,7 +54,7 @@ def evaluate(z, plan, settings, with_gradient=True, out=None):
         else:
             loss, gradient = spec.losses(z, plan, axis, XP), None
     else:
-        loss, gradient = kernels.evaluate(name, z, plan, axis, with_gradient, out)
+        loss, gradient = choice.evaluate(name, z, plan, axis, with_gradient, out)
     if summed:
         loss = np.add.reduce(loss, None)
     return loss, placed(gradient, z, out) if with_gradient else None
@@ -77,51 +93,54 @@ class NumpyBackend(Backend):
         first = tuple(slice(None) if k == axis else 0 for k in range(z.ndim))
         return z[first] if z.size and z.strides[axis] else None
 
-    def glance(self, z, targets, axis):
-        if z.size == 0 or not isinstance(targets, np.ndarray):
-            return None, None
-        return targets, z[tuple(FEW if k == axis else 0 for k in range(z.ndim))].tolist()
+    def views(self, problem, axis, scores):
+        values = [*problem[1:]]
+        if values[0].dtype.kind in "iu":
+            values[0] = values[0].astype(np.int64, copy=False)
+        return self.first_row(problem.logits, axis, None) if scores else None, values
 
     def template(self, shape, dtype, like):
         return np.broadcast_to(np.zeros((), dtype=dtype or np.float64), shape)
 
     @without_warnings
-    def loss(self, problem, settings):
-        return evaluate(problem.logits, reduced_plan(problem, settings, XP), settings, with_gradient=False)[0]
+    def loss(self, call):
+        return evaluate(call, with_gradient=False)[0]
 
     @without_warnings
-    def terms(self, problem, settings):
-        return super().terms(problem, settings)
+    def terms(self, call):
+        return super().terms(call)
 
     @without_warnings
-    def smooth_targets(self, problem, settings):
-        return super().smooth_targets(problem, settings)
+    def smooth_targets(self, call):
+        return super().smooth_targets(call)
 
     @without_warnings
-    def loss_and_grad(self, problem, settings, out=None):
-        z = problem.logits
+    def loss_and_grad(self, call, out=None):
+        z = call.problem.logits
         if out is not None and (not isinstance(out, np.ndarray) or out.shape != z.shape or out.dtype != z.dtype):
             expected = f"an array of shape {z.shape} and dtype {z.dtype}"
             got = f"{type(out).__name__} {getattr(out, 'shape', '')} {getattr(out, 'dtype', '')}"
             raise complain("out", expected, got, "Make it with np.empty_like(logits).")
-        return evaluate(z, reduced_plan(problem, settings, XP), settings, out=out)
+        return evaluate(call, out=out)
 
     @without_warnings
-    def linear_loss(self, hidden, classifier, bias, chunk_rows, problem, settings):
-        return linear.forward(hidden, classifier, bias, chunk_rows, problem, settings, XP)
+    def linear_loss(self, hidden, classifier, bias, chunk_rows, call):
+        return linear.forward(hidden, classifier, bias, chunk_rows, call.problem, call.settings, XP)
 
     @without_warnings
-    def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, problem, settings):
+    def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, call):
         """Half precision is multiplied in float32: in NumPy it has no BLAS, and in float16 ε/(K·N) is 0."""
         given = (hidden, classifier, bias)
         wide = (x.astype(np.float32) if x is not None and x.itemsize == 2 else x for x in given)
-        loss, gradients = linear.forward_and_gradient(*wide, chunk_rows, problem, settings, XP)
+        loss, gradients = linear.forward_and_gradient(
+            *wide, chunk_rows, call.problem, call.settings, XP, products=linear.InPlaceProducts
+        )
         back = zip(gradients, given, strict=True)
         return loss, tuple(g if g is None else g.astype(x.dtype, copy=False) for g, x in back)
 
     @without_warnings
-    def smoothing_correction(self, hidden, classifier, bias, problem, settings):
-        return super().smoothing_correction(hidden, classifier, bias, problem, settings)
+    def smoothing_correction(self, hidden, classifier, bias, call):
+        return super().smoothing_correction(hidden, classifier, bias, call)
 
 
 _functions = Functions(NumpyBackend())

@@ -222,6 +222,7 @@ def entropy(a, b, eps, u, v, r, labels, t, z, axis, xp):
 # --- a plan in another shape -----------------------------------------------------------------------------------------
 
 ROWS = ("u", "v", "mask")
+NUMBERS = ("a", "b", "u_sum", "v_sum", "const", "z_loss")
 
 
 def mapped(plan, element, row):
@@ -232,6 +233,16 @@ def mapped(plan, element, row):
         if value is not None and type(value) is not float:
             changed[name] = row(value) if name in ROWS else element(value)
     return plan._replace(**changed)
+
+
+def with_numbers(plan):
+    """A plan of NumPy's whose per-element arrays of one entry are plain numbers, in which kernels compute faster."""
+    changed = {
+        name: value.item()
+        for name, value in zip(plan._fields, plan, strict=True)
+        if name in NUMBERS and getattr(value, "size", 0) == 1
+    }
+    return plan._replace(**changed) if changed else plan
 
 
 def shared(row):

@@ -39,23 +39,30 @@ class Settings(NamedTuple):
     reduction: str = "mean"
     valid: bool = False  # the targets were looked at: each is a class, ignored or a distribution; or taken as they are
     clean: bool = False  # valid, and none is ignored
+    positive: bool = False  # class weights and normalizer were looked at: all are > 0
     row_tolerance: float = 1e-3  # how far from 1 the sum of a soft row may be that nobody can look at
     accumulate: str = "float32"  # what a head's gradient is summed in over chunks; "input": in its own dtype
 
 
-class Usual(Settings):
-    """Settings of calls whose only arrays are logits and labels, for one shape and one ε, all labels classes.
+class Memo:
+    """What calls of one kind have in common, beside their Settings. The first of them that needs it fills it in.
 
-    `plan` is what such calls have in common once it was computed; it lacks the labels. `kernels` is what was chosen for
-    them, with a gradient and without.
+    kernels: what `choice` of a backend found, by what was asked for.
     """
 
-    def __init__(self, *_):
-        self.plan, self.kernels = None, {}
+    __slots__ = ("kernels", "settings")
 
-    def _replace(self, **changes):
-        """Settings of another call, about which nothing is known yet."""
-        return Settings(*self)._replace(**changes)
+    def __init__(self, settings):
+        self.settings, self.kernels = settings, {}
+
+
+class Call(NamedTuple):
+    """One checked call of a public function: what its backend is given."""
+
+    problem: Problem
+    settings: Settings
+    memo: Memo | None = None  # None: the first call of its kind, or one that cannot be like another
+    values: Any = None  # with a memo: the Problem's arrays as NumPy sees them
 
 
 class Terms(NamedTuple):

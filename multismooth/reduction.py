@@ -1,11 +1,12 @@
 """What "mean" divides by. A mean is the plan scaled by 1/D: then every loss is a sum, for every kernel."""
 
 import math
+from functools import reduce
 from numbers import Real
+from operator import or_
 
 from multismooth import spec
 from multismooth.plan import plan_of
-from multismooth.problem import Usual
 
 
 def summed(share, z, axis, xp):
@@ -41,11 +42,10 @@ def reciprocal(total, z, xp, counted=lambda: False):
         return xp.where(something, xp.constant(math.nan, z), xp.constant(0.0, z))
     total = xp.astype(total, xp.float_of(z))
     zero, something = total == 0, counted()
+    inverse = 1 / xp.where(zero, xp.constant(math.inf, z), total)
     if isinstance(something, bool):
-        nothing = xp.full_like(total, math.nan if something else 0.0)
-    else:
-        nothing = xp.where(something, xp.full_like(total, math.nan), xp.zeros_like(total))
-    return xp.where(zero, nothing, 1 / xp.where(zero, xp.ones_like(total), total))
+        return xp.where(zero, xp.constant(math.nan, z), inverse) if something else inverse
+    return xp.where(zero & something, xp.constant(math.nan, z), inverse)
 
 
 SHARES = ("denominator_share", "smooth_denominator_share", "z_loss_denominator_share")
@@ -54,14 +54,16 @@ ADDED = (("label_weight", "const"), ("b",), ("z_loss",))  # what of a plan each 
 
 def adds(plans, names, axis, xp):
     """Whether anything is added up: one of these coefficients is not 0 somewhere."""
-    found = False
+    found = []
     for plan, z in plans:
         if 0 in (*z.shape[:axis], *z.shape[axis + 1 :]):
             continue
         for value in (getattr(plan, name) for name in names):
-            if value is not None:
-                found = found | (bool(value != 0) if isinstance(value, float) else xp.any(value != 0))
-    return found
+            if isinstance(value, float) and value != 0:
+                return True
+            if value is not None and not isinstance(value, float):
+                found.append(xp.any(value != 0))
+    return reduce(or_, found) if found else False
 
 
 def added(settings, *terms):
@@ -95,12 +97,14 @@ def factors(plans, problem, settings, xp):
         return (1.0,)
     z, axis = problem.logits, settings.axis
     if problem.normalizer is not None:
+        if settings.positive:
+            return (reciprocal(problem.normalizer, z, xp),)
         return (reciprocal(problem.normalizer, z, xp, lambda: adds(plans, added(settings, 0, 1, 2), axis, xp)),)
     plans = list(plans)
     totals = denominators(plans, settings, xp)
 
     def factor(term):
-        if problem.weight is None:  # without class weights a sum of shares is 0 only where there are none
+        if problem.weight is None or settings.positive:  # then a sum of shares is 0 only where there are none
             return reciprocal(totals[term], z, xp)
         others = [k for k in (1, 2) if term == 0 and totals[k] is None]
         return reciprocal(totals[term], z, xp, lambda: adds(plans, added(settings, term, *others), axis, xp))
@@ -110,11 +114,5 @@ def factors(plans, problem, settings, xp):
 
 def reduced_plan(problem, settings, xp):
     """The plan whose summed losses are the result: averaged if "mean" is asked for."""
-    usual = isinstance(settings, Usual)
-    if usual and settings.plan is not None:
-        return spec.Plan(problem.targets, *settings.plan[1:])
     plan = plan_of(problem, settings, xp)
-    plan = spec.scaled(plan, *factors([(plan, problem.logits)], problem, settings, xp))
-    if usual and all(value is None or isinstance(value, float) for value in plan[1:]):
-        settings.plan = plan._replace(labels=None)
-    return plan
+    return spec.scaled(plan, *factors([(plan, problem.logits)], problem, settings, xp))

@@ -86,15 +86,18 @@ def test_a_gradient_that_is_there_is_computed_again_unless_the_upstream_gradient
     casts rightly."""
     interpreted()
     from multismooth.torch import autograd
+    from multismooth.torch.choice import plan_and_kernel
+    from multismooth.torch.cpu_kernels import plan_as_tensors
 
     logits, labels = made((8, 40), torch.float32, ignored=False)
     for upstream in (1.0, 0.3):
         z = logits.clone().requires_grad_()
         with multismooth.implementation("triton"), np.errstate(all="ignore"):
-            plan = autograd.planned(*ms.loss.__wrapped__.__self__._bind(
+            call = ms._functions._call(
                 z, labels, 0.1, "torch", None, None, None, None, -100, 0.0, "mean", None, None, None
-            ))  # fmt: skip
-            loss = autograd._GuardedSummed.apply(z, plan, 1)
+            )  # fmt: skip
+            plan = plan_as_tensors(plan_and_kernel(call)[0])
+            loss = autograd._GuardedSummed.apply(z, call.problem, plan, 1)
             loss.backward(torch.tensor(upstream), retain_graph=True)
             first, z.grad = z.grad, None
             loss.backward(torch.tensor(upstream))

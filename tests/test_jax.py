@@ -26,7 +26,7 @@ def loss(z, **options):
 
 def plain(z):
     """The text of `spec`, differentiated by JAX alone."""
-    problem, settings = ms._functions._bind(
+    problem, settings, *_ = ms._functions._call(
         z, jnp.asarray(LABELS), 0.2, "others", SETTINGS["weight"], None, None, None, -100, 0.1, "mean", None, None, None
     )
     return backend.backend.total(problem, settings, backend.XP)

@@ -14,7 +14,7 @@ from requirements import need
 
 import multismooth
 import multismooth.numpy
-from multismooth.cpu import buffers, kernels, threads
+from multismooth.cpu import buffers, choice, kernels, threads
 from multismooth.cpu.chunks import balanced_chunk_size
 from multismooth.implementations import select
 
@@ -33,8 +33,8 @@ def kernel(request, monkeypatch):
         from multismooth.cpu import compiled
 
         monkeypatch.setattr(compiled, "MAX_LOGITS_PER_PART", 2000)
-    monkeypatch.setattr(kernels, "ENTRIES", 2000)
-    monkeypatch.setattr(kernels, "TOGETHER", 0)
+    monkeypatch.setattr(choice, "CHUNK_ENTRIES", 2000)
+    monkeypatch.setattr(choice, "MIN_LOGITS_FOR_THREADS", 0)
     if framework == "torch":
         from multismooth.torch import cpu_chunked
 
@@ -356,7 +356,7 @@ def test_small_problems_have_a_compiled_kernel(rows, classes, seed, epsilon):
 
 def test_size_chooses_and_the_caller_overrules(monkeypatch):
     torch = need("torch")
-    monkeypatch.setattr(kernels, "numba", lambda: None)
+    monkeypatch.setattr(choice, "numba", lambda: None)
     for shape, name in (((6, 5), "columns"), ((6, 50), "whole"), ((600, 1000), "chunked")):
         z = torch.randn(shape, requires_grad=True)
         y = torch.zeros(shape[0], dtype=torch.long)
@@ -396,7 +396,7 @@ def test_a_named_implementation_is_never_substituted():
 
 
 def test_without_numba_everything_works(monkeypatch):
-    monkeypatch.setattr(kernels, "numba", lambda: None)
+    monkeypatch.setattr(choice, "numba", lambda: None)
     z, y = problem((600, 1000), 1)
     with multismooth.implementation() as ran:
         multismooth.numpy.loss(z, y)

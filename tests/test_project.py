@@ -30,7 +30,7 @@ FILES = {
 LAYERS = [
     {"errors"},
     {"convention", "registry", "problem", "spec", "plan", "reduction", "binary", "correction", "linear"}  # mathematics
-    | {"namespace", "implementations"},  # what a kernel is told
+    | {"namespace", "implementations", "recording"},  # what a kernel is told
     {"cpu"},
     {"api"},
     {"backend", "numpy", "torch", "jax", "flax"},

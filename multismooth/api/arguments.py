@@ -1,20 +1,21 @@
 """From a caller's arguments to a checked Problem: what the public functions have in common, for every backend."""
 
 from multismooth.api import argument_checks, target_checks, value_checks
-from multismooth.api.conversions import Arguments
+from multismooth.api.conversions import Conversions
 from multismooth.errors import TargetError, complain
 from multismooth.problem import Problem, Settings
 from multismooth.registry import resolve
 
 
-class Binding(Arguments):
-    """Call an instance with the arguments of `loss`, in its order, to get (Problem, Settings)."""
+class Arguments(Conversions):
+    """The arguments of the public functions, read and checked."""
 
-    def __call__(
+    def checked(
         self, logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
         ignore_index, z_loss, reduction, normalizer, axis, validate,
     ):  # fmt: skip
-        backend = self._backend
+        """(Problem, Settings) of the arguments of `loss`."""
+        backend = self.backend
         z = self._floating("logits", logits)
         if z.ndim == 0:
             raise complain("logits", "at least one axis, the classes", "a single number", "Pass logits.reshape(1, -1).")
@@ -29,24 +30,16 @@ class Binding(Arguments):
         soft, slack = kind != "integer", target_checks.tolerance(targets.dtype)
         axis = target_checks.class_axis(z.shape, targets.shape, soft, axis, seen, slack)
         target_checks.target_shape(kind, targets.shape, z.shape, axis)
-        num_classes, shape = z.shape[axis], argument_checks.elements_shape(z.shape, axis)
+        num_classes = z.shape[axis]
         if num_classes == 0:
             got = f"shape {tuple(z.shape)} with classes on axis {axis}"
             raise complain("logits", "at least one class", got, "axis= names another class axis.")
         if not backend.traced(z) and num_classes == 1:
             argument_checks.single_class(z.shape, axis)
 
-        problem = Problem(
-            logits=z,
-            targets=targets,
-            label_smoothing=self._smoothing(label_smoothing, z, shape, validate),
-            weight=self._classes("weight", weight, z, num_classes),
-            prior=self._classes("prior", prior, z, num_classes, square=True),
-            class_mask=self._mask(class_mask, z, num_classes, axis),
-            sample_weight=self._per_element("sample_weight", sample_weight, z, shape),
-            z_loss=self._number("z_loss", z_loss, z, validate, zero=None),
-            normalizer=self._normalizer(normalizer, reduction, z, validate),
-        )
+        readers = self.readers(z, axis, reduction, validate)
+        given = (label_smoothing, weight, prior, class_mask, sample_weight, z_loss, normalizer)
+        problem = Problem(z, targets, *[read(value) for read, value in zip(readers, given, strict=True)])
         settings = Settings(convention, axis, soft, ignore_index, reduction, valid=soft, row_tolerance=slack)
         _combinations(convention, problem, soft, reduction)
         if convention.exclude and convention.receivers(num_classes) == 0:
@@ -61,9 +54,22 @@ class Binding(Arguments):
         self._check_scores(z, axis, validate)
         return problem, settings._replace(valid=valid, clean=clean)
 
+    def readers(self, z, axis, reduction, validate):
+        """How each argument of a Problem behind the targets is read; `z` has shape, dtype and device of the logits."""
+        num_classes, shape = z.shape[axis], argument_checks.elements_shape(z.shape, axis)
+        return (
+            lambda value: self._smoothing(value, z, shape, validate),
+            lambda value: self._classes("weight", value, z, num_classes),
+            lambda value: self._classes("prior", value, z, num_classes, square=True),
+            lambda value: self._mask(value, z, num_classes, axis),
+            lambda value: self._per_element("sample_weight", value, z, shape),
+            lambda value: self._number("z_loss", value, z, validate, zero=None),
+            lambda value: self._normalizer(value, reduction, z, validate),
+        )
+
     def template(self, targets, num_classes, axis, dtype):
         """(logits in shape and dtype only, targets): what `smooth_targets` binds in place of logits."""
-        backend = self._backend
+        backend = self.backend
         num_classes = argument_checks.positive(
             "num_classes", num_classes, "It is the length of the rows to make.", backend.size
         )
@@ -80,9 +86,8 @@ class Binding(Arguments):
             dtype = targets.dtype
         return backend.template(shape, dtype, targets), targets
 
-    def linear(self, hidden, classifier, bias, chunk_rows, accumulate, targets, *rest):
-        """(hidden, classifier, bias, chunk_rows, Problem, Settings); the Problem's logits are a shape only."""
-        *rest, axis, validate = rest
+    def head(self, hidden, classifier, bias, chunk_rows, accumulate, axis):
+        """(hidden, classifier, bias, chunk_rows, logits) of a linear head; the logits are a shape only."""
         hidden = self._floating("hidden", hidden)
         classifier = self._floating("classifier", classifier, hidden)
         if hidden.ndim == 0 or classifier.ndim != 2:
@@ -109,22 +114,21 @@ class Binding(Arguments):
             raise complain("accumulate", expected, repr(accumulate), '"float32" is the exact one.')
         shape = list(hidden.shape)
         shape[place] = classifier.shape[0]
-        logits = self._backend.template(tuple(shape), hidden.dtype, hidden)
-        problem, settings = self(logits, targets, *rest, axis, validate)
-        return hidden, classifier, bias, chunk_rows, problem, settings._replace(accumulate=accumulate)
+        logits = self.backend.template(tuple(shape), hidden.dtype, hidden)
+        return hidden, classifier, bias, chunk_rows, logits
 
     def binary(self, logits, targets, label_smoothing, pos_weight, sample_weight, reduction, normalizer, validate):
         """The Problem of `binary_loss`; `weight` holds pos_weight."""
         argument_checks.validation(validate)
         argument_checks.reduction(reduction)
         z = self._floating("logits", logits)
-        targets = self._backend.take("targets", targets, z)
-        target_checks.kind(self._backend.kind(targets), targets.dtype)
+        targets = self.backend.take("targets", targets, z)
+        target_checks.kind(self.backend.kind(targets), targets.dtype)
         if not argument_checks.same_shape(targets.shape, z.shape):
             expected, got = f"the logits' shape {tuple(z.shape)}", f"{tuple(targets.shape)}"
             raise complain("targets", expected, got, target_checks.binary_fitting(targets.shape, z.shape), TargetError)
         t, slack = (
-            self._backend.xp.astype(targets, self._backend.xp.float_of(z)),
+            self.backend.xp.astype(targets, self.backend.xp.float_of(z)),
             target_checks.tolerance(targets.dtype),
         )
         seen = self._values(targets, validate)
@@ -143,7 +147,7 @@ class Binding(Arguments):
 
     def _check_scores(self, z, axis, validate):
         """Logits that look like probabilities: all of them are asked for only if the first row does."""
-        row = self._backend.first_row(z, axis, validate)
+        row = self.backend.first_row(z, axis, validate)
         if row is not None:
             target_checks.probabilities(row, target_checks.tolerance(z.dtype), lambda: (self._values(z, True), axis))
 

@@ -1,71 +1,146 @@
-"""Calls like an earlier one: what was checked once for these types, shapes and settings is not checked again.
+"""Calls like an earlier one: what types, shapes, dtypes and settings decide is worked out once for each kind of call.
 
-Values always are: labels name classes and none is ignored, the logits are no probabilities. Of 70 µs of checking, 7 are
-left, which is what makes (256, 10) faster than `F.cross_entropy` and not slower.
+The first call of a kind goes through all of `arguments` and leaves an `Entry`: the settings, how each array becomes one
+of the backend's, and what `quick_check` expects of their values. Every later call has its values checked and nothing
+else. If a value is unexpected (a label that names no class, a class weight of 0), the call goes through `arguments`
+again, which says what is wrong with it, if anything is.
 """
 
 import numpy as np
 
-from multismooth.api.arguments import Binding
-from multismooth.problem import Problem, Usual
+from multismooth.api.value_checks import expectations, quick_check
+from multismooth.problem import Call, Memo, Problem
 
-REMEMBERED = 1024  # kinds of calls; sequences come in many lengths
-
-
-def remember(known, key, settings):
-    """The settings as Usual ones, which `known` has under this key from now on."""
-    if len(known) >= REMEMBERED:
-        known.clear()
-    known[key] = usual = Usual(*settings)
-    return usual
+MAX_ENTRIES = 1024  # kinds of calls that are kept. A model that sees sequences of many lengths makes many.
+NUMBERS = (float, int)
+LAST = Problem._fields.index("normalizer")  # a plain one is not fixed: it changes from call to call
 
 
-class RememberingBinding(Binding):
-    """A Binding that remembers the calls whose only arrays were logits and labels."""
+class Entry:
+    """What calls of one kind have in common.
 
-    def __init__(self, backend):
-        super().__init__(backend)
-        self._usual = {}
+    fixed: (place in the Problem, value) of plain numbers. readers: (place, function) of arguments that are not taken
+    as they are. expect: what `quick_check` wants to know; None: nothing is checked.
+    memos: by what `quick_check` found, that is by whether labels are ignored.
+    """
+
+    __slots__ = ("axis", "expect", "fixed", "memos", "readers", "scores")
+
+    def __init__(self, problem, given, readers, settings, expect, scores):
+        self.axis, self.expect, self.scores = settings.axis, expect, scores
+        self.memos, self.fixed, self.readers = memos(settings, expect), [], []
+        for place, (value, own) in enumerate(zip(problem, given, strict=True)):
+            if value is own:
+                continue
+            if place < LAST and (value is None or isinstance(value, float)):  # what the key says already
+                self.fixed.append((place, value))
+            else:
+                self.readers.append((place, readers[place]))
+
+    def call(self, backend, arguments):
+        """The checked Call of these arguments of a Problem, or None if one of their values is unexpected."""
+        for place, value in self.fixed:
+            arguments[place] = value
+        for place, read in self.readers:
+            arguments[place] = read(arguments[place])
+        problem, found = Problem(*arguments), None
+        seen = backend.views(problem, self.axis, self.scores)
+        if seen is None:
+            return None
+        row, values = seen
+        if self.expect is not None and (found := quick_check(row, values, self.expect)) is None:
+            return None
+        memo = self.memos[found]
+        return Call(problem, memo.settings, memo, values)
+
+
+def remember(entries, key, entry):
+    """Keep an entry. When there are too many, all go: which of them are still in use is not known."""
+    if len(entries) >= MAX_ENTRIES:
+        entries.clear()
+    entries[key] = entry
+
+
+class CallCache:
+    """Call an instance with the arguments of `loss`, in its order, to get a checked `Call`."""
+
+    def __init__(self, arguments):
+        self._arguments, self._backend, self._entries = arguments, arguments.backend, {}
 
     def __call__(
         self, logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
-        ignore_index, z_loss, reduction, normalizer, axis, validate,
+        ignore_index, z_loss, reduction, normalizer, axis, validate, scores=True,
     ):  # fmt: skip
-        usual = weight is prior is class_mask is sample_weight is normalizer is validate is None
-        key = None
-        if usual and type(label_smoothing) is type(z_loss) is float and not self._backend.tracing():
+        """`scores`: the logits themselves are here, and not only their shape."""
+        key, given = None, (label_smoothing, weight, prior, class_mask, sample_weight, z_loss)
+        if not self._backend.watched():
             try:
                 key = (
-                    type(logits), logits.shape, logits.dtype, type(targets), targets.shape, targets.dtype,
-                    label_smoothing, convention, ignore_index, type(ignore_index), z_loss, reduction, axis, type(axis),
+                    type(logits), logits.shape, logits.dtype, logits.device, type(targets), targets.shape,
+                    targets.dtype, targets.device, convention, ignore_index, type(ignore_index), reduction, axis,
+                    type(axis), validate, scores,
+                    label_smoothing if type(label_smoothing) is float else kind_of(label_smoothing),
+                    None if weight is None else kind_of(weight), None if prior is None else kind_of(prior),
+                    None if class_mask is None else kind_of(class_mask),
+                    None if sample_weight is None else kind_of(sample_weight),
+                    z_loss if type(z_loss) is float else kind_of(z_loss),
+                    None if normalizer is None else type(normalizer) if is_number(normalizer) else kind_of(normalizer),
                 )  # fmt: skip
-                settings = self._usual.get(key)
+                entry = self._entries.get(key)
             except (AttributeError, TypeError, RuntimeError):  # a list, an unhashable convention, a nested tensor
-                key = settings = None
-            if settings is not None and self._looks_usual(logits, targets, settings):
-                return Problem(logits, targets, label_smoothing, z_loss=z_loss or None), settings
-        problem, settings = super().__call__(
+                key = entry = None
+            if entry is not None:
+                call = entry.call(self._backend, [logits, targets, *given, normalizer])
+                if call is not None:
+                    return call
+        problem, settings = self._arguments.checked(
             logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
             ignore_index, z_loss, reduction, normalizer, axis, validate,
         )  # fmt: skip
-        usual = key is not None and settings.clean and problem.targets is targets
-        # what warns does so every time
-        usual = usual and label_smoothing <= 0.5 and problem.logits.shape[settings.axis] > 1
-        if usual and not settings.convention.exclude:
-            settings = remember(self._usual, key, settings)
-        return problem, settings
+        if key is not None and key not in self._entries:
+            entry = self._entry(problem, settings, [logits, targets, *given, normalizer], validate, scores)
+            if entry is not None:
+                remember(self._entries, key, entry)
+        return Call(problem, settings)
 
-    def _looks_usual(self, z, targets, settings):
-        """Whether the labels are all classes, none ignored, and the logits at first glance no probabilities."""
-        labels, few = self._backend.glance(z, targets, settings.axis)
-        if labels is None or labels.dtype != np.int64:
-            return False
-        # a negative label is a huge one
-        if np.maximum.reduce(labels.view(np.uint64), None) >= z.shape[settings.axis]:
-            return False
-        ignored = settings.ignore_index
-        if ignored is not None and ignored >= 0 and (labels == ignored).any():
-            return False
-        if min(few) < 0.0 or max(few) > 1.0:
-            return True
-        return len(few) == z.shape[settings.axis] and abs(sum(few) - 1) > 0.125  # the coarsest tolerance
+    def _entry(self, problem, settings, given, validate, scores):
+        """An Entry for calls like this one, or None if each of them needs all of `arguments`."""
+        z, backend, epsilon = problem.logits, self._backend, problem.label_smoothing
+        seen = backend.views(problem, settings.axis, scores)
+        warns = z.shape[settings.axis] < 2 or (type(epsilon) is float and epsilon > 0.5)
+        if z is not given[0] or seen is None or warns or not backend.ordinary(problem):
+            return None
+        visible, expect = seen[1] is not None, None
+        if not visible and (validate or any(map(backend.is_array, problem[2:]))):  # is guarded, or waited for
+            return None
+        if visible and validate is not False:
+            expect = expectations(problem, settings)
+            if expect is None:
+                return None
+        like = backend.template(z.shape, z.dtype, z)
+        readers = [None, lambda value: backend.take("targets", value, like)]
+        readers += self._arguments.readers(like, settings.axis, settings.reduction, validate)
+        return Entry(problem, given, readers, settings, expect, scores)
+
+
+def memos(settings, expect):
+    """A Memo for each answer of `quick_check`; for None, where it is not asked."""
+    if expect is None:
+        return {None: Memo(settings)}
+    found = {}
+    for ignored in (False, True):
+        clean = not ignored and not settings.soft
+        found[ignored] = Memo(settings._replace(valid=True, clean=clean, positive=True))
+    return found
+
+
+def is_number(value):
+    """Whether this is None, a number of Python's, or one of NumPy's, which `arguments` makes one of Python's."""
+    return value is None or type(value) in NUMBERS or (isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0)
+
+
+def kind_of(value):
+    """What of an argument decides how calls with it go: of a number the number, of an array all but its values."""
+    if is_number(value):
+        return type(value), value if type(value) in NUMBERS else value.item()
+    return type(value), value.shape, value.dtype, value.device

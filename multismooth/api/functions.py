@@ -1,4 +1,4 @@
-"""The public functions: signatures, and documentation, once for all backends; `binding` checks the arguments."""
+"""The public functions: signatures, and documentation, once for all backends; `arguments` checks what is passed."""
 
 from typing import Any
 
@@ -10,10 +10,12 @@ class Functions(HeadFunctions):
     """The functions of one backend. `multismooth.torch.loss` and its siblings are made of an instance's methods."""
 
     def __init__(self, backend):
-        # Here, not above: it needs NumPy, and `import multismooth` needs only the signatures.
-        from multismooth.api.call_cache import RememberingBinding
+        # Here, not above: they need NumPy, and `import multismooth` needs only the signatures.
+        from multismooth.api.arguments import Arguments
+        from multismooth.api.call_cache import CallCache
 
-        self._backend, self._bind = backend, RememberingBinding(backend)
+        self._backend, self._arguments = backend, Arguments(backend)
+        self._call = CallCache(self._arguments)
 
     def loss(
         self,
@@ -67,7 +69,7 @@ class Functions(HeadFunctions):
 
         Source: Szegedy et al. 2016, Rethinking the Inception Architecture, §7 (arXiv:1512.00567).
         """
-        return self._backend.loss(*self._bind(
+        return self._backend.loss(self._call(
             logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
             ignore_index, z_loss, reduction, normalizer, axis, validate,
         ))  # fmt: skip
@@ -100,7 +102,7 @@ class Functions(HeadFunctions):
         >>> parts.weight.tolist()
         [1.0, 0.0]
         """
-        return self._backend.terms(*self._bind(
+        return self._backend.terms(self._call(
             logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
             ignore_index, z_loss, "none", None, axis, validate,
         ))  # fmt: skip
@@ -135,7 +137,7 @@ class Functions(HeadFunctions):
         >>> gradient.round(3).tolist()
         [[0.2, -0.6, 0.2, 0.2]]
         """
-        return self._backend.loss_and_grad(*self._bind(
+        return self._backend.loss_and_grad(self._call(
             logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
             ignore_index, z_loss, reduction, normalizer, axis, validate,
         ), out)  # fmt: skip
@@ -164,10 +166,10 @@ class Functions(HeadFunctions):
         >>> multismooth.smooth_targets(np.array([2]), 4, label_smoothing=0.2).round(3).tolist()
         [[0.05, 0.05, 0.85, 0.05]]
         """
-        template, targets = self._bind.template(targets, num_classes, axis, dtype)
-        return self._backend.smooth_targets(*self._bind(
+        template, targets = self._arguments.template(targets, num_classes, axis, dtype)
+        return self._backend.smooth_targets(self._call(
             template, targets, label_smoothing, convention, None, prior, class_mask, None,
-            ignore_index, 0.0, "none", None, axis, None,
+            ignore_index, 0.0, "none", None, axis, None, scores=False,
         ))  # fmt: skip
 
     def binary_loss(
@@ -196,7 +198,7 @@ class Functions(HeadFunctions):
 
         Source: Szegedy et al. 2016 for two classes; Keras' BinaryCrossentropy has the same target.
         """
-        problem = self._bind.binary(
+        problem = self._arguments.binary(
             logits, targets, label_smoothing, pos_weight, sample_weight, reduction, normalizer, validate
         )
         return self._backend.binary_loss(problem, reduction)

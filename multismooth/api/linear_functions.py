@@ -7,7 +7,8 @@ class HeadFunctions:
     """`linear_loss` and what belongs to it, for `multismooth.api.functions.Functions`."""
 
     _backend: Any
-    _bind: Any
+    _arguments: Any
+    _call: Any
 
     def linear_loss(
         self,
@@ -49,7 +50,7 @@ class HeadFunctions:
         >>> round(float(multismooth.linear_loss(hidden, classifier, np.array([0, 3]))), 6)
         1.386294
         """
-        return self._backend.linear_loss(*self._bind.linear(
+        return self._backend.linear_loss(*self._head(
             hidden, classifier, bias, chunk_rows, accumulate, targets, label_smoothing, convention, weight, prior,
             class_mask, sample_weight, ignore_index, z_loss, reduction, normalizer, axis, validate,
         ))  # fmt: skip
@@ -85,7 +86,7 @@ class HeadFunctions:
         >>> d_hidden.shape, d_classifier.shape, d_bias
         ((2, 3), (4, 3), None)
         """
-        return self._backend.linear_loss_and_grad(*self._bind.linear(
+        return self._backend.linear_loss_and_grad(*self._head(
             hidden, classifier, bias, chunk_rows, accumulate, targets, label_smoothing, convention, weight, prior,
             class_mask, sample_weight, ignore_index, z_loss, reduction, normalizer, axis, validate,
         ))  # fmt: skip
@@ -128,8 +129,15 @@ class HeadFunctions:
         >>> bool(np.isclose(smoothed, multismooth.linear_loss(*head, label_smoothing=0.1)))
         True
         """
-        hidden, classifier, bias, _, problem, settings = self._bind.linear(
+        hidden, classifier, bias, _, call = self._head(
             hidden, classifier, bias, None, "float32", targets, label_smoothing, convention, None, prior,
             None, sample_weight, ignore_index, 0.0, reduction, normalizer, axis, validate,
         )  # fmt: skip
-        return self._backend.smoothing_correction(hidden, classifier, bias, problem, settings)
+        return self._backend.smoothing_correction(hidden, classifier, bias, call)
+
+    def _head(self, hidden, classifier, bias, chunk_rows, accumulate, targets, *rest):
+        """(hidden, classifier, bias, chunk_rows, Call); the Call's logits are a shape only."""
+        head = self._arguments.head(hidden, classifier, bias, chunk_rows, accumulate, rest[-2])
+        *head, logits = head
+        call = self._call(logits, targets, *rest, scores=False)
+        return *head, call._replace(settings=call.settings._replace(accumulate=accumulate))

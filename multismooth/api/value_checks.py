@@ -1,8 +1,9 @@
 """The checks that need values, put together: which elements count decides what may stand at the others."""
 
 import math
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -125,3 +126,125 @@ def check_binary(problem: Problem, targets, slack, see):
         argument_checks.not_negative("pos_weight", seen.weight, seen.counted)
     if targets is not None and seen.known:
         target_checks.probability(targets, slack, seen.counted)
+
+
+# --- calls like an earlier one ----------------------------------------------------------------------------------------
+
+
+class Expectations(NamedTuple):
+    """What `quick_check` needs to know of a kind of call: all of it follows from shapes, dtypes and settings."""
+
+    num_classes: int
+    axis: int
+    soft: bool
+    ignore_index: int | None
+    row_slack: float  # how far from 1 the sum of a soft row may be
+    score_slack: float  # how far from 1 the sum of logits may be that look like probabilities
+    prior_slack: float
+    included: Any  # (K,) booleans, or None: the classes that the convention does not exclude
+    lightest: float  # the smallest class weight over the largest that brings no warning
+
+
+def expectations(problem, settings):
+    """The Expectations of calls like this one, or None if `quick_check` cannot judge them."""
+    z, convention, axis, soft = problem.logits, settings.convention, settings.axis, settings.soft
+    num_classes, mask, restricted = z.shape[axis], problem.class_mask, bool(convention.exclude)
+    if num_classes < 2 or 0 in z.shape or (soft and (z.ndim < 2 or "float" not in str(problem.targets.dtype))):
+        return None
+    if mask is not None and (soft or (mask.ndim > 1 and tuple(mask.shape) != tuple(z.shape))):
+        return None
+    if problem.prior is not None and (mask is not None or restricted):
+        return None
+    if any("float" not in str(x.dtype) for x in (problem.weight, problem.prior) if x is not None):
+        return None
+    epsilon = problem.label_smoothing if isinstance(problem.label_smoothing, float) else 0.5
+    mass = convention.mass(epsilon, convention.receivers(num_classes)) if convention.class_weights == "per_term" else 0
+    included = np.array([k not in convention.exclude for k in range(num_classes)]) if restricted else None
+    return Expectations(
+        num_classes,
+        axis,
+        soft,
+        settings.ignore_index,
+        settings.row_tolerance,
+        target_checks.tolerance(z.dtype),
+        0.0 if problem.prior is None else target_checks.tolerance(problem.prior.dtype),
+        included,
+        0.0 if mass == 0 else 1 / (1 + num_classes * (1 - mass) / mass),
+    )
+
+
+def quick_check(row, values, expect):
+    """Whether labels were found that are ignored: True or False; None where `check` must look again.
+
+    Looks at all that `check` looks at, in the fewest steps, and is content with less: it never accepts what `check`
+    refuses or warns of. `row` is the first element's logits or None, `values` the arrays of the Problem behind them.
+    """
+    targets, smoothing, weight, prior, mask, sample_weight, z_loss, normalizer = values
+    ignored = False
+    if expect.soft:
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = np.add.reduce(targets, expect.axis) - 1
+        if not (np.minimum.reduce(targets, None) >= -expect.row_slack and _largest(total) <= expect.row_slack / 2):
+            return None
+    else:
+        ignored, counted = _ignored(targets, expect)
+        if counted is None or not (mask is None or _allowed(mask, counted, ignored, expect)):
+            return None
+        if not (expect.included is None or _allowed(expect.included, counted)):
+            return None
+    if row is not None and 0 <= row[0] <= 1 and _sums_to_one(row, 2 * expect.score_slack):
+        return None
+    if weight is not None:
+        low, high = np.minimum.reduce(weight), np.maximum.reduce(weight)
+        if not (low > 0 and high < math.inf and low >= expect.lightest * high):
+            return None
+    if prior is not None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = np.add.reduce(prior, -1, np.float64) - 1
+        if not (np.minimum.reduce(prior, None) >= -expect.prior_slack and _largest(total) <= expect.prior_slack / 2):
+            return None
+    if type(smoothing) is not float and not _between(smoothing, 0.5):
+        return None
+    if sample_weight is not None and not _between(sample_weight, sys.float_info.max):
+        return None
+    if not (z_loss is None or 0 <= z_loss < math.inf) or not (normalizer is None or 0 < normalizer < math.inf):
+        return None
+    return ignored
+
+
+def _ignored(labels, expect):
+    """(whether some labels are ignored, the others), None for the others where one names no class."""
+    ignore_index, ignored = expect.ignore_index, False
+    if labels.size and np.maximum.reduce(labels.view(np.uint64), None) >= expect.num_classes:  # negative ones are huge
+        if ignore_index is None:
+            return False, None
+        ignored, labels = True, labels[labels != ignore_index]
+        if labels.size and np.maximum.reduce(labels.view(np.uint64), None) >= expect.num_classes:
+            return True, None
+    elif ignore_index is not None and ignore_index >= 0 and (labels == ignore_index).any():
+        ignored, labels = True, labels[labels != ignore_index]
+    return ignored, labels
+
+
+def _allowed(mask, labels, ignored=False, expect=None):
+    """Whether the mask of existing classes has all these labels."""
+    if mask.ndim == 1:
+        return bool(np.logical_and.reduce(mask[labels], None))
+    place = np.expand_dims(labels, expect.axis)
+    return not ignored and bool(np.take_along_axis(mask, place, axis=expect.axis).all())
+
+
+def _between(values, high):
+    """Whether all values are in [0, high]; NaN is not."""
+    if values.size == 0:
+        return True
+    return np.minimum.reduce(values, None) >= 0 and float(np.maximum.reduce(values, None)) <= high
+
+
+def _sums_to_one(row, slack):
+    with np.errstate(over="ignore", invalid="ignore"):
+        return abs(float(np.add.reduce(row)) - 1) <= slack
+
+
+def _largest(differences):
+    return max(-np.minimum.reduce(differences, None), np.maximum.reduce(differences, None))

@@ -107,7 +107,8 @@ def gradient_memory(entries, dtype):
 def age_buffers():
     """Count a call. Each call does this once, so that memory which is no longer needed is given back."""
     for cache in CACHES:
-        cache.age()
+        if cache._last:
+            cache.age()
 
 
 def release():

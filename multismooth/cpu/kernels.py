@@ -1,8 +1,8 @@
-"""Loss and gradient on the CPU in NumPy, for NumPy arrays and, where they are few, for the memory of tensors.
+"""Loss and gradient on a CPU in NumPy, for NumPy arrays and, if they are small, for the memory of tensors.
 
-`kernel` does a chunk of large logits in place, `columns` a small problem with few classes in the fewest calls: one to a
-NumPy kernel costs about a microsecond, to a PyTorch one three to six, and reductions over a class axis shorter than a
-vector register are fast only when the rows lie side by side.
+`kernel` computes a chunk of large logits in place. `columns` computes a small problem with few classes in few calls: a
+call of NumPy costs about a microsecond, one of PyTorch three to six. A reduction over a class axis that is shorter than
+a vector register is fast only if the rows lie side by side.
 
 Measured per million logits, one thread (µs), in cache: exp 480, exp2 220 and the multiplication before it 60, max 55,
 subtract 95, multiply in place 60, sum 180, einsum 65. The first two that touch a chunk, max and subtract, take 180 and
@@ -10,150 +10,138 @@ subtract 95, multiply in place 60, sum 180, einsum 65. The first two that touch 
 """
 
 import math
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 
 from multismooth import spec
-from multismooth.cpu import chunks
 from multismooth.cpu.buffers import gradient_memory
 from multismooth.cpu.chunks import Fallback
-from multismooth.cpu.layout import MIN_CLASSES_FOR_ROWS, layout_of
-from multismooth.cpu.threads import cores
-from multismooth.namespace import XP
 
-FEW_CLASSES = 16
-FEW_ENTRIES = 2**16
-ENTRIES = 2**20  # of a chunk: read and written some six times, in cache; a quarter is 1.7 times slower on two threads
-TOGETHER = 2**18  # logits from which on waking up other threads pays
 LOG2_E = 1 / math.log(2)
+DOT_CLASSES = 2**12  # up to so many, a product with a row of 1/K is as exact as a sum, and half the time
+DOT_BLOCK = 2**16  # entries that a product of two vectors adds in float32
 BLOCK = 1024  # einsum adds in sixteen running sums: beyond this many summands each, again
 
 without_warnings = np.errstate(invalid="ignore", divide="ignore", over="ignore")
 
 
-# --- which kernel, and all chunks of a call ---------------------------------------------------------------------------
-
-
-@lru_cache
-def numba():
-    """Numba's kernels, or None where it is not installed."""
-    try:
-        from multismooth.cpu import compiled
-    except ImportError:
-        return None
-    return compiled
-
-
-def uniform(plan):
-    """Whether a and b are numbers, the same for every element, and v is 1/K: two sums are the whole loss."""
-    numbers = type(plan.a) is float and type(plan.b) is float and plan.active is None
-    return numbers and plan.u is None and plan.v is None and plan.const is None and plan.z_loss is None
-
-
-def few(logits, plan, axis):
-    """Whether `columns` computes a call of these NumPy arrays or tensors, and is the fastest that does."""
-    rows, classes = logits.shape if logits.ndim == 2 else (0, 0)
-    return classes < FEW_CLASSES and 0 < rows * classes <= FEW_ENTRIES and axis == 1 and uniform(plan)
-
-
-def compiles(logits, plan, axis):
-    """Whether Numba is there and its kernels compute a call of these NumPy arrays or tensors."""
-    return numba() is not None and numba().supports(plan, logits.shape[axis])
-
-
-def small(logits, labels, plan, axis):
-    """Whether `numba().small_problem` computes a call of these NumPy arrays, and is the fastest that does."""
-    if (
-        logits.ndim != 2
-        or axis != 1
-        or logits.size > numba().MIN_LOGITS_FOR_THREADS
-        or labels.dtype != np.int64
-        or not uniform(plan)
-    ):
-        return False
-    return logits.flags.c_contiguous and labels.flags.c_contiguous and logits.dtype in (np.float32, np.float64)
-
-
-def supports(logits, plan, axis):
-    """What can compute a call of NumPy arrays, the fastest first."""
-    if logits.size == 0:
-        return ("spec",)
-    names = ["chunked", "spec"]
-    if logits.dtype in (np.float32, np.float64):
-        if few(logits, plan, axis):
-            names.insert(0, "columns")
-        if compiles(logits, plan, axis):
-            names.insert(0, "numba")
-    return names
-
-
-def evaluate(name, logits, plan, axis, with_gradient, out, threads=cores, upstream=1.0):
-    """(per-element losses, gradient of upstream times their sum or None) by "chunked" or "numba".
-
-    The gradient is `out` where that `fits`, else it is memory of ours.
-    """
-    if name == "numba" and out is None and small(logits, plan.labels, plan, axis):
-        return numba().small_problem(logits, plan.labels, plan, with_gradient)
-    together, narrow = (
-        (numba().MIN_LOGITS_FOR_THREADS, numba().MIN_CLASSES_FOR_ROWS)
-        if name == "numba"
-        else (TOGETHER, MIN_CLASSES_FOR_ROWS)
-    )
-    layout, gradient = layout_of(logits, axis, narrow), None
-    if with_gradient:
-        gradient = (
-            out if fits(layout, logits, out) else layout.as_logits(gradient_memory(logits.size, logits.dtype), XP)
-        )
-    workers = 1 if logits.size < together else min(threads(), cores())
-    if name == "numba":
-        return numba().evaluate(layout, logits, plan, gradient, workers, upstream), gradient
-    loss = chunks.evaluate(partial(kernel, xp=XP), layout, logits, plan, XP, gradient, ENTRIES, workers, upstream)
-    return loss, gradient
-
-
-def fits(layout, logits, out):
-    """Whether a kernel can write the gradient to the caller's array: the layout of the logits, and no memory of theirs.
-
-    Unless it is they, entry by entry.
-    """
-    if out is None or not layout.matches(out):
-        return False
-    same = out.ctypes.data == logits.ctypes.data and out.strides == logits.strides
-    return same or not np.may_share_memory(out, logits)
-
-
 # --- kernels ----------------------------------------------------------------------------------------------------------
 
 
-def columns(logits, labels, a, b, with_gradient=True, summed=True):
-    """(a·nll + b·smooth or its sum, gradient of the sum) for (N, K) logits, (N,) labels, numbers a and b, uniform v."""
-    rows, classes = logits.shape
+def columns(logits, plan, with_gradient=True, summed=True):
+    """(per-element losses or their sum, gradient of the sum) for (N, K) logits and a plan that `choice.few` accepts."""
+    count, classes = logits.shape
+    a, b, v_sum = plan.a, plan.b, plan.v_sum
+    v = None if plan.v is None else plan.v.reshape(-1)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         e = logits.T.copy("C")  # (K, N): the rows side by side
+        if plan.mask is not None:
+            e[~plan.mask.reshape(-1)] = np.finfo(e.dtype).min / 2  # its exponential is 0, and so is 0 times it
         e -= np.maximum.reduce(e, 0)
-        place = (labels, np.arange(rows))
+        place = (plan.labels, np.arange(count))
         own = e[place]
-        away = np.add.reduce(e, None if summed else 0)
+        away = np.add.reduce(e, 0) / classes if v is None else np.dot(v, e)
         np.exp(e, out=e)
         total = np.add.reduce(e, 0)
-        lse = np.log(total)
-        if summed:
-            lse, own = np.add.reduce(lse), np.add.reduce(own)
-        loss = a * (lse - own)
-        if b != 0.0:  # a −inf logit costs nothing without smoothing
-            loss += b * (lse - away / classes)
+        log_total = np.log(total)
+        loss = inner(a, log_total - own) if summed else a * (log_total - own)
+        if type(b) is not float or b != 0.0:  # a −inf logit costs nothing without smoothing
+            smooth = v_sum * log_total - away
+            loss += inner(b, smooth) if summed else b * smooth
         if not with_gradient:
             return loss, None
-        e *= (a + b) / total
-        e -= b / classes
+        e *= (a + b * v_sum) / total
+        e -= b / classes if v is None else np.multiply.outer(v, b) if np.ndim(b) else (b * v)[:, None]
         e[place] -= a
-    return loss, np.ascontiguousarray(e.T)  # or autograd would copy it, more slowly
+    return loss, np.ascontiguousarray(e.T)  # autograd would copy it otherwise, which is slower
 
 
 def plain(loss):
-    """Whether `columns` is right: it knows nothing of 0·inf, nor of sums that are infinite though no summand is."""
+    """Whether `columns` is right: it does not know that 0·inf is 0, nor sums that are infinite though no summand is."""
     return math.isfinite(loss) if np.ndim(loss) == 0 else bool(np.isfinite(loss).all())
+
+
+# --- the weighted smoothed target and its product with log p ----------------------------------------------------------
+
+
+def inner(x, y):
+    """Σ x·y, of a number or array x that broadcasts to the array y.
+
+    In float32 at most 65,536 entries are added in one go: 512,000 are 4e-7 off, and 1e-7 in blocks.
+    """
+    if not isinstance(x, np.ndarray):
+        return x * float(np.add.reduce(y, None))
+    x, y = (x if x.shape == y.shape else np.broadcast_to(x, y.shape)).ravel("K"), y.ravel("K")
+    if x.size <= DOT_BLOCK:
+        return float(np.dot(x, y))
+    return sum(float(np.dot(x[k : k + DOT_BLOCK], y[k : k + DOT_BLOCK])) for k in range(0, x.size, DOT_BLOCK))
+
+
+@lru_cache(64)
+def grid(shape):
+    """The open grid of an array's indices."""
+    return np.ogrid[tuple(slice(n) for n in shape)] if len(shape) > 1 else (np.arange(*shape),)
+
+
+def own_entries(labels, axis):
+    """The index of every label's entry in the logits."""
+    others = grid(labels.shape)
+    return (*others[:axis], labels, *others[axis:])
+
+
+def across(values, axis):
+    """Per-element values with the class axis put back."""
+    return values[..., None] if axis == values.ndim else np.expand_dims(values, axis)
+
+
+def constant(const, count):
+    """Σ const over so many elements, of a number or an array that broadcasts to them."""
+    return const * count if isinstance(const, float) else float(np.add.reduce(const, None)) * (count / const.size)
+
+
+def negative_target(lp, plan, axis):
+    """−W = −a·u − b·v in the layout of log p."""
+    a, b, v, classes = plan.a, plan.b, plan.v, lp.shape[axis]
+    g = gradient_memory(lp.size, lp.dtype).reshape(lp.shape) if lp.flags.c_contiguous else np.empty_like(lp)
+    if isinstance(b, np.ndarray):
+        np.multiply(across(b, axis), -1 / classes if v is None else -v, out=g)
+    elif v is None:
+        g.fill(-b / classes)
+    else:
+        np.multiply(v, -b, out=g)
+    if plan.u is not None:
+        g -= (across(a, axis) if isinstance(a, np.ndarray) else a) * plan.u
+        return g
+    place = own_entries(plan.labels, axis)
+    if v is None and not (isinstance(a, np.ndarray) or isinstance(b, np.ndarray)):
+        g[place] = -a - b / classes
+    else:
+        g[place] -= a
+    return g
+
+
+@lru_cache(64)
+def uniform_row(classes, dtype):
+    """1/K for every class."""
+    return np.full(classes, 1 / classes, dtype)
+
+
+def summed_loss(lp, plan, axis):
+    """Σ (a·nll + b·smooth + const) from log p."""
+    a, b, v, classes = plan.a, plan.b, plan.v, lp.shape[axis]
+    nll = lp[own_entries(plan.labels, axis)] if plan.u is None else np.add.reduce(plan.u * lp, axis)
+    loss = (0.0 if plan.const is None else constant(plan.const, lp.size // classes)) - inner(a, nll)
+    if not isinstance(b, np.ndarray) and b == 0.0:  # a −inf logit costs nothing without smoothing
+        return loss
+    if axis == lp.ndim - 1 and classes <= DOT_CLASSES and (v is None or v.size == classes):
+        smooth = lp @ (uniform_row(classes, lp.dtype) if v is None else v.reshape(-1))
+    else:
+        smooth = np.add.reduce(lp, axis) / classes if v is None else np.add.reduce(v * lp, axis)
+    return loss - inner(b, smooth)
+
+
+# --- large problems, a chunk at a time --------------------------------------------------------------------------------
 
 
 def summed(e):

@@ -10,48 +10,17 @@ import math
 import torch
 
 from multismooth import spec
-from multismooth.torch import cpu_kernels
+from multismooth.torch import compat
+from multismooth.torch.choice import kernel_for, plan_and_kernel, triton
+from multismooth.torch.compat import batched, transforming
+from multismooth.torch.cpu_kernels import plan_as_tensors
 from multismooth.torch.gpu import launch
 from multismooth.torch.namespace import XP, float_of
-from multismooth.torch.plans import planned
-
-PROXY = torch._C._TorchDispatchModeKey.PROXY
-
-
-def transforming():
-    """Whether a compiler, a tracer, torch.func or forward-mode AD is watching: then nothing but `spec` will do."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None  # torch.jit.trace
-        or torch._C._get_dispatch_mode(PROXY) is not None  # make_fx
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-    )
-
-
-def batched(tensor):
-    """Whether autograd's `is_grads_batched` (a vmap of its own, over backward alone) stands behind this tensor."""
-    functorch = torch._C._functorch
-    return functorch.is_legacy_batchedtensor(tensor) or functorch.is_functorch_wrapped_tensor(tensor)
-
-
-def plain_tensor(tensor):
-    return type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter
-
-
-def eligible(*differentiable, others=()):
-    """Plain tensors, none of the `others` wants a gradient, and nobody is watching."""
-    if transforming():
-        return False
-    for tensor in differentiable:
-        if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
-            return False
-    return not any(isinstance(value, torch.Tensor) and value.requires_grad for value in others)
 
 
 def differentiable_gradient(logits, plan, axis, upstream):
     """`spec.gradient` times the upstream gradient, for a second derivative or a vmap over backward."""
-    z = logits.to(float_of(logits))  # once: the derivative of every cast is rounded
+    z, plan = logits.to(float_of(logits)), plan_as_tensors(plan)  # cast once: the derivative of every cast is rounded
     found = spec.statistics(z, plan, axis, XP)
     return (spec.wide(upstream, axis, XP) * spec.gradient(z, found, plan, axis, XP)).to(logits.dtype)
 
@@ -59,25 +28,21 @@ def differentiable_gradient(logits, plan, axis, upstream):
 # --- what backward needs --------------------------------------------------------------------------------------------
 
 
-KEPT = object()  # in place of a tensor that autograd keeps
-
-
-def keep(ctx, record, *tensors):
-    """Save tensors, and those of a NamedTuple: autograd then notices when the caller writes to one in between."""
-    ctx.save_for_backward(*tensors, *[value for value in record if isinstance(value, torch.Tensor)])
-    ctx.kept = len(tensors), type(record)(*[KEPT if isinstance(value, torch.Tensor) else value for value in record])
+def keep(ctx, problem, plan, *tensors):
+    """Save tensors of a call, and those of the caller whose memory its plan may hold. Autograd then notices if the
+    caller writes to one of them before backward."""
+    ctx.plan, ctx.count = plan, len(tensors)
+    ctx.save_for_backward(*tensors, problem.targets, problem.weight, problem.prior, problem.class_mask)
 
 
 def kept(ctx):
-    """(*tensors, record) that `keep` saved."""
-    count, record = ctx.kept
-    tensors, own = ctx.saved_tensors[:count], iter(ctx.saved_tensors[count:])
-    return *tensors, type(record)(*(next(own) if value is KEPT else value for value in record))
+    """(*tensors, plan) that `keep` saved."""
+    return *ctx.saved_tensors[: ctx.count], ctx.plan
 
 
 def differentiated(upstream):
     """Whether backward is to be differentiated, or vmapped over."""
-    return torch.is_grad_enabled() or transforming() or batched(upstream)
+    return torch.is_grad_enabled() or batched(upstream) or transforming()
 
 
 class _Summed(torch.autograd.Function):
@@ -85,9 +50,9 @@ class _Summed(torch.autograd.Function):
     in place; a second one, over a retained graph, computes it anew, so that it never has two owners."""
 
     @staticmethod
-    def forward(ctx, logits, plan, axis, kernel):
+    def forward(ctx, logits, problem, plan, axis, kernel):
         loss, ctx.gradient = kernel(logits, plan, axis, summed=True)
-        keep(ctx, plan, logits)
+        keep(ctx, problem, plan, logits)
         ctx.call = axis, kernel
         return loss
 
@@ -95,11 +60,14 @@ class _Summed(torch.autograd.Function):
     def backward(ctx, upstream):
         axis, kernel = ctx.call
         if differentiated(upstream):
-            return differentiable_gradient(*kept(ctx), axis, upstream), None, None, None
+            return differentiable_gradient(*kept(ctx), axis, upstream), None, None, None, None
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
             gradient = kernel(*kept(ctx), axis, summed=True)[1]
-        return scale_(gradient, upstream), None, None, None
+        return scale_(gradient, upstream), None, None, None, None
+
+
+_summed = compat.apply_of(_Summed)
 
 
 def scale_(gradient, upstream):
@@ -140,10 +108,10 @@ class _HalfSummed(torch.autograd.Function):
     """`_Summed` of half-precision logits on a CPU."""
 
     @staticmethod
-    def forward(ctx, logits, plan, axis, kernel):
+    def forward(ctx, logits, problem, plan, axis, kernel):
         ctx.expected = EXPECTED.of((logits.dtype, logits.shape))
         loss, ctx.gradient = kernel(logits, plan, axis, summed=True, upstream=ctx.expected)
-        keep(ctx, plan, logits)
+        keep(ctx, problem, plan, logits)
         ctx.call = axis, kernel
         return loss
 
@@ -151,7 +119,7 @@ class _HalfSummed(torch.autograd.Function):
     def backward(ctx, upstream):
         axis, kernel = ctx.call
         if differentiated(upstream):
-            return differentiable_gradient(*kept(ctx), axis, upstream), None, None, None
+            return differentiable_gradient(*kept(ctx), axis, upstream), None, None, None, None
         (gradient, ctx.gradient), factor = (ctx.gradient, None), upstream.item()
         if gradient is None or factor != ctx.expected:
             try:
@@ -159,11 +127,11 @@ class _HalfSummed(torch.autograd.Function):
             except RuntimeError:  # the logits were written to since: the gradient that is there is right, rounded twice
                 if gradient is None:
                     raise
-                return gradient.mul_(factor / ctx.expected), None, None, None
+                return gradient.mul_(factor / ctx.expected), None, None, None, None
             EXPECTED.learn((logits.dtype, logits.shape), factor)
             gradient = None  # or there would be two
             gradient = kernel(logits, plan, axis, summed=True, upstream=factor)[1]
-        return gradient, None, None, None
+        return gradient, None, None, None, None
 
 
 class _GuardedSummed(torch.autograd.Function):
@@ -171,9 +139,9 @@ class _GuardedSummed(torch.autograd.Function):
     they compute the gradient once more, over the first one."""
 
     @staticmethod
-    def forward(ctx, logits, plan, axis):
+    def forward(ctx, logits, problem, plan, axis):
         loss, ctx.gradient, *found = launch.losses_and_gradient(logits.detach(), plan, axis)
-        keep(ctx, plan, logits, *found)
+        keep(ctx, problem, plan, logits, *found)
         ctx.axis = axis
         return loss.sum()
 
@@ -185,10 +153,15 @@ class _GuardedSummed(torch.autograd.Function):
         except RuntimeError:  # as in `_HalfSummed`
             if gradient is None:
                 raise
-            return launch.rescaled_(gradient, upstream), None, None
+            return launch.rescaled_(gradient, upstream), None, None, None
         if differentiated(upstream):
-            return differentiable_gradient(logits, plan, ctx.axis, upstream), None, None
-        return launch.gradient(logits, plan, ctx.axis, *found, gradient, upstream, gradient is not None), None, None
+            return differentiable_gradient(logits, plan, ctx.axis, upstream), None, None, None
+        return (
+            launch.gradient(logits, plan, ctx.axis, *found, gradient, upstream, gradient is not None),
+            None,
+            None,
+            None,
+        )
 
 
 class _Elements(torch.autograd.Function):
@@ -197,13 +170,14 @@ class _Elements(torch.autograd.Function):
     two halves, and keeps two numbers per element between them."""
 
     @staticmethod
-    def forward(ctx, logits, plan, axis):
-        kernel = cpu_kernels.chosen(logits, spec.scaled(plan, logits.new_ones(())), axis)  # as in backward
-        if kernel is launch.triton:
+    def forward(ctx, logits, problem, plan, axis):
+        plan = plan_as_tensors(plan)
+        kernel = kernel_for(logits, spec.scaled(plan, logits.new_ones(())), axis)  # as in backward
+        if kernel is triton:
             loss, *found = launch.losses(logits.detach(), plan, axis)
         else:
             loss, found = kernel(logits, plan, axis, with_gradient=False)[0], []
-        keep(ctx, plan, logits, *found)
+        keep(ctx, problem, plan, logits, *found)
         ctx.call = axis, kernel
         return loss
 
@@ -212,25 +186,24 @@ class _Elements(torch.autograd.Function):
         axis, kernel = ctx.call
         logits, *found, plan = kept(ctx)
         if differentiated(upstream):
-            return differentiable_gradient(logits, plan, axis, upstream), None, None
+            return differentiable_gradient(logits, plan, axis, upstream), None, None, None
         plan = spec.scaled(plan, upstream)
-        return launch.gradient(logits, plan, axis, *found) if found else kernel(logits, plan, axis)[1], None, None
+        return launch.gradient(logits, plan, axis, *found) if found else kernel(logits, plan, axis)[1], None, None, None
 
 
-def loss(problem, settings):
+def loss(call):
     """The loss of a call, as one autograd node where somebody wants its gradient."""
-    plan, logits, axis = planned(problem, settings), problem.logits, settings.axis
-    summed = settings.reduction != "none"
-    if not (logits.requires_grad and torch.is_grad_enabled()):
-        kernel = cpu_kernels.chosen_once(settings, logits, plan, with_gradient=False)
-        return kernel(logits, plan, axis, with_gradient=False, summed=summed)[0]
+    logits, axis, summed = call.problem.logits, call.settings.axis, call.settings.reduction != "none"
+    with_gradient = logits.requires_grad and torch.is_grad_enabled()
+    plan, kernel = plan_and_kernel(call, with_gradient)
+    if not with_gradient:
+        return kernel(logits, plan, axis, False, summed)[0]
     if not summed:
-        return _Elements.apply(logits, plan, axis)
-    kernel = cpu_kernels.chosen_once(settings, logits, plan)
+        return _Elements.apply(logits, call.problem, plan, axis)
     if logits.itemsize > 2:
-        return _Summed.apply(logits, plan, axis, kernel)
-    if logits.is_cpu and kernel is not launch.triton:
-        return _HalfSummed.apply(logits, plan, axis, kernel)
-    if kernel is launch.triton and logits.dtype is torch.bfloat16:
-        return _GuardedSummed.apply(logits, plan, axis)
-    return _Elements.apply(logits, plan, axis).sum()  # float16's upstream gradient is seldom 1
+        return _summed(logits, call.problem, plan, axis, kernel)
+    if logits.is_cpu and kernel is not triton:
+        return _HalfSummed.apply(logits, call.problem, plan, axis, kernel)
+    if kernel is triton and logits.dtype is torch.bfloat16:
+        return _GuardedSummed.apply(logits, call.problem, plan, axis)
+    return _Elements.apply(logits, call.problem, plan, axis).sum()  # float16's upstream gradient is seldom 1

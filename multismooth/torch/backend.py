@@ -9,14 +9,12 @@ from multismooth.api.functions import Functions
 from multismooth.backend import Backend, total
 from multismooth.errors import complain
 from multismooth.implementations import select
-from multismooth.problem import Usual
 from multismooth.reduction import reduced_plan
-from multismooth.torch import autograd, cpu_kernels, linear, operators
+from multismooth.torch import autograd, compat, linear, operators
+from multismooth.torch.choice import plan_and_kernel
 from multismooth.torch.namespace import XP
-from multismooth.torch.plans import planned
 
-FEW = slice(0, 4)
-NUMPYS = (torch.float32, torch.float64, torch.float16)
+KNOWN_TO_NUMPY = (torch.float32, torch.float64, torch.float16)
 
 
 def readable(value):
@@ -30,6 +28,11 @@ def readable(value):
         return torch.from_numpy(value.astype(np.float32)).to(torch.bfloat16)
     plain = value.flags.writeable and value.dtype.isnative and all(step >= 0 for step in value.strides)
     return value if plain else value.astype(value.dtype.newbyteorder("="), order="C")
+
+
+def first_element(ndim, axis):
+    """The index of the first element's logits."""
+    return tuple(slice(None) if k == axis else 0 for k in range(ndim))
 
 
 class TorchBackend(Backend):
@@ -61,7 +64,7 @@ class TorchBackend(Backend):
                 raise containers.lossy(argument, f"a tensor of layout {value.layout}", containers.DENSE)
             if value.is_quantized:
                 raise containers.lossy(argument, "a quantized tensor", containers.QUANTIZED)
-            if autograd.plain_tensor(value) or self.tracing():  # a compiler does not read a Parameter's ancestors
+            if compat.plain_tensor(value) or self.tracing():  # a compiler does not read a Parameter's ancestors
                 array = self.array(value, like)
                 self.meets(argument, array, like)
                 return array
@@ -89,32 +92,46 @@ class TorchBackend(Backend):
         return "boolean" if array.dtype is torch.bool else "other" if array.dtype.is_complex else "integer"
 
     def values(self, array, validate):
-        if autograd.transforming() or array.is_meta or (array.device.type != "cpu" and not validate):
+        if compat.transforming() or array.is_meta or (array.device.type != "cpu" and not validate):
             return None
         array = array.detach()
-        if not autograd.plain_tensor(array):  # a mode makes fake tensors of plain ones too
+        if not compat.plain_tensor(array):  # a mode makes fake tensors of plain ones too
             return None
-        known = array.dtype in NUMPYS or not array.dtype.is_floating_point
+        known = array.dtype in KNOWN_TO_NUMPY or not array.dtype.is_floating_point
         return (array if known else array.float()).numpy(force=True)
 
-    def first_row(self, z, axis, validate):
+    def first_row(self, z, axis, validate=None):
         if z.numel() == 0:
             return None
-        first = tuple(slice(None) if k == axis else 0 for k in range(z.ndim))
-        if z.device.type != "cpu" or z.dtype is torch.bfloat16:
+        first = first_element(z.ndim, axis)
+        if z.device.type != "cpu" or z.dtype not in KNOWN_TO_NUMPY:
             return self.values(z[first], validate)
         values = self.values(z, validate)
         return None if values is None else values[first]
 
-    def glance(self, z, targets, axis):
-        if not (z.is_cpu and targets.is_cpu and z.numel() and autograd.eligible(z, targets)) or z.is_neg():
-            return None, None
-        try:
-            z = z.detach() if z.dtype is torch.bfloat16 else z.detach().numpy()
-            few = z[0, :4] if axis == 1 and z.ndim == 2 else z[tuple(FEW if k == axis else 0 for k in range(z.ndim))]
-            return targets.numpy(), few.tolist()
-        except (TypeError, RuntimeError):  # a layout or dtype that NumPy lacks
-            return None, None
+    watched = staticmethod(compat.watched)
+
+    def ordinary(self, problem):
+        return all(compat.plain_tensor(x) for x in problem if isinstance(x, torch.Tensor))
+
+    def views(self, problem, axis, scores):
+        z, row = problem.logits, None
+        if not (scores and z.is_cpu) and (z.layout is not torch.strided or z.is_neg()):
+            return None
+        if not z.is_cpu:
+            return (None, None) if problem.targets.layout is torch.strided else None
+        try:  # NumPy takes no other layout, no pending minus sign and no gradient
+            if scores and z.dtype in KNOWN_TO_NUMPY:
+                row = z.detach().numpy()
+                row = row[0] if axis == 1 and z.ndim == 2 else row[first_element(z.ndim, axis)]
+            elif scores:
+                row = z.detach()[first_element(z.ndim, axis)].float().numpy()
+            values = [None] * (len(problem) - 1)
+            for place, value in enumerate(problem[1:]):  # no comprehension, whose frame costs as much as its work
+                values[place] = value.numpy() if isinstance(value, torch.Tensor) else value
+            return row, values
+        except (TypeError, RuntimeError, IndexError):  # or there is no first element
+            return None
 
     def tracing(self):
         return torch.compiler.is_compiling()
@@ -122,29 +139,28 @@ class TorchBackend(Backend):
     def template(self, shape, dtype, like):
         return torch.zeros((), dtype=dtype or torch.get_default_dtype(), device=like.device).expand(shape)
 
-    def loss(self, problem, settings):
-        usual = type(settings) is Usual  # looked at in `glance`
-        if usual or autograd.eligible(problem.logits, others=[*problem][1:]):
-            return autograd.loss(problem, settings)
+    def loss(self, call):
+        problem = call.problem
+        if call.memo is not None or compat.eligible(problem.logits, others=[*problem][1:]):
+            return autograd.loss(call)
         if self.tracing() and operators.supports(problem):
-            return total(problem, settings, XP, operators.elements)
+            return total(problem, call.settings, XP, operators.elements)
         self._by_spec()
-        return super().loss(problem, settings)
+        return super().loss(call)
 
-    def loss_and_grad(self, problem, settings, out=None):
-        z = problem.logits
+    def loss_and_grad(self, call, out=None):
+        z, settings = call.problem.logits, call.settings
         if out is not None and (not isinstance(out, torch.Tensor) or out.shape != z.shape or out.dtype != z.dtype):
             expected = f"a tensor of shape {tuple(z.shape)} and dtype {z.dtype}"
             got = f"{type(out).__name__} {tuple(getattr(out, 'shape', ()))} {getattr(out, 'dtype', '')}"
             raise complain("out", expected, got, "Make it with torch.empty_like(logits).")
         if out is not None:
             self.meets("out", out, z)
-        if type(settings) is not Usual and not autograd.eligible(z):
+        if call.memo is None and not compat.eligible(z):
             self._by_spec()
-            return self._loss_and_grad_by_spec(problem, settings, out)
+            return self._loss_and_grad_by_spec(call.problem, settings, out)
         with torch.no_grad():
-            plan = planned(problem, settings)
-            kernel = cpu_kernels.chosen_once(settings, z, plan)
+            plan, kernel = plan_and_kernel(call)
             return kernel(z.detach(), plan, settings.axis, summed=settings.reduction != "none", out=out)
 
     def _by_spec(self):
@@ -152,23 +168,22 @@ class TorchBackend(Backend):
             select("spec")
 
     def _loss_and_grad_by_spec(self, problem, settings, out):
-        with torch.set_grad_enabled(torch._C._are_functorch_transforms_active()):  # else no graph, as of a kernel
+        with torch.set_grad_enabled(compat.functorch_active()):  # else no graph, as of a kernel
             plan = reduced_plan(problem, settings, XP)
             loss, gradient = spec.losses_and_gradient(problem.logits, plan, settings.axis, XP)
             loss = loss if settings.reduction == "none" else loss.sum()
             return loss, gradient.to(problem.logits.dtype) if out is None else out.copy_(gradient)
 
-    def linear_loss(self, hidden, classifier, bias, chunk_rows, problem, settings):
-        traced = None
-        if self.tracing():
-            traced = operators.head_loss(hidden, classifier, bias, chunk_rows, problem, settings)
-        return linear.loss(hidden, classifier, bias, chunk_rows, problem, settings) if traced is None else traced
+    def linear_loss(self, hidden, classifier, bias, chunk_rows, call):
+        given = hidden, classifier, bias, chunk_rows, call.problem, call.settings
+        traced = operators.head_loss(*given) if self.tracing() else None
+        return linear.loss(*given) if traced is None else traced
 
-    def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, problem, settings):
-        return linear.loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings)
+    def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, call):
+        return linear.loss_and_grad(hidden, classifier, bias, chunk_rows, call.problem, call.settings)
 
-    def smoothing_correction(self, hidden, classifier, bias, problem, settings):
-        return linear.smoothing_correction(hidden, classifier, bias, problem, settings)
+    def smoothing_correction(self, hidden, classifier, bias, call):
+        return linear.smoothing_correction(hidden, classifier, bias, call.problem, call.settings)
 
 
 functions = Functions(TorchBackend())

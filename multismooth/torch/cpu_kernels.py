@@ -1,9 +1,9 @@
-"""The kernels for PyTorch tensors, and which one a call gets. No graph: `fused` puts them under autograd.
+"""The kernels for PyTorch tensors on a CPU. They make no graph: `autograd` puts them under autograd.
 
 Each is (logits, plan, axis, with_gradient, summed, out) → (losses per element or their sum, gradient of the sum or
 None): that of `spec.elements` and `spec.gradient`. Those that half precision may get take `upstream` too, a number that
-the gradient is multiplied by before it is rounded. `whole` makes a few calls on whole tensors, what small problems and
-other devices want; the others are for large ones on a CPU, or work through the memory that tensors share with NumPy.
+the gradient is multiplied by before it is rounded. `whole` makes a few calls on whole tensors, which small problems and
+other devices want. The others are for large problems, or compute in the memory that tensors share with NumPy.
 """
 
 import math
@@ -12,68 +12,16 @@ import numpy as np
 import torch
 
 from multismooth import spec
+from multismooth.cpu import choice as cpu
 from multismooth.cpu import chunks, kernels
-from multismooth.cpu.buffers import age_buffers, gradient_memory
+from multismooth.cpu.buffers import SCRATCH, gradient_memory
 from multismooth.cpu.layout import MIN_CLASSES_FOR_ROWS, layout_of
-from multismooth.implementations import is_requested, record, requested, select
-from multismooth.problem import Usual
 from multismooth.torch import cpu_chunked as chunk
-from multismooth.torch.gpu import launch
+from multismooth.torch.compat import log_softmax_backward
 from multismooth.torch.namespace import XP, float_of
 
-SMALL = 2**19  # logits; below, the calls that `chunked` adds cost more than the passes that it saves
-SMALL_FORWARD = 2**22  # the same without a gradient, where PyTorch's own log softmax is hard to beat
-TINY = 2**13  # below, without a gradient, the compiled kernel is faster whatever the shape: one call instead of six
-FEW_CLASSES, MANY_CLASSES = 64, 512  # between them, without a gradient, PyTorch's log softmax is faster on two threads
-ACROSS = 2**10  # logits; the transposing copy that a short class axis wants pays from here on
-COMPILED = (torch.float32, torch.float64, torch.bfloat16)
-NUMPY = (torch.float32, torch.float64)
-
-
-def chosen(logits, plan, axis, with_gradient=True):
-    """The kernel for a call, by the caller's requested or by size."""
-    age_buffers()
-    return KERNELS[select(*supports(logits, plan, axis, with_gradient))]
-
-
-def chosen_once(settings, logits, plan, with_gradient=True):
-    """The same, remembered for calls that are alike."""
-    if type(settings) is not Usual:
-        return chosen(logits, plan, settings.axis, with_gradient)
-    age_buffers()
-    name = settings.kernels.get(key := (with_gradient, requested()))
-    if name is not None:
-        return KERNELS[record(name)]
-    settings.kernels[key] = name = select(*supports(logits, plan, settings.axis, with_gradient))
-    return KERNELS[name]
-
-
-def supports(logits, plan, axis, with_gradient):
-    """What can compute a call, the fastest first."""
-    size = logits.numel()
-    if not logits.is_cpu or size == 0:
-        return ("triton", "whole") if launch.supports(logits, plan, axis) else ("whole",)
-    names = ["whole", "chunked"] if size <= (SMALL if with_gradient else SMALL_FORWARD) else ["chunked", "whole"]
-    if with_gradient and logits.dtype in NUMPY and kernels.few(logits, plan, axis):
-        names.insert(0, "columns")
-    if logits.dtype in COMPILED:
-        fast = compiles_faster(logits, axis, with_gradient)
-        if (fast or is_requested("numba")) and kernels.compiles(logits, plan, axis):  # Numba takes a second to import
-            names.insert(0 if fast else len(names), "numba")
-    if is_requested("triton") and launch.supports(
-        logits, plan, axis
-    ):  # its interpreter tests it, and takes milliseconds
-        names.append("triton")
-    return names
-
-
-def compiles_faster(logits, axis, with_gradient):
-    """Whether Numba's kernels are faster than PyTorch's: with a gradient always, without one but for rows of a hundred
-    logits; and never where little bfloat16 would be cast bit by bit."""
-    size, classes = logits.numel(), logits.shape[axis]
-    if logits.dtype not in NUMPY:
-        return size > (SMALL if with_gradient else SMALL_FORWARD)
-    return with_gradient or size <= TINY or not FEW_CLASSES <= classes < MANY_CLASSES
+MIN_LOGITS_SCRATCH = 2**18  # from so many on, memory that is kept pays: a fresh MiB is mapped page by page
+MIN_LOGITS_TO_TRANSPOSE = 2**10  # from so many on, a copy with the rows side by side pays for a short class axis
 
 
 # --- a chunk at a time ----------------------------------------------------------------------------------------------
@@ -83,9 +31,11 @@ def chunked(logits, plan, axis, with_gradient=True, summed=False, out=None, upst
     logits = logits.detach()
     layout, gradient = layout_of(logits, axis), None
     if with_gradient:
-        fits = out is not None and kernels.fits(layout, seen(logits), seen(out))
+        fits = out is not None and cpu.fits(layout, as_numpy(logits), as_numpy(out))
         gradient = out if fits else layout.as_logits(memory(logits), XP)
-    loss = chunks.evaluate(chunk.kernel, layout, logits, plan, XP, gradient, chunk.ENTRIES, upstream=upstream)
+    loss = chunks.evaluate(
+        chunk.kernel, layout, logits, plan_as_tensors(plan), XP, gradient, chunk.ENTRIES, upstream=upstream
+    )
     if out is not None and gradient is not out:
         gradient = out.copy_(gradient)
     return loss.sum() if summed else loss, gradient
@@ -99,52 +49,57 @@ def memory(logits):
 # --- through the memory that NumPy sees ------------------------------------------------------------------------------
 
 
-def seen(tensor):
+def as_numpy(tensor):
     """A tensor's memory as a NumPy array; bfloat16 as the bits that it is."""
     tensor = tensor.detach()
     return (tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
 def numba(logits, plan, axis, with_gradient=True, summed=False, out=None, upstream=1.0):
-    z, labels, given = seen(logits), plan.labels.numpy(), None if out is None else seen(out)
-    if given is None and kernels.small(z, labels, plan, axis):
-        loss, gradient = kernels.numba().small_problem(z, labels, plan, with_gradient)
-    else:
-        loss, gradient = kernels.evaluate(
-            "numba", z, theirs(plan), axis, with_gradient, given, torch.get_num_threads, upstream
-        )
-    if summed:
-        loss = torch.scalar_tensor(np.add.reduce(loss, None).item(), dtype=float_of(logits), device=logits.device)
-    else:
-        loss = torch.from_numpy(loss)
-    if not with_gradient or gradient is given:
+    z, own = as_numpy(logits), None if out is None else as_numpy(out)
+    plan = plan_as_numpy(plan)
+    loss, gradient = cpu.evaluate("numba", z, plan, axis, with_gradient, own, torch.get_num_threads, upstream)
+    loss = number(np.add.reduce(loss, None), logits) if summed else torch.from_numpy(loss)
+    if not with_gradient or gradient is own:
         return loss, out
     gradient = torch.from_numpy(gradient)
     gradient = gradient if gradient.dtype is logits.dtype else gradient.view(logits.dtype)
     return loss, gradient if out is None else out.copy_(gradient)
 
 
-def theirs(plan):
-    """The plan in NumPy; half precision has none there."""
+def number(value, logits):
+    """A loss as a tensor. `torch.scalar_tensor` takes twice as long."""
+    return torch.from_numpy(np.asarray(value, np.float64 if logits.dtype is torch.float64 else np.float32))
 
-    def array(x):
-        return (x.float() if x.is_floating_point() and x.itemsize == 2 else x).numpy(force=True)
 
-    return type(plan)(*[array(x) if isinstance(x, torch.Tensor) else x for x in plan])
+def plan_as_numpy(plan):
+    """The plan in NumPy, half precision as float32."""
+    changed = {
+        name: (x.float() if x.is_floating_point() and x.itemsize == 2 else x).numpy(force=True)
+        for name, x in zip(plan._fields, plan, strict=True)
+        if isinstance(x, torch.Tensor)
+    }
+    return plan._replace(**changed) if changed else plan
+
+
+def plan_as_tensors(plan):
+    """The plan in tensors."""
+    changed = {
+        name: torch.from_numpy(np.asarray(x) if x.flags.writeable else np.array(x))
+        for name, x in zip(plan._fields, plan, strict=True)
+        if isinstance(x, (np.ndarray, np.generic))
+    }
+    return plan._replace(**changed) if changed else plan
 
 
 # --- few classes and few rows, in NumPy -----------------------------------------------------------------------------
 
 
 def columns(logits, plan, axis, with_gradient=True, summed=False, out=None):
-    loss, gradient = kernels.columns(
-        logits.detach().numpy(), plan.labels.numpy(), plan.a, plan.b, with_gradient, summed
-    )
+    loss, gradient = kernels.columns(logits.detach().numpy(), plan_as_numpy(plan), with_gradient, summed)
     if not kernels.plain(loss):
         return whole(logits, plan, axis, with_gradient, summed, out)
-    loss = (
-        torch.scalar_tensor(float(loss), dtype=logits.dtype, device=logits.device) if summed else torch.from_numpy(loss)
-    )
+    loss = number(loss, logits) if summed else torch.from_numpy(loss)
     if not with_gradient:
         return loss, None
     gradient = torch.from_numpy(gradient)
@@ -154,23 +109,24 @@ def columns(logits, plan, axis, with_gradient=True, summed=False, out=None):
 # --- whole tensors --------------------------------------------------------------------------------------------------
 
 
-def log_p(logits, plan, axis):
-    """log softmax over the existing classes, in the dtype that is computed in: our own buffer."""
-    dtype = float_of(logits)
-    if plan.mask is not None or plan.active is not None:
-        logits = spec.masked_logits(logits, plan, axis, XP)
-    if (
-        logits.shape[axis] < MIN_CLASSES_FOR_ROWS
-        and logits.numel() > ACROSS
-        and logits.stride(axis) == 1
-        and logits.is_cpu
-    ):
+def transposes(logits, axis):
+    """Whether a copy of logits with few classes, with the rows side by side, pays."""
+    return logits.numel() > MIN_LOGITS_TO_TRANSPOSE and logits.stride(axis) == 1 and logits.is_cpu
+
+
+def log_p(logits, axis, dtype, out=None):
+    """log softmax in this dtype: in `out`, which may be the logits, or in a buffer of our own."""
+    classes = logits.shape[axis]
+    if out is None and classes < MIN_CLASSES_FOR_ROWS and transposes(logits, axis):
         columns = logits.movedim(axis, 0).to(dtype, memory_format=torch.contiguous_format, copy=True)
         return torch.log_softmax(columns, 0).movedim(0, axis)
-    found = torch.log_softmax(logits, axis, dtype=None if logits.dtype is dtype else dtype)
-    if (
-        found.is_cpu and found.shape[axis] >= chunk.LONG
-    ):  # its own sum, in sixteen lanes, is 3e-5 off at 128,256 classes
+    if out is not None:
+        found = torch.log_softmax(logits, axis, dtype=dtype, out=out)
+    else:
+        found = (
+            torch.log_softmax(logits, axis) if logits.dtype is dtype else torch.log_softmax(logits, axis, dtype=dtype)
+        )
+    if classes >= chunk.LONG and found.is_cpu:  # its own sum, in sixteen lanes, is 3e-5 off at 128,256 classes
         found.sub_(found.exp().sum(axis, keepdim=True).log_())
     return found
 
@@ -202,14 +158,17 @@ def gradient_(p, lse, plan, axis):
 
 
 def whole(logits, plan, axis, with_gradient=True, summed=False, out=None, upstream=1.0):
-    logits = logits.detach()
-    loss = math.nan
-    if summed and logits.is_cpu and plan.labels is not None and plan.labels.numel() > 0 and kernels.uniform(plan):
-        loss, gradient = whole_uniform(logits, plan, axis, with_gradient)
+    logits, loss = logits.detach(), math.nan
+    if summed and plan.z_loss is None and logits.is_cpu and logits.numel() > 0:
+        plan = plan if type(plan.labels) is np.ndarray else plan_as_numpy(plan)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            loss, gradient = whole_summed(logits, plan, axis, with_gradient)
     if math.isfinite(loss):
-        loss = torch.scalar_tensor(loss, dtype=float_of(logits), device=logits.device)
+        loss = number(loss, logits)
     else:  # or infinite: as in `kernels.plain`
-        lp = log_p(logits, plan, axis)
+        plan = plan_as_tensors(plan)
+        masked = plan.mask is not None or plan.active is not None
+        lp = log_p(spec.masked_logits(logits, plan, axis, XP) if masked else logits, axis, float_of(logits))
         loss, lse = losses(logits, lp, plan, axis)
         loss, gradient = (
             loss.sum() if summed else loss,
@@ -221,25 +180,32 @@ def whole(logits, plan, axis, with_gradient=True, summed=False, out=None, upstre
     return loss, gradient.to(logits.dtype) if out is None else out.copy_(gradient)
 
 
-def whole_uniform(logits, plan, axis, with_gradient):
-    """(−a·Σ log p_y − b/K·Σ log p, gradient) in the fewest calls: what a small mean loss on a CPU is paid for.
+def whole_summed(logits, plan, axis, with_gradient):
+    """(−Σ W∘log p, p·ΣW − W) with W = a·u + b·v, in few calls: a small mean loss on a CPU takes as long as they.
 
-    Two numbers and one new tensor are 3 µs less than arithmetic on 0-d tensors. The gradient of log softmax has a
-    kernel of its own in PyTorch, g − p·Σg: one pass for the exponential and the rest.
+    PyTorch computes log p and, in one pass, the gradient; NumPy makes W in the same memory. The result is right if the
+    loss is finite: nothing here knows that 0·inf is 0.
     """
-    lp, index, classes = log_p(logits, plan, axis), plan.labels.unsqueeze(axis), logits.shape[axis]
-    if axis == 1:
-        loss = plan.a * torch._C._nn.nll_loss_nd(lp, plan.labels, None, 2, -100).item()
-    else:
-        loss = -plan.a * lp.gather(axis, index).sum().item()
-    if plan.b != 0.0:  # a −inf logit costs nothing without smoothing
-        loss -= plan.b / classes * lp.sum().item()
+    dtype, scratch = float_of(logits), None
+    if logits.numel() >= MIN_LOGITS_SCRATCH and logits.shape[axis] >= MIN_CLASSES_FOR_ROWS:
+        scratch = torch.from_numpy(SCRATCH.take(logits.numel() * dtype.itemsize)).view(dtype).view(logits.shape)
+    if plan.mask is not None:  # half the lowest logit has no probability, and 0 times its logarithm is 0
+        absent = torch.from_numpy(np.where(plan.mask, 0.0, torch.finfo(dtype).min / 2)).to(dtype)
+        logits = torch.add(logits, absent, out=scratch)
+    log_probabilities = log_p(logits, axis, dtype, scratch)
+    lp = log_probabilities.numpy()
     if not with_gradient:
-        return loss, None
-    if classes >= chunk.LONG:  # the kernel's sum of g loses as many digits as that of log softmax
-        return loss, gradient_(lp.exp_(), None, plan, axis)
-    g = torch.full_like(lp, -plan.b / classes).scatter_(axis, index, -plan.a - plan.b / classes)
-    return loss, torch._log_softmax_backward_data(g, lp, axis, lp.dtype)
+        return kernels.summed_loss(lp, plan, axis), None
+    g = kernels.negative_target(lp, plan, axis)
+    loss = kernels.inner(g, lp) + (
+        0.0 if plan.const is None else kernels.constant(plan.const, lp.size // lp.shape[axis])
+    )
+    if lp.shape[axis] >= chunk.LONG:  # the kernel's own sum of g loses as many digits as the one of log softmax
+        return loss, gradient_(log_probabilities.exp(), None, plan_as_tensors(plan._replace(active=None)), axis)
+    g = torch.from_numpy(g)
+    if scratch is None:
+        return loss, log_softmax_backward(g, log_probabilities, axis, g.dtype)
+    return loss, log_softmax_backward(g, log_probabilities, axis, g.dtype, out=g)
 
 
-KERNELS = {"columns": columns, "whole": whole, "chunked": chunked, "numba": numba, "triton": launch.triton}
+KERNELS = {"columns": columns, "whole": whole, "chunked": chunked, "numba": numba}

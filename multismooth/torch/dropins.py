@@ -42,14 +42,13 @@ def cross_entropy(
     True
     """
     reduction = originals.reduction_of(size_average, reduce, reduction)
-    problem, settings, nothing, dtype = originals.bound(
-        _backend, input, target, weight, ignore_index, reduction, label_smoothing
-    )
-    if problem.logits.shape[settings.axis] == 0:
-        loss = problem.logits.sum(settings.axis)  # no class, no loss, whatever 1/K may be
+    call, nothing, dtype = originals.bound(_backend, input, target, weight, ignore_index, reduction, label_smoothing)
+    logits, axis = call.problem.logits, call.settings.axis
+    if logits.shape[axis] == 0:
+        loss = logits.sum(axis)  # no class, no loss, whatever 1/K may be
         loss = loss if reduction == "none" else loss.sum()
         return originals.finished(loss, reduction == "mean", dtype)
-    return originals.finished(_backend.loss(problem, settings), nothing, dtype)
+    return originals.finished(_backend.loss(call), nothing, dtype)
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
@@ -109,13 +108,11 @@ def linear_cross_entropy(
             logits, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
         )
     template = _backend.template(shape, input.dtype, input)
-    problem, settings, nothing, dtype = originals.bound(
-        _backend, template, target, weight, ignore_index, reduction, label_smoothing
-    )
+    call, nothing, dtype = originals.bound(_backend, template, target, weight, ignore_index, reduction, label_smoothing)
     rows = getattr(options, "batch_chunk_size", None)
     input, linear_weight = _backend.array(input), _backend.array(linear_weight)
     bias = None if linear_bias is None else _backend.array(linear_bias)
-    loss = _backend.linear_loss(input, linear_weight, bias, rows or None, problem, settings)
+    loss = _backend.linear_loss(input, linear_weight, bias, rows or None, call)
     return originals.finished(loss, nothing, dtype)
 
 

@@ -2,7 +2,7 @@
 
 Forward knows each chunk's gradient as soon as its logits exist, so nothing of size (N, K) is kept and backward only
 multiplies by the upstream gradient. The gradient of reduction "none", double backward and whatever else
-`autograd.eligible` refuses take checkpointed chunks of the plain text: a fourth product, any derivative.
+`compat.eligible` refuses take checkpointed chunks of the plain text: a fourth product, any derivative.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from multismooth import correction, linear
 from multismooth.implementations import select
-from multismooth.torch import autocast, autograd, cpu_kernels
+from multismooth.torch import autocast, autograd, choice, compat
 from multismooth.torch.gpu import launch, plans
 from multismooth.torch.namespace import XP, known
 
@@ -22,7 +22,6 @@ DEVICE_WORKSPACE = 2**30  # bytes of logits per chunk on a GPU, whose products w
 DEVICE_ROWS = {"least": 1024, "multiple": 128}  # a chunk reads the classifier twice and its gradient's sum once
 PLAIN_BYTES = 16  # per logit of the plain text: a few float32 copies
 HALF_FACTOR = 2.0**10  # up to a gradient of 64 it does not overflow, down to 6e-11 it is not 0
-WIDE = torch.version.cuda is not None and tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 10)
 
 
 def _rows(hidden, classifier):
@@ -68,7 +67,7 @@ class _Logits:
         return logits if bias is None else logits.add_(bias)
 
 
-class _Products(linear.Products):
+class _Products(linear.InPlaceProducts):
     """Products into memory that is kept: one chunk's logits, and the gradients themselves."""
 
     def __init__(self, hidden, classifier, settings, rows, xp, scale, upstream):
@@ -83,24 +82,24 @@ class _Products(linear.Products):
         out.addmm_(g, self.classifier, beta=0, alpha=self.factor)
 
     def add_classifier(self, g, hidden):
-        wide = WIDE and g.is_cuda and g.itemsize == 2 and self.dtype is torch.float32
+        wide = compat.ADDMM_OUT_DTYPE and g.is_cuda and g.itemsize == 2 and self.dtype is torch.float32
         if not wide and g.dtype is not self.dtype:
             super().add_classifier(g, hidden)
             return
-        factors = {"beta": 0 if self.total is None else 1, "alpha": self.factor}
-        if self.total is None:
-            self.total = torch.empty_like(self.classifier, dtype=self.dtype)
+        factors = {"beta": 0 if self.d_classifier is None else 1, "alpha": self.factor}
+        if self.d_classifier is None:
+            self.d_classifier = torch.empty_like(self.classifier, dtype=self.dtype)
         if wide:  # float16 and bfloat16 operands, float32 sums: what cuBLAS does anyway, without the rounding
-            torch.addmm(self.total, g.T, hidden, out_dtype=self.dtype, out=self.total, **factors)
+            torch.addmm(self.d_classifier, g.T, hidden, out_dtype=self.dtype, out=self.d_classifier, **factors)
         else:
-            self.total.addmm_(g.T, hidden, **factors)
+            self.d_classifier.addmm_(g.T, hidden, **factors)
 
     def product(self, left, right):
         return torch.addmm(left.new_zeros(()), left, right, beta=0, alpha=self.factor)
 
 
 def _kernel(logits, plan, xp):
-    return cpu_kernels.chosen(logits, plan, 1)(logits, plan, 1, out=logits)
+    return choice.kernel_for(logits, plan, 1)(logits, plan, 1, out=logits)
 
 
 def with_gradients(
@@ -139,8 +138,8 @@ class Unchanged:
 
 
 def _plain(hidden, classifier, bias, chunk_rows, problem, settings):
-    forward_mode = torch.autograd.forward_ad._current_level >= 0  # PyTorch 2.6 to 2.11: checkpoint has no rule for it
-    keeps = forward_mode or torch._C._are_functorch_transforms_active() or not torch.is_grad_enabled()
+    forward_mode = compat.forward_mode()  # PyTorch 2.6 to 2.11: checkpoint has no rule for it
+    keeps = forward_mode or compat.functorch_active() or not torch.is_grad_enabled()
     chunk_loss = (
         linear.plain
         if keeps
@@ -157,12 +156,8 @@ def _evaluated(hidden, classifier, bias, chunk_rows, problem, settings):
 
     def chunk_loss(own, classifier, bias, plan, xp):
         logits = logits_of(own, classifier, bias)
-        name = select(*cpu_kernels.supports(logits, plan, 1, with_gradient=False), "spec")
-        return (
-            linear.losses_of(logits, plan, xp)
-            if name == "spec"
-            else cpu_kernels.KERNELS[name](logits, plan, 1, False)[0]
-        )
+        name = select(*choice.supports(logits, plan, 1, with_gradient=False), "spec")
+        return linear.losses_of(logits, plan, xp) if name == "spec" else choice.KERNELS[name](logits, plan, 1, False)[0]
 
     return linear.forward(hidden, classifier, bias, size, problem, settings, XP, chunk_loss)
 
@@ -180,7 +175,9 @@ class _LinearLoss(torch.autograd.Function):
         loss, ctx.gradients = with_gradients(
             hidden, classifier, bias, call, ctx.needs_input_grad[:3], upstream=ctx.stored
         )
-        autograd.keep(ctx, problem, hidden, classifier, bias)
+        ctx.problem = problem
+        own = [value for value in [*problem][1:] if isinstance(value, torch.Tensor)]
+        ctx.save_for_backward(hidden, classifier, bias, *own)  # autograd notices if the caller writes to one of them
         ctx.call = chunk_rows, settings
         return loss
 
@@ -212,9 +209,8 @@ class _LinearLoss(torch.autograd.Function):
 
 def _again(ctx):
     """(hidden, classifier, bias, call) of a forward whose tensors are as they were."""
-    *inputs, problem = autograd.kept(ctx)
     chunk_rows, settings = ctx.call
-    return *inputs, (chunk_rows, problem, settings)
+    return *ctx.saved_tensors[:3], (chunk_rows, ctx.problem, settings)
 
 
 def _differentiable(inputs, needed, call, upstream):
@@ -232,14 +228,14 @@ def cast(*tensors):
 
 
 def _cast(*tensors):
-    return tensors if autograd.transforming() else cast(*tensors)  # plain text's products are cast as they are
+    return tensors if compat.transforming() else cast(*tensors)  # plain text's products are cast as they are
 
 
 def loss(hidden, classifier, bias, chunk_rows, problem, settings):
     hidden, classifier, bias = _cast(hidden, classifier, bias)
     tensors = [tensor for tensor in (hidden, classifier, bias) if tensor is not None]
     with_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    eligible = autograd.eligible(*tensors, others=[*problem][1:] if torch.is_grad_enabled() else ())
+    eligible = compat.eligible(*tensors, others=[*problem][1:] if torch.is_grad_enabled() else ())
     if eligible and not with_gradient:
         return _evaluated(hidden, classifier, bias, chunk_rows, problem, settings)
     if settings.reduction == "none" or not eligible:
@@ -251,7 +247,7 @@ def loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings):
     given = hidden, classifier, bias
     with torch.no_grad():
         kernel = (
-            _kernel if autograd.eligible(*(tensor for tensor in given if tensor is not None)) else linear.plain_kernel
+            _kernel if compat.eligible(*(tensor for tensor in given if tensor is not None)) else linear.plain_kernel
         )
         value, gradients = with_gradients(*_cast(*given), (chunk_rows, problem, settings), kernel=kernel)
     back = zip(gradients, given, strict=True)

@@ -1,52 +1,54 @@
-"""The plan of a call of PyTorch tensors: in NumPy where a problem is small and its memory is NumPy's too, in one launch
-on a GPU where it is an everyday one (`gpu_plans`), and by the text of `spec`.
+"""The plan of a call of tensors, and its replay for calls of one kind.
 
-Weights, masks or ignored labels make a plan twenty operations on a few arrays of the elements' size, of which one costs
-three to six µs in PyTorch and one in NumPy: at (64, 100) a loss and its gradient with ignored labels take 306 µs
-instead of 373, with sample weights 358 instead of 498.
+Weights, masks or ignored labels make a plan twenty operations on arrays with an entry for each element. One of them
+takes PyTorch three to six µs and NumPy one, so on a CPU they are NumPy's, on the memory that both share. On a GPU an
+everyday plan is one launch (`gpu.plans`).
 """
 
 import numpy as np
 import torch
 
-from multismooth.cpu.kernels import without_warnings
+from multismooth.implementations import is_requested
 from multismooth.namespace import XP as NUMPY
-from multismooth.problem import Usual
+from multismooth.plan import with_numbers
+from multismooth.recording import plan_program
 from multismooth.reduction import reduced_plan
-from multismooth.torch.gpu import plans
+from multismooth.torch.gpu import plans as gpu
 from multismooth.torch.namespace import XP
 
-SMALL = 2**22  # logits; beyond, nobody notices
+MAX_LOGITS_NUMPY = 2**22  # of a problem whose plan is made by NumPy: beyond, what it saves is not noticed
+MAX_LOGITS_ROWS = 2**16  # the same where the plan has rows of its own for each element, which threads share in PyTorch
 SHARED = (torch.float32, torch.float64, torch.int64, torch.bool)
 
 
 def planned(problem, settings):
-    """`reduced_plan` in tensors and plain numbers."""
-    found = plans.known(problem, settings)
+    """`reduced_plan` in plain numbers and tensors, or NumPy's arrays where `in_numpy`."""
+    found = None if problem.logits.is_cpu and not is_requested("triton") else gpu.known(problem, settings)
     if found is not None:
         return found
-    if type(settings) is Usual or settings.soft or problem.logits.numel() > SMALL or not all(map(shared, problem)):
+    if not in_numpy(problem, settings):
         return reduced_plan(problem, settings, XP)
-    theirs = type(problem)(*[x.detach().numpy() if isinstance(x, torch.Tensor) else x for x in problem])
-    plan = without_warnings(reduced_plan)(theirs, settings, NUMPY)
-    inputs = [(array, tensor) for array, tensor in zip(theirs, problem, strict=True) if isinstance(array, np.ndarray)]
-    return type(plan)(*[given(x, inputs) if isinstance(x, (np.ndarray, np.generic)) else x for x in plan])
+    z, arguments = problem.logits, [*problem][1:]
+    shape_only = np.broadcast_to(np.zeros((), np.float64 if z.dtype is torch.float64 else np.float32), z.shape)
+    arrays = type(problem)(shape_only, *[x.detach().numpy() if isinstance(x, torch.Tensor) else x for x in arguments])
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        return with_numbers(reduced_plan(arrays, settings, NUMPY))
 
 
-def shared(value):
-    return not isinstance(value, torch.Tensor) or (value.is_cpu and value.dtype in SHARED)
+def in_numpy(problem, settings):
+    """Whether NumPy makes the plan of these tensors."""
+    rows = settings.soft or any(x is not None and x.ndim > 1 for x in (problem.prior, problem.class_mask))
+    limit = MAX_LOGITS_ROWS if rows else MAX_LOGITS_NUMPY
+    return problem.logits.numel() <= limit and all(
+        not isinstance(x, torch.Tensor) or (x.is_cpu and x.dtype in SHARED) for x in [*problem][1:]
+    )
 
 
-def given(value, inputs):
-    """An array or a number of NumPy's as a tensor or number of its own.
+def program(problem, settings, values):
+    """`planned` for calls like this one, as a function of `values`; None if they need `planned` itself.
 
-    An input is the caller's tensor again, whose changes autograd notices. What lies in the memory of one is copied.
+    `values` are the Problem's fields behind the logits, as NumPy sees them.
     """
-    if value.ndim == 0 and value.dtype.kind == "f":
-        return float(value)
-    value = np.asarray(value)
-    for array, tensor in inputs:
-        if value is array:
-            return tensor.detach()
-    borrowed = value.base is not None and any(np.may_share_memory(value, array) for array, _ in inputs)
-    return torch.from_numpy(value.copy() if borrowed or not value.flags.writeable else value)
+    if values is None or not in_numpy(problem, settings):
+        return None
+    return plan_program(problem.logits.shape, problem.logits.dtype is torch.float64, values, settings)

@@ -1,0 +1,77 @@
+"""One choice for a call of tensors: its plan and the kernel that computes it. Calls of one kind make it once."""
+
+import torch
+
+from multismooth.cpu import choice as cpu
+from multismooth.cpu.buffers import age_buffers
+from multismooth.implementations import is_requested, record, requested, select
+from multismooth.torch import cpu_kernels
+from multismooth.torch.gpu import launch
+from multismooth.torch.plans import planned, program
+
+MAX_LOGITS_WHOLE = 2**19  # up to so many, the calls that `chunked` adds cost more than the passes that it saves
+MAX_LOGITS_WHOLE_FORWARD = 2**22  # the same without a gradient, where PyTorch's own log softmax is hard to beat
+MAX_LOGITS_TINY = 2**13  # up to so many, Numba's kernel is the fastest without a gradient, whatever the shape
+MIN_CLASSES_SLOW, MAX_CLASSES_SLOW = 64, 511  # without a gradient, PyTorch's log softmax beats it on two threads here
+COMPILED = (torch.float32, torch.float64, torch.bfloat16)
+NUMPY = (torch.float32, torch.float64)
+
+
+def triton(logits, plan, *args, **options):
+    return launch.triton(logits, cpu_kernels.plan_as_tensors(plan), *args, **options)
+
+
+KERNELS = {**cpu_kernels.KERNELS, "triton": triton}
+
+
+def plan_and_kernel(call, with_gradient=True):
+    """(the call's plan, its kernel)."""
+    problem, settings, memo, values = call
+    age_buffers()
+    key = with_gradient, (asked := requested())
+    known = None if memo is None else memo.kernels.get(key)
+    if known is not None:
+        replay, name = known
+        plan = planned(problem, settings) if replay is None else replay(*values)
+        return plan, KERNELS[name if asked is None else record(name)]
+    plan = planned(problem, settings)
+    name = select(*supports(problem.logits, plan, settings.axis, with_gradient))
+    if memo is not None:
+        memo.kernels[key] = program(problem, settings, values), name
+    return plan, KERNELS[name]
+
+
+def kernel_for(logits, plan, axis, with_gradient=True):
+    """The kernel for a plan, by the caller's request or by size."""
+    age_buffers()
+    return KERNELS[select(*supports(logits, plan, axis, with_gradient))]
+
+
+def supports(logits, plan, axis, with_gradient):
+    """The names of the kernels that compute a call, the fastest first."""
+    size = logits.numel()
+    if not logits.is_cpu or size == 0:
+        return ("triton", "whole") if launch.supports(logits, plan, axis) else ("whole",)
+    limit = MAX_LOGITS_WHOLE if with_gradient else MAX_LOGITS_WHOLE_FORWARD
+    names = ["whole", "chunked"] if size <= limit else ["chunked", "whole"]
+    if logits.dtype in NUMPY and cpu.few(logits, plan, axis):
+        names.insert(0, "columns")
+    if logits.dtype in COMPILED:
+        fast = compiles_faster(logits, axis, with_gradient)
+        if (fast or is_requested("numba")) and cpu.compiles(logits, plan, axis):  # Numba takes a second to import
+            names.insert(0 if fast else len(names), "numba")
+    if is_requested("triton") and launch.supports(logits, plan, axis):  # in its interpreter, for tests
+        names.append("triton")
+    return names
+
+
+def compiles_faster(logits, axis, with_gradient):
+    """Whether Numba's kernels are faster than PyTorch's.
+
+    With a gradient they always are; without one, except for rows of some hundred logits. Little bfloat16 is slower,
+    because it is cast bit by bit.
+    """
+    size, classes = logits.numel(), logits.shape[axis]
+    if logits.dtype not in NUMPY:
+        return size > (MAX_LOGITS_WHOLE if with_gradient else MAX_LOGITS_WHOLE_FORWARD)
+    return with_gradient or size <= MAX_LOGITS_TINY or not MIN_CLASSES_SLOW <= classes <= MAX_CLASSES_SLOW
