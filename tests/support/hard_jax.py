@@ -7,6 +7,7 @@ operation by operation (`jax.disable_jit`), in the same text.
 from contextlib import ExitStack
 
 import numpy as np
+from adapters import XLA_DEFAULTS
 from hard_answers import answers
 from hard_paths import (
     infinite_entropy,
@@ -123,7 +124,7 @@ def derivatives(row):
 
 @on("every derivative under jax.jit", compiled=True)
 def traced(row):
-    """With everything traced that may be: arrays, and ε where it is a number."""
+    """With everything traced that may be: arrays, and ε where it is a number. XLA optimises as by default."""
     fixed = {name: value for name, value in row.settings.items() if name in ("axis", "convention", "ignore_index")}
     moving = {"label_smoothing": 0.1} | {name: value for name, value in row.settings.items() if name not in fixed}
     names = []
@@ -133,7 +134,7 @@ def traced(row):
         names.extend(dtypes)
         return results
 
-    results = jax.jit(function)(row.z, row.y, moving)
+    results = jax.jit(function, compiler_options=XLA_DEFAULTS)(row.z, row.y, moving)
     yield from zip(names[: len(results)], results, names[len(results) :], strict=True)
 
 
