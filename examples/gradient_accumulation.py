@@ -1,6 +1,6 @@
 """Gradient accumulation: micro-batches with different numbers of tokens add up to exactly the large batch.
 
-The mean of the micro-batches' means is not the mean of the batch. Divide every micro-batch by the batch's own count.
+The mean of the micro-batches' means is not the mean of the batch. Divide every micro-batch by the count of the batch.
 """
 
 import torch
@@ -24,16 +24,18 @@ options = {"axis": -1, "label_smoothing": 0.1}
 whole, expected = gradient(lambda z: ms.loss(z, labels, **options))
 
 count = ms.terms(logits, labels, **options).weight.sum()  # known before the first micro-batch
-accumulated, slope = gradient(lambda z: sum(ms.loss(z[i], labels[i], normalizer=count, **options) for i in range(4)))
+accumulated, sum_of_gradients = gradient(
+    lambda z: sum(ms.loss(z[i], labels[i], normalizer=count, **options) for i in range(4))
+)
 naive, _ = gradient(lambda z: sum(ms.loss(z[i], labels[i], **options) for i in range(4)) / 4)
 
-# Between processes: add up sums and weights, divide once.
+# Across processes: add up the sums and the weights, then divide once.
 parts = [ms.terms(logits[i], labels[i], **options) for i in range(4)]
 summed = sum(part.loss.sum() for part in parts) / sum(part.weight.sum() for part in parts)
 
 print(f"one batch {whole:.6f}, four micro-batches {accumulated:.6f}, mean of their means {naive:.6f}")
 
 assert abs(accumulated - whole) < 1e-12
-assert torch.allclose(slope, expected, atol=1e-15)
+assert torch.allclose(sum_of_gradients, expected, atol=1e-15)
 assert abs(summed.item() - whole) < 1e-12
 assert abs(naive - whole) > 1e-3

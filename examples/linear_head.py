@@ -1,4 +1,4 @@
-"""A classifier head that ends in its loss: the (N, K) logits never exist, smoothed or not."""
+"""A classifier head with its loss, which never makes the (N, K) logits, with and without smoothing."""
 
 import torch
 
@@ -11,7 +11,7 @@ labels = torch.randint(words, (tokens,))
 
 
 def peak(compute):
-    """The largest memory behind a tensor that any operation of `compute` returns, in float32 numbers."""
+    """(result of `compute`, the size in float32 numbers of the largest tensor that one of its operations returns)."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Watch(TorchDispatchMode):
@@ -25,8 +25,8 @@ def peak(compute):
             return result
 
     with Watch() as watch:
-        gradients = compute()
-    return gradients, watch.largest
+        result = compute()
+    return result, watch.largest
 
 
 linear = torch.nn.Linear(features, words)

@@ -1,4 +1,4 @@
-"""A masked vocabulary: −inf logits and smoothing get along once the loss knows which words cannot occur."""
+"""A masked vocabulary: with `class_mask`, smoothing works where logits are −inf for words that cannot occur."""
 
 import math
 
@@ -15,18 +15,18 @@ possible[1, ::2] = False
 logits[~possible] = -math.inf
 logits.requires_grad_()
 
-silent = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+without_mask = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
 loss = ms.loss(logits, labels, class_mask=possible, label_smoothing=0.1)
 loss.backward()
-print(f"without class_mask {silent.item()}, with it {loss.item():.4f}")
+print(f"without class_mask {without_mask.item()}, with it {loss.item():.4f}")
 
-# The same by hand: each row over its own words alone.
+# The same by hand: each row over its own words only.
 rows = [
     torch.nn.functional.cross_entropy(z[mask], mask.cumsum(0)[y] - 1, label_smoothing=0.1)
     for z, y, mask in zip(logits, labels, possible, strict=True)
 ]
 
-assert silent.isinf()
+assert without_mask.isinf()
 assert torch.allclose(loss, torch.stack(rows).mean())
 assert logits.grad.isfinite().all()
 assert not logits.grad[~possible].any()

@@ -1,4 +1,4 @@
-"""Porting a criterion from PyTorch to JAX: wrong first, found by `compare`, explained by `identify`, right twice."""
+"""Ports a criterion from PyTorch to JAX. `compare` and `identify` show what is wrong; then two ports are right."""
 
 import jax
 import optax
@@ -11,7 +11,7 @@ PADDING, EPSILON = 1, 0.1
 
 
 class Criterion(torch.nn.Module):
-    """The original, as fairseq 0.12 means it: the other words share ε, padding costs nothing, the rest is summed."""
+    """The original, as in fairseq 0.12: the other words share ε, padding has no loss, and the losses are summed."""
 
     def forward(self, logits, target):
         counted = target != PADDING
@@ -22,20 +22,20 @@ class Criterion(torch.nn.Module):
 
 
 def first_port(logits, target):
-    """What looks the same: Optax smooths, too, and the criterion has a sum at its end."""
+    """A port that looks right: Optax smooths the labels, and the losses are summed."""
     q = optax.smooth_labels(jax.nn.one_hot(target, logits.shape[-1]), EPSILON)
     return optax.softmax_cross_entropy(logits, q).sum()
 
 
 def port_by_hand(logits, target):
-    """The same with both mistakes put right: ε/(K − 1) for each other word, and nothing for padding."""
+    """The port without its two mistakes: ε/(K − 1) for each other word, and no loss for padding."""
     label = jax.nn.one_hot(target, logits.shape[-1])
     q = (1 - EPSILON) * label + EPSILON / (logits.shape[-1] - 1) * (1 - label)
     return optax.softmax_cross_entropy(logits, q).sum(where=target != PADDING)
 
 
 def port_by_name(logits, target):
-    """Or said in one line."""
+    """The same port as one call of this library."""
     return ms.loss(logits, target, convention="fairseq", ignore_index=PADDING, label_smoothing=EPSILON, reduction="sum")
 
 

@@ -1,4 +1,4 @@
-"""Label smoothing in JAX: integer labels, no one-hot rows, and ε as a schedule that compiles once."""
+"""Label smoothing in JAX: integer labels, no one-hot rows, and a schedule of ε that compiles once."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ compilations = 0
 @jax.jit
 def step(logits, epsilon):
     global compilations
-    compilations += 1  # runs when JAX traces, not when it computes
+    compilations += 1  # runs while JAX traces, not when it computes
     return jax.value_and_grad(ms.loss)(logits, labels, label_smoothing=epsilon)
 
 
@@ -24,7 +24,7 @@ for epsilon in jnp.linspace(0.0, 0.2, 5):
     print(f"ε = {epsilon:.2f}: loss {loss:.4f}")
 
 rows = optax.smooth_labels(jax.nn.one_hot(labels, 5), 0.2)
-reference, slope = jax.value_and_grad(lambda z: optax.softmax_cross_entropy(z, rows).mean())(logits)
+reference, expected = jax.value_and_grad(lambda z: optax.softmax_cross_entropy(z, rows).mean())(logits)
 assert jnp.allclose(loss, reference)
-assert jnp.allclose(gradient, slope, atol=1e-7)
+assert jnp.allclose(gradient, expected, atol=1e-7)
 assert compilations == 1

@@ -1,4 +1,4 @@
-"""Label smoothing in NumPy: the loss with its gradient in closed form, here used to fit a linear classifier."""
+"""Label smoothing in NumPy: fits a linear classifier with the loss and its gradient in closed form."""
 
 import numpy as np
 
@@ -22,6 +22,6 @@ q = ms.smooth_targets(np.array([0]), 3, label_smoothing=0.1)[0]
 floor = -np.sum(q * np.log(q))
 print(f"loss {losses[0]:.4f} -> {losses[-1]:.4f} (it cannot go below {floor:.4f}), accuracy {accuracy:.3f}")
 
-assert np.isclose(losses[0], np.log(3))  # no information yet: all classes alike
+assert np.isclose(losses[0], np.log(3))  # the first classifier gives all classes the same probability
 assert floor < losses[-1] < 0.5 * losses[0]
 assert accuracy > 0.9

@@ -8,7 +8,7 @@ import multismooth.torch as ms
 torch.manual_seed(0)
 logits = torch.randn(8, 5, requires_grad=True)
 labels = torch.randint(5, (8,))
-labels[0] = -100  # ignored: no loss, no share of the mean, no gradient
+labels[0] = -100  # ignored: no loss, no gradient, not counted by the mean
 
 loss = ms.loss(logits, labels, label_smoothing=0.1)
 loss.backward()
@@ -18,7 +18,7 @@ print(f"loss {loss.item():.4f}")
 criterion = ms.CrossEntropyLoss(label_smoothing=0.1)
 print(f"drop-in {criterion(logits, labels).item():.4f}")
 
-# The same ε means another target elsewhere; this one gives the label 1 − ε.
+# In other libraries the same ε means another target. This convention gives the label 1 − ε.
 others = ms.loss(logits, labels, label_smoothing=0.1, convention="others")
 print(f'"others" {others.item():.4f}')
 print(multismooth.conventions["others"].explain(0.1, 5))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from multismooth import conventions
 
 SMOOTHING, CLASSES, LABEL = 0.3, 4, 1
-INK, QUIET, ON, OFF = "#1f2328", "#57606a", "#1f5fa8", "#9db8d6"
+INK, GREY, ON, OFF = "#1f2328", "#57606a", "#1f5fa8", "#9db8d6"
 PANELS = (
     ("all classes share ε", "PyTorch, Optax, Keras: ε/K each", conventions["torch"]),
     ("the other classes share ε", "fairseq, tensor2tensor: ε/(K − 1) each", conventions["others"]),
@@ -31,13 +31,13 @@ def draw():
         names = ["padding" if k in convention.exclude else f"class {k}" for k in range(CLASSES)]
         axes.set_xticks(range(CLASSES), names, color=INK, fontsize=11)
         axes.set_title(title, color=INK, fontsize=13, fontweight="bold", pad=26)
-        axes.text(0.5, 1.04, subtitle, transform=axes.transAxes, ha="center", color=QUIET, fontsize=11)
+        axes.text(0.5, 1.04, subtitle, transform=axes.transAxes, ha="center", color=GREY, fontsize=11)
         axes.set(ylim=(0, 0.96), yticks=[])
         axes.tick_params(length=0)
         axes.spines[["top", "left", "right"]].set_visible(False)
         axes.spines["bottom"].set_color("#d0d7de")
     caption = f"one target row: the label is class {LABEL}, ε = {SMOOTHING}, K = {CLASSES}"
-    figure.supxlabel(caption, color=QUIET, fontsize=11)
+    figure.supxlabel(caption, color=GREY, fontsize=11)
     return figure
 
 
