@@ -1,13 +1,13 @@
-"""What is wrong with the arguments beside the targets, said so that it can be mended.
+"""The checks of all arguments except the targets. Each error says how to correct the call.
 
-Values arrive as NumPy arrays: a backend shows them only where that needs no device synchronisation (or where
-`validate=True` asked for it); under a trace there are none. Shapes and dtypes are always there and always checked.
+Values arrive as NumPy arrays. A backend reads them only where that needs no device synchronisation, or where the caller
+passed `validate=True`; under a trace no values can be read. Shapes and dtypes are always known and always checked.
 """
 
 import math
 import sys
 import warnings
-from operator import index as whole
+from operator import index as as_index
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from multismooth.errors import SmoothingError, SmoothingWarning, complain
 
 
 def warn(text):
-    """A SmoothingWarning that points at the caller's line, however deep in the package it was found."""
+    """A SmoothingWarning that points at the line of the first caller outside this package."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("multismooth."):
         frame, level = frame.f_back, level + 1
@@ -23,13 +23,13 @@ def warn(text):
 
 
 def first(bad):
-    """(number of offenders, index of the first) of a boolean array."""
+    """(how many entries of a boolean array are True, the index of the first)."""
     index = np.unravel_index(int(np.argmax(bad)), bad.shape)
     return int(np.count_nonzero(bad)), tuple(int(i) for i in index)
 
 
 def offenders(bad, values):
-    """What an error says of the offenders among some values: the first, where it is, and how many there are."""
+    """The text for the values where `bad` is True: the first of them, its index, and how many there are."""
     number, index = first(bad)
     value = f"{float(np.broadcast_to(values, bad.shape)[index]):g}"
     return f"{value} at {index}, {number} in all" if bad.ndim else value
@@ -43,22 +43,22 @@ def elements_shape(shape, axis):
 
 
 def integer(value):
-    """An integer of any kind, NumPy's too, as Python's; None for what is none."""
+    """Any integer, NumPy's too, as a Python int. None for anything else."""
     try:
-        return None if isinstance(value, (bool, np.bool_)) else whole(value)
+        return None if isinstance(value, (bool, np.bool_)) else as_index(value)
     except TypeError:
         return None
 
 
-def positive(argument, value, remedy, read=integer):
-    number = read(value)
+def positive(argument, value, remedy, convert=integer):
+    number = convert(value)
     if number is None or number < 1:
         raise complain(argument, "an integer ≥ 1", repr(value), remedy)
     return number
 
 
-def place(axis, ndim, of):
-    """An axis as a number ≥ 0."""
+def axis_index(axis, ndim, of):
+    """The axis as a number ≥ 0. `of` names the array in the error."""
     number = integer(axis)
     if number is None or not -ndim <= number < ndim:
         remedy = f"It is the class axis of {of}; -1 is the last."
@@ -67,14 +67,14 @@ def place(axis, ndim, of):
 
 
 def ignored_label(value, dtype):
-    """The ignored label as a Python integer, or None; `dtype` is the widest that labels have, in which it must fit."""
+    """The ignored label as a Python integer, or None. It must fit into `dtype`, the widest dtype of labels."""
     if value is None:
         return None
     number, limits = integer(value), np.iinfo(dtype)
     if number is None:
         remedy = "None ignores no label. For soft targets use sample_weight."
         raise complain("ignore_index", "an integer or None", repr(value), remedy)
-    if not limits.min < number < limits.max:  # where labels end that are beyond
+    if not limits.min < number < limits.max:  # a label outside the dtype is clipped to one of its limits
         expected, got = f"a label that {np.dtype(dtype).name} can hold", repr(value)
         raise complain("ignore_index", expected, got, "Mark such elements with a small negative label.")
     return number
@@ -95,7 +95,7 @@ def validation(value):
 
 
 def same_shape(shape, other):
-    """Whether two shapes agree, asked size by size: a tuple of a compiler's symbols equals no tuple of numbers."""
+    """Whether two shapes agree, compared size by size: a tuple of a compiler's symbols never equals one of numbers."""
     return len(shape) == len(other) and all(n == m for n, m in zip(shape, other, strict=True))
 
 
@@ -136,26 +136,26 @@ def per_class(argument, shape, num_classes, square=False):
 
 
 def existing(mask, excluded, num_classes):
-    """(argument, allowed classes) for the class mask and the convention's excluded classes, where there are any."""
+    """(argument's name, mask of allowed classes), for the class mask and for the convention's excluded classes."""
     if mask is not None:
         yield "class_mask", mask
     if excluded:
         yield "convention", np.array([k not in excluded for k in range(num_classes)])
 
 
-def together(mask, excluded, num_classes, axis):
-    """(what they are called, the classes that both leave or None for all)."""
+def allowed_classes(mask, excluded, num_classes, axis):
+    """(the names of the arguments that restrict the classes, the classes that all of them allow; None: all classes)."""
     if mask is None and not excluded:
         return "", None
-    found = dict(existing(mask, excluded, num_classes))
-    masks = list(found.values())
+    restrictions = dict(existing(mask, excluded, num_classes))
+    masks = list(restrictions.values())
     if len(masks) == 2 and mask.ndim > 1:
         masks[1] = masks[1].reshape([-1 if k == axis else 1 for k in range(mask.ndim)])
-    return "` and `".join(found), masks[0] if len(masks) == 1 else masks[0] & masks[1]
+    return "` and `".join(restrictions), masks[0] if len(masks) == 1 else masks[0] & masks[1]
 
 
-def some_class(what, mask, axis, counted):
-    """Every counted element has a class that exists, and that smoothed mass may go to."""
+def some_class(source, mask, axis, counted):
+    """Every counted element must have a class that exists and may take smoothed mass."""
     bad = np.asarray(not mask.any()) if mask.ndim == 1 else ~mask.any(axis=axis)
     if bad.ndim and counted is not None:
         bad = bad & counted
@@ -163,14 +163,14 @@ def some_class(what, mask, axis, counted):
         number, index = first(bad)
         raise complain(
             "class_mask",
-            f"at least one class everywhere that exists under `{what}`",
+            f"at least one class everywhere that exists under `{source}`",
             f"none at {index}, {number} in all",
             "True is a class that exists. Elements that are to count for nothing get sample_weight 0.",
         )
 
 
 def single_class(shape, axis):
-    """A softmax over one class is 1 whatever its logit is."""
+    """Warn about a single class: its softmax is 1 for any logit."""
     warn(
         f"logits of shape {tuple(shape)} have one class on axis {axis}: its probability is 1 and the loss 0 whatever "
         "the logits are, so nothing is learnt. For a single score per element use binary_loss; axis= names another "
@@ -179,8 +179,8 @@ def single_class(shape, axis):
 
 
 def smoothing_range(value, counted=None):
-    """label_smoothing, a number or an array, is in [0, 1] wherever it counts."""
-    if isinstance(value, float):  # which a compiler may be reading, or its symbol, which takes no format
+    """label_smoothing, a number or an array, must be in [0, 1] at every counted element."""
+    if isinstance(value, float):  # under a compiler it may be a symbol, which supports no format such as :g
         got = None if 0 <= value <= 1 else f"{value}"
     else:
         bad = ~((value >= 0) & (value <= 1))
@@ -190,17 +190,17 @@ def smoothing_range(value, counted=None):
         raise complain("label_smoothing", "a number in [0, 1]", got, "0 means no smoothing.", SmoothingError)
 
 
-def smoothing(highest):
-    """Above 0.5 it is probably not meant."""
-    if highest > 0.5:
+def smoothing(epsilon):
+    """Warn about ε above 0.5, which is probably a mistake."""
+    if epsilon > 0.5:
         warn(
-            f"label_smoothing={highest:g} shares out more than it leaves to the label; values around 0.1 "
+            f"label_smoothing={epsilon:g} shares out more than it leaves to the label; values around 0.1 "
             "are usual. If a percentage was meant, divide by 100."
         )
 
 
-def highest(value, counted=None):
-    """The largest ε that counts; 0 where there is none."""
+def largest(value, counted=None):
+    """The largest ε of the counted elements; 0 if there are none."""
     if isinstance(value, float):
         return value
     value = value if counted is None else np.broadcast_to(value, counted.shape)[counted]
@@ -208,7 +208,7 @@ def highest(value, counted=None):
 
 
 def weights(w, mass, mask, excluded):
-    """Class weights are finite and ≥ 0; warn when their ratio moves the smoothed optimum off the label."""
+    """Class weights must be finite and ≥ 0. Warn if their ratio moves the smoothed optimum away from the label."""
     not_negative("weight", w)
     exists = np.ones(w.size, bool)
     for _, allowed in existing(mask, excluded, w.size):
@@ -236,7 +236,7 @@ NOT_NEGATIVE = {
 
 
 def not_negative(argument, values, counted=None):
-    """Finite numbers ≥ 0 wherever they count."""
+    """The values of the counted elements must be finite and ≥ 0."""
     values = np.asarray(values)
     bad = np.asarray(~((values >= 0) & (values < np.inf)))
     bad = bad & counted if counted is not None and bad.any() else bad
@@ -245,8 +245,8 @@ def not_negative(argument, values, counted=None):
         raise complain(argument, expected, offenders(bad, values), NOT_NEGATIVE[argument])
 
 
-def weighs_nothing():
-    """The error for a mean over class weights that are all 0, with a smoothing term or z-loss that is not."""
+def zero_weights():
+    """The error for a mean whose counted labels all have class weight 0, while a smoothing term or z-loss is not 0."""
     return complain(
         "weight",
         "a class weight > 0 for some counted label, since the mean divides by their sum",
@@ -255,8 +255,8 @@ def weighs_nothing():
     )
 
 
-def divides_by_nothing():
-    """The error for a normalizer of 0 where the sum that it divides is not empty."""
+def zero_normalizer():
+    """The error for a normalizer of 0 in a call with counted elements."""
     return complain(
         "normalizer",
         "a number > 0 where something is counted",

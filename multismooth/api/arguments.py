@@ -1,4 +1,4 @@
-"""From a caller's arguments to a checked Problem: what the public functions have in common, for every backend."""
+"""Turns the arguments of the public functions into a checked Problem and its Settings, for every backend."""
 
 from multismooth.api import argument_checks, target_checks, value_checks
 from multismooth.api.conversions import Conversions
@@ -8,7 +8,7 @@ from multismooth.registry import resolve
 
 
 class Arguments(Conversions):
-    """The arguments of the public functions, read and checked."""
+    """Converts and checks the arguments of the public functions."""
 
     def checked(
         self, logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
@@ -26,9 +26,9 @@ class Arguments(Conversions):
         kind = backend.kind(targets)
         target_checks.kind(kind, targets.dtype)
         ignore_index = argument_checks.ignored_label(ignore_index, backend.widest(targets))
-        seen = self._values(targets, validate)
+        target_values = self._values(targets, validate)
         soft, slack = kind != "integer", target_checks.tolerance(targets.dtype)
-        axis = target_checks.class_axis(z.shape, targets.shape, soft, axis, seen, slack)
+        axis = target_checks.class_axis(z.shape, targets.shape, soft, axis, target_values, slack)
         target_checks.target_shape(kind, targets.shape, z.shape, axis)
         num_classes = z.shape[axis]
         if num_classes == 0:
@@ -38,24 +38,24 @@ class Arguments(Conversions):
             argument_checks.single_class(z.shape, axis)
 
         readers = self.readers(z, axis, reduction, validate)
-        given = (label_smoothing, weight, prior, class_mask, sample_weight, z_loss, normalizer)
-        problem = Problem(z, targets, *[read(value) for read, value in zip(readers, given, strict=True)])
+        others = (label_smoothing, weight, prior, class_mask, sample_weight, z_loss, normalizer)
+        problem = Problem(z, targets, *[read(value) for read, value in zip(readers, others, strict=True)])
         settings = Settings(convention, axis, soft, ignore_index, reduction, valid=soft, row_tolerance=slack)
-        _combinations(convention, problem, soft, reduction)
+        _check_combinations(convention, problem, soft, reduction)
         if convention.exclude and convention.receivers(num_classes) == 0:
             expected, got = "one that lets a class take smoothed mass", f"exclude={convention.exclude} of {num_classes}"
             raise complain("convention", expected, got, "Exclude the padding class alone.")
-        if validate is False:  # rows that nobody is to look at are taken as they are
+        if validate is False:  # all values are used unchecked
             return problem, settings
-        problem = self._unseen(problem, validate)
+        problem = self._nan_if_invalid(problem, validate)
         valid, clean = value_checks.check(
-            problem, settings, seen, lambda array: self._values(array, validate), backend.tracing()
+            problem, settings, target_values, lambda array: self._values(array, validate), backend.tracing()
         )
         self._check_scores(z, axis, validate)
         return problem, settings._replace(valid=valid, clean=clean)
 
     def readers(self, z, axis, reduction, validate):
-        """How each argument of a Problem behind the targets is read; `z` has shape, dtype and device of the logits."""
+        """One conversion for each field of a Problem after the targets. They use the shape, dtype and device of `z`."""
         num_classes, shape = z.shape[axis], argument_checks.elements_shape(z.shape, axis)
         return (
             lambda value: self._smoothing(value, z, shape, validate),
@@ -68,7 +68,7 @@ class Arguments(Conversions):
         )
 
     def template(self, targets, num_classes, axis, dtype):
-        """(logits in shape and dtype only, targets): what `smooth_targets` binds in place of logits."""
+        """(an array with the shape and dtype of logits, targets), for `smooth_targets`, which has no logits."""
         backend = self.backend
         num_classes = argument_checks.positive(
             "num_classes", num_classes, "It is the length of the rows to make.", backend.size
@@ -76,10 +76,10 @@ class Arguments(Conversions):
         targets = backend.take("targets", targets)
         shape, kind = tuple(targets.shape), backend.kind(targets)
         target_checks.kind(kind, targets.dtype)
-        place = argument_checks.place(axis, len(shape) + (kind == "integer") or 1, "the rows")
+        axis = argument_checks.axis_index(axis, len(shape) + (kind == "integer") or 1, "the rows")
         if kind == "integer":
-            shape = (*shape[:place], num_classes, *shape[place:])
-        elif not shape or shape[place] != num_classes:
+            shape = (*shape[:axis], num_classes, *shape[axis:])
+        elif not shape or shape[axis] != num_classes:
             remedy = "Pass their number of classes as num_classes, or their class axis with axis=."
             raise complain("targets", f"{num_classes} classes on axis {axis}", f"shape {shape}", remedy, TargetError)
         if dtype is None and kind == "floating":
@@ -87,7 +87,7 @@ class Arguments(Conversions):
         return backend.template(shape, dtype, targets), targets
 
     def head(self, hidden, classifier, bias, chunk_rows, accumulate, axis):
-        """(hidden, classifier, bias, chunk_rows, logits) of a linear head; the logits are a shape only."""
+        """(hidden, classifier, bias, chunk_rows, logits) of a linear head. The logits have a shape but no values."""
         hidden = self._floating("hidden", hidden)
         classifier = self._floating("classifier", classifier, hidden)
         if hidden.ndim == 0 or classifier.ndim != 2:
@@ -96,13 +96,13 @@ class Arguments(Conversions):
                 f"{tuple(hidden.shape)} and {tuple(classifier.shape)}",
             )
             raise complain("classifier", expected, got, "It is the weight of a linear layer, a row for each class.")
-        place = argument_checks.place(
+        axis = argument_checks.axis_index(
             -1 if axis is None else axis, hidden.ndim, "the logits, here the feature axis of hidden"
         )
-        if hidden.shape[place] != classifier.shape[1]:
+        if hidden.shape[axis] != classifier.shape[1]:
             raise complain(
                 "classifier",
-                f"(K, {hidden.shape[place]}) for hidden {tuple(hidden.shape)} with features on axis {place}",
+                f"(K, {hidden.shape[axis]}) for hidden {tuple(hidden.shape)} with features on axis {axis}",
                 f"{tuple(classifier.shape)}",
                 "Transpose it, or name the feature axis with axis=.",
             )
@@ -113,12 +113,12 @@ class Arguments(Conversions):
             expected = '"float32" or "input", the dtype of the classifier'
             raise complain("accumulate", expected, repr(accumulate), '"float32" is the exact one.')
         shape = list(hidden.shape)
-        shape[place] = classifier.shape[0]
+        shape[axis] = classifier.shape[0]
         logits = self.backend.template(tuple(shape), hidden.dtype, hidden)
         return hidden, classifier, bias, chunk_rows, logits
 
     def binary(self, logits, targets, label_smoothing, pos_weight, sample_weight, reduction, normalizer, validate):
-        """The Problem of `binary_loss`; `weight` holds pos_weight."""
+        """The checked Problem of `binary_loss`. Its `weight` holds pos_weight."""
         argument_checks.validation(validate)
         argument_checks.reduction(reduction)
         z = self._floating("logits", logits)
@@ -131,29 +131,29 @@ class Arguments(Conversions):
             self.backend.xp.astype(targets, self.backend.xp.float_of(z)),
             target_checks.tolerance(targets.dtype),
         )
-        seen = self._values(targets, validate)
+        target_values = self._values(targets, validate)
         problem = Problem(
             z,
-            self._inside(t, slack, z) if seen is None and validate is not False else t,
+            self._nan_outside(t, slack, z) if target_values is None and validate is not False else t,
             self._smoothing(label_smoothing, z, z.shape, validate),
             weight=self._per_element("pos_weight", pos_weight, z, z.shape),
             sample_weight=self._per_element("sample_weight", sample_weight, z, z.shape),
             normalizer=self._normalizer(normalizer, reduction, z, validate),
         )
         if validate is not False:
-            problem = self._unseen(problem, validate)
-            value_checks.check_binary(problem, seen, slack, lambda array: self._values(array, validate))
+            problem = self._nan_if_invalid(problem, validate)
+            value_checks.check_binary(problem, target_values, slack, lambda array: self._values(array, validate))
         return problem
 
     def _check_scores(self, z, axis, validate):
-        """Logits that look like probabilities: all of them are asked for only if the first row does."""
+        """Refuse logits that are probabilities. All logits are read only if the first row looks like probabilities."""
         row = self.backend.first_row(z, axis, validate)
         if row is not None:
             target_checks.probabilities(row, target_checks.tolerance(z.dtype), lambda: (self._values(z, True), axis))
 
 
-def _combinations(convention, problem, soft, reduction):
-    """What cannot be meant together is refused, with what to do instead."""
+def _check_combinations(convention, problem, soft, reduction):
+    """Refuse arguments that contradict each other or the convention."""
     if problem.prior is not None and convention.spread == "others":
         raise complain("prior", 'none under spread "others"', "a prior", 'Use a convention with spread "all".')
     if convention.ignore_scope == "nll_only" and problem.prior is not None and problem.prior.ndim == 2 and not soft:

@@ -1,4 +1,4 @@
-"""One argument of a call at a time: what it may be, and the array or number that is made of it."""
+"""Converts each argument of a call to an array of the backend or a number, and refuses wrong types and shapes."""
 
 from numbers import Real
 
@@ -16,16 +16,17 @@ FLOATING = {
 
 
 class Conversions:
-    """What a caller's arguments are to a backend."""
+    """The conversions of the arguments, one method for each kind of argument."""
 
     def __init__(self, backend):
         self.backend = backend
 
     def _values(self, array, validate):
+        """The values as a NumPy array, or None where they cannot or must not be read."""
         return None if array is None or validate is False else self.backend.values(array, validate)
 
-    def _plain(self, value):
-        """A number of any kind as Python's; None for what is none."""
+    def _as_number(self, value):
+        """A real number, or the entry of a NumPy array without axes. None for anything else."""
         if type(value) is np.ndarray and value.ndim == 0 and not self.backend.tracing():
             value = value.item()
         return value if isinstance(value, Real) and not isinstance(value, bool) else None
@@ -37,7 +38,10 @@ class Conversions:
         return array
 
     def _numbers(self, name, value, z):
-        """Real numbers, or booleans; a framework's own integers are too narrow for some of NumPy's."""
+        """An array of real numbers or booleans.
+
+        NumPy integers become floats first, because a framework's integers may be too narrow for them.
+        """
         if type(value) is np.ndarray and value.dtype.kind in "iu" and not self.backend.tracing():
             value = value.astype(np.float64)
         array = self.backend.take(name, value, z)
@@ -46,8 +50,8 @@ class Conversions:
         return array
 
     def _smoothing(self, value, z, shape, validate):
-        """ε as a plain float, or an array of the elements' rank; NaN outside [0, 1] where nobody can look at it."""
-        number = self._plain(value)
+        """ε as a float, or as an array of the elements' rank. If no check can read the array, invalid ε become NaN."""
+        number = self._as_number(value)
         if number is not None:
             if not 0.0 <= number <= 0.5:
                 argument_checks.smoothing_range(float(number))
@@ -63,10 +67,12 @@ class Conversions:
             expected, remedy = "numbers in [0, 1]", "Pass 0.1, say: the amount, not whether to smooth."
             raise complain("label_smoothing", expected, f"dtype {value.dtype}", remedy, SmoothingError)
         value = self._elementwise("label_smoothing", value, z, shape)
-        return self._inside(value, 0.0, z) if validate is not False and self._values(value, validate) is None else value
+        if validate is False or self._values(value, validate) is not None:
+            return value
+        return self._nan_outside(value, 0.0, z)
 
-    def _inside(self, value, slack, z):
-        """NaN for what is outside [0, 1]."""
+    def _nan_outside(self, value, slack, z):
+        """The value, with NaN in place of entries outside [0, 1] (by more than `slack`)."""
         xp = self.backend.xp
         return xp.where((value >= -slack) & (value <= 1 + slack), value, xp.constant(float("nan"), z))
 
@@ -74,7 +80,7 @@ class Conversions:
         xp = self.backend.xp
         padded = argument_checks.broadcasts(name, value.shape, shape, "the elements") if value.ndim else ()
         if value.dtype == xp.float_of(z) and argument_checks.same_shape(value.shape, padded):
-            return value  # itself: calls like this one need no conversion
+            return value  # unchanged, so that the call cache knows that repeated calls need no conversion
         return xp.reshape(xp.astype(value, xp.float_of(z)), padded)
 
     def _per_element(self, name, value, z, shape):
@@ -102,7 +108,7 @@ class Conversions:
 
     def _number(self, name, value, z, validate, zero=0.0):
         """A finite number ≥ 0, as a float or a 0-d array; `zero` is what a plain 0 becomes."""
-        number = self._plain(value)
+        number = self._as_number(value)
         if number is not None:
             if not 0 <= number < float("inf"):
                 argument_checks.not_negative(name, float(number))
@@ -111,27 +117,30 @@ class Conversions:
         if value.ndim or self.backend.kind(value) == "boolean":
             got = f"shape {tuple(value.shape)}, {value.dtype}"
             raise complain(name, "a number or a 0-d array", got, argument_checks.NOT_NEGATIVE[name])
-        if (seen := self._values(value, validate)) is not None:
-            argument_checks.not_negative(name, seen)
+        if (values := self._values(value, validate)) is not None:
+            argument_checks.not_negative(name, values)
         return self.backend.xp.astype(value, self.backend.xp.float_of(z))
 
-    def _unseen(self, problem, validate):
-        """The Problem with NaN for what `values` would refuse, had it been in sight: no wrong number without a word."""
+    def _nan_if_invalid(self, problem, validate):
+        """The Problem with NaN in place of invalid numbers that no check can read.
+
+        `value_checks` raises for them where it can read them. NaN keeps the others from giving a wrong loss silently.
+        """
         changed = {}
         for name in ("weight", "prior", "sample_weight", "z_loss", "normalizer"):
             value = getattr(problem, name)
             if value is None or isinstance(value, float) or self._values(value, validate) is not None:
                 continue
-            right = self._right(name, value)
+            valid = self._valid(name, value)
             changed[name] = self.backend.xp.where(
-                right,
+                valid,
                 self.backend.xp.constant(value, problem.logits),
                 self.backend.xp.constant(np.nan, problem.logits),
             )
         return problem._replace(**changed) if changed else problem
 
-    def _right(self, name, value):
-        """Where an array of numbers is what it ought to be."""
+    def _valid(self, name, value):
+        """Where an array of numbers is valid."""
         xp = self.backend.xp
         if name != "prior":
             return (value >= 0) & (value < float("inf"))

@@ -1,26 +1,30 @@
-"""What is wrong with the targets and with the class axis that they imply; `checks` has the other arguments."""
+"""The checks of the targets and of the class axis that they imply. `argument_checks` has the other arguments."""
 
 import math
 
 import numpy as np
 
-from multismooth.api.argument_checks import elements_shape, existing, first, offenders, place, same_shape, warn
+from multismooth.api.argument_checks import axis_index, elements_shape, existing, first, offenders, same_shape, warn
 from multismooth.api.containers import NUMBERED
 from multismooth.errors import LabelError, TargetError, complain
 
 
 def kind(array_kind, dtype):
-    """Targets are integers, booleans or floats."""
+    """Targets must be integers, booleans or floats."""
     if array_kind == "other":
         expected = "integer labels, or floating or boolean rows"
         raise complain("targets", expected, f"dtype {dtype}", NUMBERED, TargetError)
 
 
 def class_axis(shape, target_shape, soft, axis, rows=None, slack=1e-3):
-    """The class axis as a number ≥ 0. Unsaid it is the last one, unless the targets say otherwise or fit twice."""
+    """The class axis as a number ≥ 0.
+
+    With axis=None it is the last axis. Targets that fit another axis only, or two axes, are an error. `rows` are the
+    values of soft targets, or None where they cannot be read.
+    """
     ndim = len(shape)
     if axis is not None:
-        return place(axis, ndim, "the logits")
+        return axis_index(axis, ndim, "the logits")
     if soft:
         if rows is not None and ndim > 2 and not is_distribution(rows, -1, slack):
             others = [k for k in range(1, ndim - 1) if is_distribution(rows, k, slack)]
@@ -54,7 +58,7 @@ def _other_axis(shape, target_shape, axis):
 
 
 def target_shape(kind, target_shape, shape, axis):
-    """Integers have the elements' shape, floating and boolean targets the logits'."""
+    """Integer targets must have the elements' shape, floating and boolean targets the shape of the logits."""
     expected, got, shape = elements_shape(shape, axis), tuple(target_shape), tuple(shape)
     if same_shape(got, expected if kind == "integer" else shape):
         return
@@ -69,29 +73,29 @@ def target_shape(kind, target_shape, shape, axis):
 
 
 def _fitting(kind, got, shape, axis):
-    """What would make targets of a wrong shape fit."""
+    """How to correct targets of a wrong shape."""
     if kind == "integer" and got == shape:
         return "One-hot rows must be floating or boolean: convert them, or pass the labels themselves."
     ndim, expected, steps = len(shape), elements_shape(shape, axis), []
-    whole = [k for k in (axis, *range(1, ndim), 0) if elements_shape(shape, k) == got]
-    thin = [k for k in (axis, *range(1, ndim), 0) if (*shape[:k], 1, *shape[k + 1 :]) == got]
-    if kind == "floating" and (whole or thin or got == expected):
+    dropped = [k for k in (axis, *range(1, ndim), 0) if elements_shape(shape, k) == got]  # axes that got lacks
+    ones = [k for k in (axis, *range(1, ndim), 0) if (*shape[:k], 1, *shape[k + 1 :]) == got]
+    if kind == "floating" and (dropped or ones or got == expected):
         steps.append("Label smoothing is for classes: for regression use a regression loss.")
         steps.append("Cast class ids to integers: targets.long() or targets.astype(int).")
-    if thin and not whole:
-        steps.append(f"Drop the axis of 1: targets.squeeze({-1 if thin[0] == ndim - 1 else thin[0]}).")
-    found = [*whole, *thin]
-    if found and axis not in found:
-        steps.append(f"Pass axis={found[0]}, the class axis.")
+    if ones and not dropped:
+        steps.append(f"Drop the axis of 1: targets.squeeze({-1 if ones[0] == ndim - 1 else ones[0]}).")
+    fitting = [*dropped, *ones]
+    if fitting and axis not in fitting:
+        steps.append(f"Pass axis={fitting[0]}, the class axis.")
     if not steps and math.prod(got) == math.prod(expected):
         steps.append(f"Pass targets.reshape({expected}).")
     return " ".join(steps) or f"The logits are {shape} with classes on axis {axis}; axis= names another one."
 
 
-def labels(y, num_classes, ignore_index, mask=None, axis=-1, excluded=(), something=None):
-    """True when every label names a class and none is ignored; LabelError when one names no class.
+def labels(y, num_classes, ignore_index, mask=None, axis=-1, excluded=(), weighted=None):
+    """True if every label names a class and none is ignored. LabelError if a counted label names no class.
 
-    `something`: where the sample weight is not 0, or None; elsewhere a label means nothing.
+    `weighted`: the elements whose sample weight is not 0, or None for all. Other elements may have any label.
     """
     if y.size == 0:
         return True
@@ -103,7 +107,7 @@ def labels(y, num_classes, ignore_index, mask=None, axis=-1, excluded=(), someth
         low, high = (int(rest.min()), int(rest.max())) if rest.size else (0, 0)
     if low >= 0 and high < num_classes and mask is None and not excluded:
         return not ignored
-    counted = counted if something is None else counted & something
+    counted = counted if weighted is None else counted & weighted
     bad = counted & ((y < 0) | (y >= num_classes))
     if bad.any():
         number, index = first(bad)
@@ -116,24 +120,24 @@ def labels(y, num_classes, ignore_index, mask=None, axis=-1, excluded=(), someth
             LabelError,
         )
     safe = np.where(counted, y, 0)
-    for what, allowed in existing(mask, excluded, num_classes):
+    for source, allowed in existing(mask, excluded, num_classes):
         if allowed.ndim > 1:
             allowed = np.take_along_axis(allowed, np.expand_dims(safe, axis), axis=axis).squeeze(axis)
         else:
             allowed = allowed[safe]
         if (counted & ~allowed).any():
             number, index = first(counted & ~allowed)
-            raise _absent(what, f"{int(y[index])} at {index}, {number} in all", LabelError)
+            raise _absent(source, f"{int(y[index])} at {index}, {number} in all", LabelError)
     return low >= 0 and high < num_classes and not ignored
 
 
-def _absent(what, got, error=TargetError):
+def _absent(source, got, error=TargetError):
     remedy = "Mark such elements with ignore_index or sample_weight 0, or let the class exist."
-    return complain("targets", f"only classes that `{what}` lets exist", got, remedy, error)
+    return complain("targets", f"only classes that `{source}` lets exist", got, remedy, error)
 
 
 def soft_mass(rows, axis, mask, counted):
-    """No counted soft row has mass on a class that does not exist."""
+    """No counted soft row may have mass on a class that does not exist."""
     if mask is None:
         return
     allowed = mask if mask.ndim > 1 else mask.reshape([-1 if k == axis else 1 for k in range(rows.ndim)])
@@ -151,19 +155,19 @@ def _label_remedy(value, num_classes):
     return "Check the number of classes, or pass ignore_index if this value marks padding."
 
 
-# How far a row of probabilities may be from one: its sum from 1, its entries below 0. Looked up by the dtype that the
-# caller's own array has, because a conversion forgets how it was rounded.
+# The tolerance for a row of probabilities: for its sum against 1, and for its entries below 0. The dtype is that of the
+# caller's array, because a conversion does not undo its rounding.
 TOLERANCE = {"float64": 1e-5, "float32": 1e-3, "float16": 1e-2, "bfloat16": 2.0**-6}
 
 
 def tolerance(dtype):
-    """`TOLERANCE` of any framework's dtype; 8 bits and fewer are coarse."""
+    """`TOLERANCE` of any framework's dtype; for floats of 8 bits and fewer it is 0.125."""
     name = str(dtype).rpartition(".")[2]
     return 0.125 if name.startswith(("float8", "float4")) else TOLERANCE.get(name, 1e-3)
 
 
 def is_distribution(rows, axis, slack, lowest=None):
-    """Whether all rows sum to 1 and have no entry below `lowest` (−slack), to within `slack`."""
+    """Whether all rows sum to 1 within `slack` and have no entry below `lowest`, which is −slack by default."""
     with np.errstate(all="ignore"):
         total = np.sum(rows, axis=axis, dtype=np.float64)
         lowest = -slack if lowest is None else lowest
@@ -171,7 +175,7 @@ def is_distribution(rows, axis, slack, lowest=None):
 
 
 def distributions(argument, rows, axis, slack, counted=None, error=TargetError):
-    """Every counted row is ≥ 0 and sums to 1 within `slack`, the tolerance of its own dtype."""
+    """Every counted row must be ≥ 0 and sum to 1 within `slack`, the tolerance of its dtype."""
     if rows.dtype == bool:
         rows = rows.astype(np.float32)
     if is_distribution(rows, axis, slack):
@@ -200,39 +204,43 @@ def distributions(argument, rows, axis, slack, counted=None, error=TargetError):
     )
 
 
-def prior_left(prior, rows_of, axis, what, allowed, counted):
-    """A prior keeps mass on the classes that exist, at every counted element.
+def prior_mass(prior, targets, axis, source, allowed, counted):
+    """A prior must have mass on the allowed classes at every counted element.
 
-    `rows_of`: the labels of a (K, K) prior's rows, or soft rows that mix them. `allowed` is from `checks.together`.
+    `targets` pick or mix the rows of a (K, K) prior. `source`, `allowed`: from `argument_checks.allowed_classes`.
     """
-    if prior.ndim > 1 and rows_of is None:
+    if prior.ndim > 1 and targets is None:
         return
     allowed = allowed if allowed.ndim == 1 else np.moveaxis(allowed, axis, -1)
     with np.errstate(all="ignore"):
-        if prior.ndim > 1 and rows_of.dtype.kind in "iu":
-            labels = np.where((rows_of >= 0) & (rows_of < len(prior)), rows_of, 0)
-            left = (prior @ allowed)[labels] if allowed.ndim == 1 else np.sum(allowed * prior[labels], axis=-1)
+        if prior.ndim > 1 and targets.dtype.kind in "iu":
+            labels = np.where((targets >= 0) & (targets < len(prior)), targets, 0)
+            mass = (prior @ allowed)[labels] if allowed.ndim == 1 else np.sum(allowed * prior[labels], axis=-1)
         else:
-            rows = prior if prior.ndim == 1 else np.moveaxis(rows_of, axis, -1) @ prior
-            left = np.sum(allowed * rows, axis=-1)
-        none = np.asarray(~(left > 0))
-    if none.ndim and counted is not None:
-        none = none & counted
-    if none.any():
-        where = f" at {first(none)[1]}" if none.ndim else ""
+            rows = prior if prior.ndim == 1 else np.moveaxis(targets, axis, -1) @ prior
+            mass = np.sum(allowed * rows, axis=-1)
+        bad = np.asarray(~(mass > 0))
+    if bad.ndim and counted is not None:
+        bad = bad & counted
+    if bad.any():
+        where = f" at {first(bad)[1]}" if bad.ndim else ""
         raise complain(
             "prior",
-            f"mass on the classes that exist under `{what}`",
+            f"mass on the classes that exist under `{source}`",
             f"a prior with none there{where}",
             "Give these classes mass, or let a class exist that has some.",
         )
 
 
-def probabilities(row, slack, everything):
-    """Logits that are all probabilities are a softmax too many; `everything` is asked for only if the first row is."""
+def probabilities(row, slack, all_logits):
+    """Refuse logits that are all probabilities, which means that a softmax was already applied.
+
+    `row` is the first row. `all_logits()` returns (the values of all logits, the class axis). It is called only if the
+    first row looks like probabilities.
+    """
     if not 0 <= row[0] <= 1 or abs(float(row.sum(dtype=np.float64)) - 1) > slack:
         return
-    if not _probabilities(row, 0, slack) or not _probabilities(*everything(), slack):
+    if not _probabilities(row, 0, slack) or not _probabilities(*all_logits(), slack):
         return
     raise complain(
         "logits",
@@ -247,7 +255,7 @@ def _probabilities(rows, axis, slack):
 
 
 def probability(t, slack, counted):
-    """Every counted target of `binary_loss` is in [0, 1], to within `slack`."""
+    """Every counted target of `binary_loss` must be in [0, 1] within `slack`."""
     bad = ~((t >= -slack) & (t <= 1 + slack)) if t.dtype.kind not in "b" else np.zeros(t.shape, bool)
     bad = bad if counted is None else bad & counted
     if bad.any():
@@ -256,14 +264,14 @@ def probability(t, slack, counted):
 
 
 def binary_fitting(got, shape):
-    """What would make the targets of `binary_loss` fit."""
+    """How to correct targets of `binary_loss` of a wrong shape."""
     if math.prod(got) == math.prod(shape):
         return f"Pass targets.reshape({tuple(shape)})."
     return "One target for each logit: labels of classes that exclude each other belong to loss."
 
 
 def largest_entry(mass, prior, labels, num_classes):
-    """Warn when a smoothed target is larger at another class than at its label."""
+    """Warn if a smoothed target is larger at another class than at its label."""
     if prior is None:
         wrong = mass > 1
     else:

@@ -1,4 +1,4 @@
-"""The checks that need values, put together: which elements count decides what may stand at the others."""
+"""The checks that read values. First they find the elements that count, because the others may hold any value."""
 
 import math
 import sys
@@ -11,12 +11,18 @@ from multismooth.api import argument_checks, target_checks
 from multismooth.problem import Problem, Settings
 
 
-class Seen:
-    """What can be seen of a call: NumPy arrays, plain numbers, and None for what is not there or out of sight.
+class VisibleValues:
+    """The values of a call that can be read now, as NumPy arrays and plain numbers.
 
-    something: elements with a sample weight that is not 0. counted: those of them whose label is not ignored. weighed:
-    those whose sample weight matters; active: those whose logits do, as an ignored one's under ignore_scope "nll_only".
-    None: all. known: all of this is in sight.
+    None stands for an argument that was not passed, or whose values cannot be read (under a trace, on a device).
+
+    Four masks over the elements; None means all elements:
+        weighted    the sample weight is not 0
+        counted     weighted, and the label is not ignored
+        checked     the sample weight must be valid: under ignore_scope "nll_only" everywhere, else where the label is
+                    not ignored
+        active      the logits enter the loss: under ignore_scope "nll_only" also those of an ignored element
+    known: whether every value that these masks depend on can be read.
     """
 
     smoothing: Any
@@ -27,126 +33,136 @@ class Seen:
     z_loss: Any
     normalizer: Any
 
-    def __init__(self, problem: Problem, shape, targets, see: Callable[[Any], Any], ignore_index=None, keeps=False):
+    def __init__(
+        self, problem: Problem, shape, targets, values_of: Callable[[Any], Any], ignore_index=None, keeps_ignored=False
+    ):
         self.targets, self.shape = targets, tuple(shape)
         self.smoothing, self.weight, self.prior, self.mask, self.sample_weight, self.z_loss, self.normalizer = (
-            value if value is None or isinstance(value, float) else see(value)
-            for value in [*problem][2:]  # PyTorch 2.6's compiler cuts no NamedTuple
+            value if value is None or isinstance(value, float) else values_of(value)
+            for value in [*problem][2:]  # PyTorch 2.6's compiler cannot slice a NamedTuple
         )
         s = self.sample_weight
-        labelled = None if ignore_index is None or targets is None else targets != ignore_index
-        self.something = None if s is None else np.broadcast_to(s != 0, self.shape)
-        self.counted = self.something if labelled is None else labelled
-        if labelled is not None and self.something is not None:
-            self.counted = labelled & self.something
-        self.weighed: Any = None if keeps else labelled
-        self.active: Any = self.something if keeps else self.counted
+        not_ignored = None if ignore_index is None or targets is None else targets != ignore_index
+        self.weighted = None if s is None else np.broadcast_to(s != 0, self.shape)
+        self.counted = self.weighted if not_ignored is None else not_ignored
+        if not_ignored is not None and self.weighted is not None:
+            self.counted = not_ignored & self.weighted
+        self.checked: Any = None if keeps_ignored else not_ignored
+        self.active: Any = self.weighted if keeps_ignored else self.counted
         self.known = (s is None) == (problem.sample_weight is None) and (ignore_index is None or targets is not None)
 
-    def anything(self):
-        """Whether something is sure to be counted."""
+    def some_counted(self):
+        """Whether it is certain that at least one element counts."""
         return self.known and bool(math.prod(self.shape) if self.counted is None else self.counted.any())
 
     def check(self):
-        """Sample weights, ε and the normalizer; the largest ε that counts."""
+        """Check the sample weights, ε and the normalizer. Returns the largest ε among the active elements."""
         if self.sample_weight is not None:
-            argument_checks.not_negative("sample_weight", self.sample_weight, self.weighed)
-        if self.normalizer is not None and self.normalizer == 0 and self.anything():
-            raise argument_checks.divides_by_nothing()
+            argument_checks.not_negative("sample_weight", self.sample_weight, self.checked)
+        if self.normalizer is not None and self.normalizer == 0 and self.some_counted():
+            raise argument_checks.zero_normalizer()
         epsilon = self.smoothing
         if epsilon is None or isinstance(epsilon, float):
             return epsilon or 0.0
         where = self.active if epsilon.ndim else None
         if self.known or not epsilon.ndim:
             argument_checks.smoothing_range(epsilon, where)
-            argument_checks.smoothing(argument_checks.highest(epsilon, where))
-        return argument_checks.highest(epsilon, where)
+            argument_checks.smoothing(argument_checks.largest(epsilon, where))
+        return argument_checks.largest(epsilon, where)
 
 
-def check(problem: Problem, settings: Settings, targets, see, tracing: bool) -> tuple[bool, bool]:
-    """Look at what can be looked at; (valid, clean) of the labels: see `Settings`."""
+def check(problem: Problem, settings: Settings, targets, values_of, tracing: bool) -> tuple[bool, bool]:
+    """Check every value that can be read. Returns (valid, clean) of the targets, as `Settings` defines them.
+
+    `targets` are the targets' values, or None where they cannot be read. `values_of` reads another array.
+    """
     z, convention, axis, soft = problem.logits, settings.convention, settings.axis, settings.soft
     num_classes, excluded, ignored = z.shape[axis], convention.exclude, None if soft else settings.ignore_index
-    keeps = convention.ignore_scope == "nll_only"
-    seen = Seen(problem, argument_checks.elements_shape(z.shape, axis), targets, see, ignored, keeps)
-    mask, there = seen.mask, (seen.mask is None) == (problem.class_mask is None)
+    keeps_ignored, shape = convention.ignore_scope == "nll_only", argument_checks.elements_shape(z.shape, axis)
+    visible = VisibleValues(problem, shape, targets, values_of, ignored, keeps_ignored)
+    mask, mask_known = visible.mask, (visible.mask is None) == (problem.class_mask is None)
     if mask is not None and mask.ndim > 1:
         mask = np.broadcast_to(mask, tuple(z.shape))
     valid = clean = False
-    what, left = argument_checks.together(mask, excluded, num_classes, axis) if there and not tracing else ("", None)
-    if mask is not None and (seen.known or mask.ndim == 1):
-        argument_checks.some_class(what, left, axis, seen.active)
+    source, allowed = "", None
+    if mask_known and not tracing:
+        source, allowed = argument_checks.allowed_classes(mask, excluded, num_classes, axis)
+    if mask is not None and (visible.known or mask.ndim == 1):
+        argument_checks.some_class(source, allowed, axis, visible.active)
     if targets is not None and not soft:
-        clean = target_checks.labels(targets, num_classes, ignored, mask, axis, excluded, seen.something)
-        valid = problem.sample_weight is None and there
+        clean = target_checks.labels(targets, num_classes, ignored, mask, axis, excluded, visible.weighted)
+        valid = problem.sample_weight is None and mask_known
     elif targets is not None:
-        target_checks.distributions("targets", targets, axis, settings.row_tolerance, seen.something)
-        target_checks.soft_mass(targets, axis, mask, seen.something)
-        valid = seen.known and there
-    epsilon = seen.check()
-    if seen.prior is not None:
+        target_checks.distributions("targets", targets, axis, settings.row_tolerance, visible.weighted)
+        target_checks.soft_mass(targets, axis, mask, visible.weighted)
+        valid = visible.known and mask_known
+    epsilon = visible.check()
+    if visible.prior is not None:
         target_checks.distributions(
-            "prior", seen.prior, -1, target_checks.tolerance(problem.prior.dtype), error=ValueError
+            "prior", visible.prior, -1, target_checks.tolerance(problem.prior.dtype), error=ValueError
         )
-        if left is not None and (seen.known or left.ndim == seen.prior.ndim == 1):
-            target_checks.prior_left(seen.prior, targets, axis, what, left, seen.active)
-    if seen.weight is not None or seen.prior is not None or epsilon > 0.5:
+        if allowed is not None and (visible.known or allowed.ndim == visible.prior.ndim == 1):
+            target_checks.prior_mass(visible.prior, targets, axis, source, allowed, visible.active)
+    if visible.weight is not None or visible.prior is not None or epsilon > 0.5:
         mass = convention.mass(epsilon, convention.receivers(num_classes))
-        if seen.weight is not None:
+        if visible.weight is not None:
             per_term = convention.class_weights == "per_term"
-            argument_checks.weights(seen.weight, mass if per_term else 0.0, mask, excluded)
-            _check_divisors(problem, settings, seen, epsilon)
+            argument_checks.weights(visible.weight, mass if per_term else 0.0, mask, excluded)
+            _check_denominators(problem, settings, visible, epsilon)
         if not soft and not tracing:
-            target_checks.largest_entry(mass, seen.prior, targets, num_classes)
+            target_checks.largest_entry(mass, visible.prior, targets, num_classes)
     return valid, valid and clean
 
 
-def _check_divisors(problem, settings, seen, epsilon):
-    """Σ w_y of the counted labels divides no sum that is not empty; where it cannot be seen, the mean is NaN."""
-    convention, labels = settings.convention, seen.targets
+def _check_denominators(problem, settings, visible, epsilon):
+    """Refuse a mean whose denominator Σ w_y over the counted labels is 0, although its numerator is not.
+
+    Where the values cannot be read, the mean is NaN (see `reduction.reciprocal`).
+    """
+    convention, labels = settings.convention, visible.targets
     if settings.soft or settings.reduction != "mean" or problem.normalizer is not None or labels is None:
         return
     smooths, squares = epsilon > 0 and convention.class_weights != "target", problem.z_loss is not None
     own, smooth, square = convention.denominator, convention.smooth_denominator, convention.z_loss_denominator
     used = [own] if (smooths and smooth is None) or (squares and square is None) else []
-    used += [kind for kind, there in ((smooth, smooths), (square, squares)) if there]
-    lifted = convention.denominator_add > 0 or (convention.denominator_floor or 0) > 0
-    if "target_weight" not in used or lifted or not seen.anything() or seen.weight.all():
+    used += [kind for kind, present in ((smooth, smooths), (square, squares)) if present]
+    never_zero = convention.denominator_add > 0 or (convention.denominator_floor or 0) > 0
+    if "target_weight" not in used or never_zero or not visible.some_counted() or visible.weight.all():
         return
-    counted = labels if seen.counted is None else labels[seen.counted]
-    if not seen.weight[counted].any():
-        raise argument_checks.weighs_nothing()
+    counted = labels if visible.counted is None else labels[visible.counted]
+    if not visible.weight[counted].any():
+        raise argument_checks.zero_weights()
 
 
-def check_binary(problem: Problem, targets, slack, see):
-    """The same for `binary_loss`, whose entries all stand alone; `weight` holds pos_weight."""
-    seen = Seen(problem, problem.logits.shape, targets, see)
-    seen.check()
-    if seen.weight is not None and seen.known:
-        argument_checks.not_negative("pos_weight", seen.weight, seen.counted)
-    if targets is not None and seen.known:
-        target_checks.probability(targets, slack, seen.counted)
+def check_binary(problem: Problem, targets, slack, values_of):
+    """`check` for `binary_loss`, where each entry of the logits is an element. `weight` holds pos_weight."""
+    visible = VisibleValues(problem, problem.logits.shape, targets, values_of)
+    visible.check()
+    if visible.weight is not None and visible.known:
+        argument_checks.not_negative("pos_weight", visible.weight, visible.counted)
+    if targets is not None and visible.known:
+        target_checks.probability(targets, slack, visible.counted)
 
 
-# --- calls like an earlier one ----------------------------------------------------------------------------------------
+# --- repeated calls of one kind --------------------------------------------------------------------------------------
 
 
 class Expectations(NamedTuple):
-    """What `quick_check` needs to know of a kind of call: all of it follows from shapes, dtypes and settings."""
+    """What `quick_check` needs to know about calls of one kind. Shapes, dtypes and settings decide all of it."""
 
     num_classes: int
     axis: int
     soft: bool
     ignore_index: int | None
-    row_slack: float  # how far from 1 the sum of a soft row may be
-    score_slack: float  # how far from 1 the sum of logits may be that look like probabilities
+    row_slack: float  # a soft row is valid if its sum is this close to 1
+    score_slack: float  # logits look like probabilities if their sum is this close to 1
     prior_slack: float
-    included: Any  # (K,) booleans, or None: the classes that the convention does not exclude
-    lightest: float  # the smallest class weight over the largest that brings no warning
+    included: Any  # (K,) booleans, False for a class that the convention excludes; None: it excludes none
+    lightest: float  # a ratio of smallest to largest class weight below this one brings a warning
 
 
 def expectations(problem, settings):
-    """The Expectations of calls like this one, or None if `quick_check` cannot judge them."""
+    """The Expectations of calls of this kind, or None if `quick_check` cannot check such calls."""
     z, convention, axis, soft = problem.logits, settings.convention, settings.axis, settings.soft
     num_classes, mask, restricted = z.shape[axis], problem.class_mask, bool(convention.exclude)
     if num_classes < 2 or 0 in z.shape or (soft and (z.ndim < 2 or "float" not in str(problem.targets.dtype))):
@@ -174,10 +190,11 @@ def expectations(problem, settings):
 
 
 def quick_check(row, values, expect):
-    """Whether labels were found that are ignored: True or False; None where `check` must look again.
+    """True if some labels are ignored, False if none is; None if `check` must decide.
 
-    Looks at all that `check` looks at, in the fewest steps, and is content with less: it never accepts what `check`
-    refuses or warns of. `row` is the first element's logits or None, `values` the arrays of the Problem behind them.
+    It examines the same values as `check`, in the fewest steps, and is stricter: it never accepts a value that `check`
+    refuses or warns about. `row` is the first element's logits or None. `values` are the Problem's fields after the
+    logits.
     """
     targets, smoothing, weight, prior, mask, sample_weight, z_loss, normalizer = values
     ignored = False
@@ -213,9 +230,11 @@ def quick_check(row, values, expect):
 
 
 def _ignored(labels, expect):
-    """(whether some labels are ignored, the others), None for the others where one names no class."""
+    """(whether some labels are ignored, the other labels). The latter are None if one of them names no class."""
     ignore_index, ignored = expect.ignore_index, False
-    if labels.size and np.maximum.reduce(labels.view(np.uint64), None) >= expect.num_classes:  # negative ones are huge
+    if (
+        labels.size and np.maximum.reduce(labels.view(np.uint64), None) >= expect.num_classes
+    ):  # as uint64, a negative label is huge
         if ignore_index is None:
             return False, None
         ignored, labels = True, labels[labels != ignore_index]
@@ -227,15 +246,15 @@ def _ignored(labels, expect):
 
 
 def _allowed(mask, labels, ignored=False, expect=None):
-    """Whether the mask of existing classes has all these labels."""
+    """Whether the mask of existing classes is True at every one of these labels."""
     if mask.ndim == 1:
         return bool(np.logical_and.reduce(mask[labels], None))
-    place = np.expand_dims(labels, expect.axis)
-    return not ignored and bool(np.take_along_axis(mask, place, axis=expect.axis).all())
+    index = np.expand_dims(labels, expect.axis)
+    return not ignored and bool(np.take_along_axis(mask, index, axis=expect.axis).all())
 
 
 def _between(values, high):
-    """Whether all values are in [0, high]; NaN is not."""
+    """Whether all values are in [0, high]. NaN is not."""
     if values.size == 0:
         return True
     return np.minimum.reduce(values, None) >= 0 and float(np.maximum.reduce(values, None)) <= high
