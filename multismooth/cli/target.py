@@ -39,7 +39,9 @@ def load(target, arguments=()):
 def _attribute(found, part, place, name):
     if not hasattr(found, part):
         names = [n for n in dir(found) if not n.startswith("__")]
-        raise complain("target", f"a name in {place}", f"{name!r}", _near(part, names) or "Names are case-sensitive.")
+        raise complain(
+            "target", f"a name in {place}", f"{name!r}", _similar(part, names) or "Names are case-sensitive."
+        )
     if isinstance(found, type) and _takes_self(inspect.getattr_static(found, part)):
         found = _instance(found, {})
     return getattr(found, part)
@@ -68,8 +70,8 @@ def _module(place, target):
     try:
         return importlib.import_module(place)
     except ImportError as error:
-        near = _near_modules(place, error) or "For a file, write its path with .py."
-        raise complain("target", GRAMMAR, repr(target), f"Importing {place} says: {error}. {near}") from error
+        remedy = _similar_modules(place, error) or "For a file, write its path with .py."
+        raise complain("target", GRAMMAR, repr(target), f"Importing {place} says: {error}. {remedy}") from error
     except (Exception, SystemExit) as error:
         raise complain("target", "a module that can be imported", _text(error), f"In {place}.") from error
 
@@ -77,8 +79,8 @@ def _module(place, target):
 def _file(path, place, here):
     """The module in a file. It can import the files beside it, as a script can."""
     if not path.is_file():
-        near = _near(path.name, [neighbour.name for neighbour in path.parent.glob("*.py")])
-        raise complain("target", "a file that exists", place, f"Paths start at {here}. {near}".rstrip())
+        similar = _similar(path.name, [neighbour.name for neighbour in path.parent.glob("*.py")])
+        raise complain("target", "a file that exists", place, f"Paths start at {here}. {similar}".rstrip())
     name = _module_name(path)
     if name in sys.modules:
         return sys.modules[name]
@@ -110,19 +112,20 @@ def _origin(name):
     return getattr(PathFinder.find_spec(name), "origin", None)
 
 
-def _near_modules(place, error):
+def _similar_modules(place, error):
     """Modules with almost the missing name, if the target itself is missing and not a module that it imports."""
     if not error.name or not f"{place}.".startswith(f"{error.name}."):
         return ""
     parent, _, last = error.name.rpartition(".")
     where = getattr(sys.modules.get(parent), "__path__", []) if parent else None
-    near = _near(last, [module.name for module in pkgutil.iter_modules(where)])
-    return f"{near} (in {parent})" if near and parent else near
+    similar = _similar(last, [module.name for module in pkgutil.iter_modules(where)])
+    return f"{similar} (in {parent})" if similar and parent else similar
 
 
-def _near(word, names):
-    near = get_close_matches(word, names, n=3)
-    return f"Did you mean {', '.join(near)}?" if near else ""
+def _similar(word, names):
+    """A question with the names that are most similar to a word; "" if there are none."""
+    similar = get_close_matches(word, names, n=3)
+    return f"Did you mean {', '.join(similar)}?" if similar else ""
 
 
 def _text(error):

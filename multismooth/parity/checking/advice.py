@@ -1,4 +1,4 @@
-"""What sets two readings of a loss apart, in words, and what to pass so that nothing does."""
+"""Sentences on how two readings of a loss differ, and on what to pass so that they agree."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -157,7 +157,7 @@ def _z_loss_denominators(found, expected, names, labels):
     """found, expected: (reading, its convention without equal kinds)."""
     conventions = found[1], expected[1]
     if all(convention.z_loss_denominator is None for convention in conventions):
-        return  # a difference was already said of what the losses divide by
+        return  # lse² has the denominator of the loss, whose difference was reported already
     if 0 in (found[0].z_loss, expected[0].z_loss):
         return
     kinds = [convention.z_loss_denominator or convention.denominator for convention in conventions]

@@ -1,4 +1,4 @@
-"""How far two answers to one case are apart, and how far apart rounding may bring them."""
+"""Compares two answers to one case, with a tolerance for rounding."""
 
 from typing import NamedTuple
 

@@ -59,7 +59,7 @@ def _try_everything(first, against, domain, trials, strict, skip):
     outcomes, failure, made = [], None, {}
     for trial in trials:
         if trial.name in skip:
-            outcomes.append(Outcome(trial.name, "all", "skip", "not asked for"))
+            outcomes.append(Outcome(trial.name, "all", "skip", "left out by skip="))
             continue
         if trial.cases not in made:  # trials share cases, because the subjects cache their answers by case
             made[trial.cases] = tuple(trial.cases(domain))

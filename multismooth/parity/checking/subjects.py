@@ -1,4 +1,4 @@
-"""What is compared: somebody's loss (Subject), and the specification (Reference). Both answer a Case."""
+"""What is compared: a user's loss (Subject), and the specification (Reference). Both answer a Case."""
 
 import copy
 
@@ -11,7 +11,7 @@ from multismooth.parity.calling.frameworks import NO_KEYWORDS, Answer, CallOptio
 
 
 class Subject:
-    """Somebody's fn(logits, targets, **keywords).
+    """A user's loss fn(logits, targets, **keywords).
 
     variable: what fn is called in printed code. connection: further options of `connect`.
     """

@@ -233,7 +233,7 @@ def _masked(domain):
 
 
 def trials(comparing, compile):
-    """All trials, in the order in which a report tells their failures. comparing: two ports, not one and the spec."""
+    """All trials, in the order of a report. comparing: two losses, not a loss and the specification."""
     yield Trial("values", standard_cases, same_loss)
     yield Trial("gradients", standard_cases, same_gradient)
     yield Trial("masked", _masked, same_answer)

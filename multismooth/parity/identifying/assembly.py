@@ -40,7 +40,7 @@ class Denominators(NamedTuple):
         return next((denominator.mass for denominator in self.present if denominator.mass is not None), None)
 
     def belong_together(self):
-        """Whether one convention may have them: all or none divide, by the caller's number all or none."""
+        """Whether one convention may have them: all divide or none does, all by the caller's number or none."""
         divides = {denominator.kind != "" for denominator in self.present}
         by_the_caller = {denominator.kind == "caller" for denominator in self.present}
         return (self.label or self.smoothing) is not None and len(divides) == len(by_the_caller) == 1
@@ -59,10 +59,9 @@ def readings_of_pattern(observations, pattern, tolerance, has_z_loss):
         fit_denominators(factors, by_kind, pattern, 10 * tolerance, mass) if size > tolerance * max(sizes) else [None]
         for factors, size in zip((label, smoothing), sizes, strict=True)
     ]
-    # z_loss may be small beside A, and is then known less exactly
-    z_loss_rtol = 10 * tolerance * max(1.0, max(sizes) / np.abs(z_loss).max()) if has_z_loss else 0.0
-    limits = (10 * tolerance, z_loss_rtol) if has_z_loss and z_loss_rtol < 0.1 else ()
-    of_z_loss = next(filter(None, (fit_denominators(z_loss, by_kind, pattern, rtol, mass) for rtol in limits)), [])
+    of_z_loss, z_loss_rtol = [], 0.0
+    if has_z_loss:
+        of_z_loss, z_loss_rtol = _fit_z_loss(z_loss, max(sizes), by_kind, pattern, tolerance, mass)
     for pair in product(*of_terms):
         common = _as_z_loss_denominator(pair, (label[0], smoothing[0]), z_loss[0]) if has_z_loss else None
         for own in [common, *(own for own in of_z_loss if common is not None and own.kind != common.kind)]:
@@ -77,6 +76,18 @@ def _constant_mass(label, smoothing, tolerance):
     with np.errstate(all="ignore"):
         parts = (smoothing / (label + smoothing))[np.isfinite(label + smoothing)]
     return float(parts.mean()) if len(parts) and np.ptp(parts) <= 100 * tolerance else None
+
+
+def _fit_z_loss(z_loss, largest, by_kind, pattern, tolerance, mass):
+    """(the Denominators that lse² may have to itself, the relative tolerance of its factor).
+
+    z_loss may be small beside `largest`, the largest factor of A. It is then known less exactly.
+    """
+    rtol = 10 * tolerance * max(1.0, largest / np.abs(z_loss).max())
+    for limit in (10 * tolerance, rtol) if rtol < 0.1 else ():
+        if found := fit_denominators(z_loss, by_kind, pattern, limit, mass):
+            return found, rtol
+    return [], rtol
 
 
 def _as_z_loss_denominator(pair, factors, z_loss):

@@ -1,4 +1,4 @@
-"""Why no convention is what a loss computes, as sentences for the caller of `identify`."""
+"""Sentences on why no convention fits a loss, for the caller of `identify`."""
 
 import numpy as np
 

@@ -68,7 +68,7 @@ class Search:
 
     def __init__(self, box, weight):
         self.box, self.weight, self.num_classes = box, weight, box.num_classes
-        self.notes: list[str] = []
+        self.notes = []
         self.at_many_classes = None  # an Observation with many classes, where fn takes them
         self.labels = probes.accepted_labels(box, self.num_classes)
         labels = probes.uneven_labels(self.labels, self.num_classes)
