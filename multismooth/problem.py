@@ -1,10 +1,10 @@
-"""The data of one call: what comes in (Problem, Settings) and what goes out per element (Terms)."""
+"""The data of one call: its arguments (Problem, Settings) and its results per element (Terms)."""
 
 from typing import Any, NamedTuple
 
 
 def traceable(record):
-    """The NamedTuple, with a `_replace` that torch.compile sees through: up to PyTorch 2.8 it refuses Python's own."""
+    """The NamedTuple, with a `_replace` that torch.compile can trace. Up to PyTorch 2.8 it cannot trace Python's."""
 
     def _replace(self, **changes):
         return record(*[changes.get(name, value) for name, value in zip(record._fields, self, strict=True)])
@@ -15,7 +15,7 @@ def traceable(record):
 
 @traceable
 class Problem(NamedTuple):
-    """The arrays of one call, checked and on one device; None where nothing was given."""
+    """The arrays of one call, checked and on one device. None for an argument that was not passed."""
 
     logits: Any  # (N…, K)
     targets: Any  # (N…) integers, or (N…, K) floats
@@ -30,24 +30,27 @@ class Problem(NamedTuple):
 
 @traceable
 class Settings(NamedTuple):
-    """What shapes the computation, hashable: a new value may recompile, a new Problem may not."""
+    """The hashable settings of a call. A compiler may compile anew for other settings, but not for another Problem."""
 
     convention: Any
     axis: int = -1
     soft: bool = False
     ignore_index: int | None = -100
     reduction: str = "mean"
-    valid: bool = False  # the targets were looked at: each is a class, ignored or a distribution; or taken as they are
-    clean: bool = False  # valid, and none is ignored
-    positive: bool = False  # class weights and normalizer were looked at: all are > 0
-    row_tolerance: float = 1e-3  # how far from 1 the sum of a soft row may be that nobody can look at
-    accumulate: str = "float32"  # what a head's gradient is summed in over chunks; "input": in its own dtype
+    valid: bool = False  # targets are checked (each is a class, ignored, or a distribution), or used unchecked
+    clean: bool = False  # valid, and no label is ignored
+    positive: bool = False  # class weights and normalizer are checked: all are > 0
+    row_tolerance: float = 1e-3  # for soft rows that no check can read: their sum is this close to 1
+    accumulate: str = "float32"  # dtype of a linear head's gradient sum over chunks; "input": that of the classifier
+
+
+new = tuple.__new__  # new(Problem, values) skips the constructor that Python gives a NamedTuple, in Python
 
 
 class Memo:
-    """What calls of one kind have in common, beside their Settings. The first of them that needs it fills it in.
+    """A cache that calls of one kind (with equal Settings, shapes and dtypes) share. The first such call fills it.
 
-    kernels: what `choice` of a backend found, by what was asked for.
+    kernels: (with a gradient?, requested implementations) → (replay of the plan or None, name of the kernel).
     """
 
     __slots__ = ("kernels", "settings")
@@ -57,12 +60,12 @@ class Memo:
 
 
 class Call(NamedTuple):
-    """One checked call of a public function: what its backend is given."""
+    """One checked call of a public function, as its backend receives it."""
 
     problem: Problem
     settings: Settings
-    memo: Memo | None = None  # None: the first call of its kind, or one that cannot be like another
-    values: Any = None  # with a memo: the Problem's arrays as NumPy sees them
+    memo: Memo | None = None  # None: the first call of its kind, or a call that cannot be cached
+    values: Any = None  # with a memo: the Problem's fields after the logits as NumPy arrays, if NumPy can read them
 
 
 class Terms(NamedTuple):

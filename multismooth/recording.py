@@ -17,7 +17,7 @@ import numpy as np
 
 from multismooth.namespace import XP
 from multismooth.plan import NUMBERS
-from multismooth.problem import Problem
+from multismooth.problem import Problem, new
 from multismooth.reduction import reduced_plan
 
 SIGNS = {
@@ -196,7 +196,10 @@ class Recording:
             if found.name in needed:
                 needed |= set(re.findall(r"\bt\d+\b", source))
                 kept.append(f"    {found.name} = {source}\n")
-        body = "".join(reversed(kept)) + f"    return {self._name(type(record))}({', '.join(fields)})\n"
+        body = (
+            "".join(reversed(kept))
+            + f"    return {self._name(new)}({self._name(type(record))}, ({', '.join(fields)},))\n"
+        )
         scope = dict(self._constants)
         exec(compile(f"def replay({', '.join(arguments)}):\n{body}", "<recording>", "exec"), scope)
         return scope["replay"]

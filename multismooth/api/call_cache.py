@@ -9,7 +9,7 @@ again, which says what is wrong with it, if anything is.
 import numpy as np
 
 from multismooth.api.value_checks import expectations, quick_check
-from multismooth.problem import Call, Memo, Problem
+from multismooth.problem import Call, Memo, Problem, new
 
 MAX_ENTRIES = 1024  # kinds of calls that are kept. A model that sees sequences of many lengths makes many.
 NUMBERS = (float, int)
@@ -43,7 +43,7 @@ class Entry:
             arguments[place] = value
         for place, read in self.readers:
             arguments[place] = read(arguments[place])
-        problem, found = Problem(*arguments), None
+        problem, found = new(Problem, arguments), None
         seen = backend.views(problem, self.axis, self.scores)
         if seen is None:
             return None
@@ -51,7 +51,7 @@ class Entry:
         if self.expect is not None and (found := quick_check(row, values, self.expect)) is None:
             return None
         memo = self.memos[found]
-        return Call(problem, memo.settings, memo, values)
+        return new(Call, (problem, memo.settings, memo, values))
 
 
 def remember(entries, key, entry):

@@ -27,12 +27,6 @@ def numba():
     return compiled
 
 
-def uniform(plan):
-    """Whether a and b are numbers, the same for every element, and v is 1/K: two sums are the whole loss."""
-    numbers = type(plan.a) is float and type(plan.b) is float and plan.active is None
-    return numbers and plan.u is None and plan.v is None and plan.const is None and plan.z_loss is None
-
-
 def few(logits, plan, axis):
     """Whether `columns` computes a call of these NumPy arrays or tensors, and is the fastest that does."""
     count, classes = logits.shape if logits.ndim == 2 else (0, 0)
@@ -52,12 +46,19 @@ def compiles(logits, plan, axis):
     return numba() is not None and numba().supports(plan, logits.shape[axis])
 
 
-def small(logits, labels, plan, axis):
+def small(logits, plan, axis):
     """Whether `numba().small_problem` computes a call of these NumPy arrays, and is the fastest that does."""
+    labels = plan.labels
     if logits.ndim != 2 or axis != 1 or logits.size > numba().MIN_LOGITS_FOR_THREADS:
         return False
-    ordered = logits.flags.c_contiguous and labels.flags.c_contiguous
-    return ordered and labels.dtype == np.int64 and logits.dtype in (np.float32, np.float64) and uniform(plan)
+    ordered = logits.flags.c_contiguous and labels.flags.c_contiguous and labels.dtype == np.int64
+    return (
+        ordered
+        and logits.dtype in (np.float32, np.float64)
+        and all(
+            not isinstance(x, np.ndarray) or x.shape == labels.shape for x in (plan.a, plan.b, plan.z_loss, plan.const)
+        )
+    )
 
 
 def supports(logits, plan, axis):
@@ -78,7 +79,7 @@ def evaluate(name, logits, plan, axis, with_gradient, out, threads=cores, upstre
 
     The gradient is `out` where that `fits`, else it is memory of ours.
     """
-    if name == "numba" and out is None and small(logits, plan.labels, plan, axis):
+    if name == "numba" and out is None and small(logits, plan, axis):
         return numba().small_problem(logits, plan.labels, plan, with_gradient)
     compiled = numba() if name == "numba" else None
     together = compiled.MIN_LOGITS_FOR_THREADS if compiled else MIN_LOGITS_FOR_THREADS

@@ -19,6 +19,7 @@ from multismooth.cpu.buffers import gradient_memory
 from multismooth.cpu.chunks import Fallback
 
 LOG2_E = 1 / math.log(2)
+MIN_LOGITS_KEPT = 2**18  # from so many on, a gradient is written to memory that is kept
 DOT_CLASSES = 2**12  # up to so many, a product with a row of 1/K is as exact as a sum, and half the time
 DOT_BLOCK = 2**16  # entries that a product of two vectors adds in float32
 BLOCK = 1024  # einsum adds in sixteen running sums: beyond this many summands each, again
@@ -87,12 +88,7 @@ def grid(shape):
 def own_entries(labels, axis):
     """The index of every label's entry in the logits."""
     others = grid(labels.shape)
-    return (*others[:axis], labels, *others[axis:])
-
-
-def across(values, axis):
-    """Per-element values with the class axis put back."""
-    return values[..., None] if axis == values.ndim else np.expand_dims(values, axis)
+    return (others[0], labels) if axis == len(others) == 1 else (*others[:axis], labels, *others[axis:])
 
 
 def constant(const, count):
@@ -103,21 +99,21 @@ def constant(const, count):
 def negative_target(lp, plan, axis):
     """−W = −a·u − b·v in the layout of log p."""
     a, b, v, classes = plan.a, plan.b, plan.v, lp.shape[axis]
-    g = gradient_memory(lp.size, lp.dtype).reshape(lp.shape) if lp.flags.c_contiguous else np.empty_like(lp)
+    large = lp.size >= MIN_LOGITS_KEPT and lp.flags.c_contiguous
+    g = gradient_memory(lp.size, lp.dtype).reshape(lp.shape) if large else np.empty_like(lp)
     if isinstance(b, np.ndarray):
-        np.multiply(across(b, axis), -1 / classes if v is None else -v, out=g)
+        b = b[..., None] if axis == b.ndim else np.expand_dims(b, axis)
+        np.multiply(b, -1 / classes if v is None else -v, out=g)
     elif v is None:
         g.fill(-b / classes)
     else:
         np.multiply(v, -b, out=g)
     if plan.u is not None:
-        g -= (across(a, axis) if isinstance(a, np.ndarray) else a) * plan.u
-        return g
-    place = own_entries(plan.labels, axis)
-    if v is None and not (isinstance(a, np.ndarray) or isinstance(b, np.ndarray)):
-        g[place] = -a - b / classes
+        g -= (np.expand_dims(a, axis) if isinstance(a, np.ndarray) else a) * plan.u
+    elif v is None and type(a) is float and type(b) is float:
+        g[own_entries(plan.labels, axis)] = -a - b / classes
     else:
-        g[place] -= a
+        g[own_entries(plan.labels, axis)] -= a
     return g
 
 
@@ -132,7 +128,7 @@ def summed_loss(lp, plan, axis):
     a, b, v, classes = plan.a, plan.b, plan.v, lp.shape[axis]
     nll = lp[own_entries(plan.labels, axis)] if plan.u is None else np.add.reduce(plan.u * lp, axis)
     loss = (0.0 if plan.const is None else constant(plan.const, lp.size // classes)) - inner(a, nll)
-    if not isinstance(b, np.ndarray) and b == 0.0:  # a −inf logit costs nothing without smoothing
+    if type(b) is float and b == 0.0:  # a −inf logit costs nothing without smoothing
         return loss
     if axis == lp.ndim - 1 and classes <= DOT_CLASSES and (v is None or v.size == classes):
         smooth = lp @ (uniform_row(classes, lp.dtype) if v is None else v.reshape(-1))

@@ -1,4 +1,4 @@
-"""How PyTorch tensors are made, looked at and evaluated for `multismooth.api.functions`."""
+"""The PyTorch backend: how tensors are made, read and evaluated for `multismooth.api.functions`."""
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from multismooth.torch.namespace import XP
 KNOWN_TO_NUMPY = (torch.float32, torch.float64, torch.float16)
 
 
-def readable(value):
-    """What PyTorch can read: lists and numbers as they are, other containers as arrays in a layout that it knows."""
+def torch_readable(value):
+    """Lists and numbers unchanged, and other containers as arrays in a layout that PyTorch can read."""
     if isinstance(value, (list, tuple, int, float)) or hasattr(value, "__cuda_array_interface__"):
         return value
     if torch.compiler.is_compiling():
@@ -43,16 +43,19 @@ class TorchBackend(Backend):
         return isinstance(value, torch.Tensor)
 
     def array(self, value, like=None):
-        """Tensors stay on their device (`meets` refuses to mix), and a pending minus sign is carried out, for NumPy to
-        see their memory; other integers become int64, to index with."""
+        """A value as a tensor; integers become int64, which indexing needs.
+
+        Tensors stay on their device, and `check_device` refuses two devices. A pending negation is applied, because
+        NumPy cannot read the memory of such a tensor.
+        """
         if not isinstance(value, torch.Tensor):
-            value = torch.as_tensor(readable(value), device=None if like is None else like.device)
+            value = torch.as_tensor(torch_readable(value), device=None if like is None else like.device)
         value = value.resolve_neg()
         integer = not (value.dtype.is_floating_point or value.dtype.is_complex or value.dtype is torch.bool)
         if not integer or value.dtype is torch.int64:
             return value
         labels = value.long()
-        if value.dtype is torch.uint64:  # of which half is negative there: what names no class must not wrap to one
+        if value.dtype is torch.uint64:  # its upper half wraps to negative int64, and could become the ignored label
             labels = torch.where(labels < 0, torch.iinfo(torch.int64).max, labels)
         return labels
 
@@ -64,14 +67,14 @@ class TorchBackend(Backend):
                 raise containers.lossy(argument, f"a tensor of layout {value.layout}", containers.DENSE)
             if value.is_quantized:
                 raise containers.lossy(argument, "a quantized tensor", containers.QUANTIZED)
-            if compat.plain_tensor(value) or self.tracing():  # a compiler does not read a Parameter's ancestors
+            if compat.plain_tensor(value) or self.tracing():  # a compiler does not trace `__mro__` of a Parameter
                 array = self.array(value, like)
-                self.meets(argument, array, like)
+                self.check_device(argument, array, like)
                 return array
         return super().take(argument, value, like)
 
-    def meets(self, argument, array, like):
-        """One device for all, but for plain numbers, which a CPU holds for any."""
+    def check_device(self, argument, array, like):
+        """Refuse tensors on two devices. A 0-d tensor on the CPU is allowed with any device, except as targets."""
         if like is None or array.device == like.device:
             return
         if array.ndim == 0 and array.device.type == "cpu" and argument != "targets":
@@ -88,14 +91,14 @@ class TorchBackend(Backend):
 
     def kind(self, array):
         if array.dtype.is_floating_point:
-            return "floating" if array.itemsize > 1 else "other"  # with eight bits there is no arithmetic
+            return "floating" if array.itemsize > 1 else "other"  # PyTorch has no arithmetic for floats of eight bits
         return "boolean" if array.dtype is torch.bool else "other" if array.dtype.is_complex else "integer"
 
     def values(self, array, validate):
         if compat.transforming() or array.is_meta or (array.device.type != "cpu" and not validate):
             return None
         array = array.detach()
-        if not compat.plain_tensor(array):  # a mode makes fake tensors of plain ones too
+        if not compat.plain_tensor(array):  # under FakeTensorMode `detach` returns a fake tensor
             return None
         known = array.dtype in KNOWN_TO_NUMPY or not array.dtype.is_floating_point
         return (array if known else array.float()).numpy(force=True)
@@ -115,21 +118,28 @@ class TorchBackend(Backend):
         return all(compat.plain_tensor(x) for x in problem if isinstance(x, torch.Tensor))
 
     def views(self, problem, axis, scores):
-        z, row = problem.logits, None
-        if not (scores and z.is_cpu) and (z.layout is not torch.strided or z.is_neg()):
+        z, targets, smoothing, weight, prior, mask, sample_weight, z_loss, normalizer = problem
+        row, on_cpu = None, z.is_cpu
+        if not (scores and on_cpu) and (z.layout is not torch.strided or z.is_neg()):
             return None
-        if not z.is_cpu:
-            return (None, None) if problem.targets.layout is torch.strided else None
+        if not on_cpu:
+            return (None, None) if targets.layout is torch.strided else None
         try:  # NumPy takes no other layout, no pending minus sign and no gradient
             if scores and z.dtype in KNOWN_TO_NUMPY:
                 row = z.detach().numpy()
                 row = row[0] if axis == 1 and z.ndim == 2 else row[first_element(z.ndim, axis)]
             elif scores:
                 row = z.detach()[first_element(z.ndim, axis)].float().numpy()
-            values = [None] * (len(problem) - 1)
-            for place, value in enumerate(problem[1:]):  # no comprehension, whose frame costs as much as its work
-                values[place] = value.numpy() if isinstance(value, torch.Tensor) else value
-            return row, values
+            return row, (
+                targets.numpy(),
+                smoothing if type(smoothing) is float else smoothing.numpy(),
+                None if weight is None else weight.numpy(),
+                None if prior is None else prior.numpy(),
+                None if mask is None else mask.numpy(),
+                None if sample_weight is None else sample_weight.numpy(),
+                z_loss if z_loss is None or type(z_loss) is float else z_loss.numpy(),
+                normalizer if normalizer is None or type(normalizer) is float else normalizer.numpy(),
+            )
         except (TypeError, RuntimeError, IndexError):  # or there is no first element
             return None
 
@@ -145,7 +155,7 @@ class TorchBackend(Backend):
             return autograd.loss(call)
         if self.tracing() and operators.supports(problem):
             return total(problem, call.settings, XP, operators.elements)
-        self._by_spec()
+        self._record_spec()
         return super().loss(call)
 
     def loss_and_grad(self, call, out=None):
@@ -155,29 +165,31 @@ class TorchBackend(Backend):
             got = f"{type(out).__name__} {tuple(getattr(out, 'shape', ()))} {getattr(out, 'dtype', '')}"
             raise complain("out", expected, got, "Make it with torch.empty_like(logits).")
         if out is not None:
-            self.meets("out", out, z)
+            self.check_device("out", out, z)
         if call.memo is None and not compat.eligible(z):
-            self._by_spec()
+            self._record_spec()
             return self._loss_and_grad_by_spec(call.problem, settings, out)
         with torch.no_grad():
             plan, kernel = plan_and_kernel(call)
             return kernel(z.detach(), plan, settings.axis, summed=settings.reduction != "none", out=out)
 
-    def _by_spec(self):
-        if not self.tracing():  # a compiler cannot look at the caller's requested
+    def _record_spec(self):
+        if not self.tracing():  # a compiler cannot read the context variable of `implementation`
             select("spec")
 
     def _loss_and_grad_by_spec(self, problem, settings, out):
-        with torch.set_grad_enabled(compat.functorch_active()):  # else no graph, as of a kernel
+        with torch.set_grad_enabled(
+            compat.functorch_active()
+        ):  # outside of torch.func no graph is needed, as for a kernel
             plan = reduced_plan(problem, settings, XP)
             loss, gradient = spec.losses_and_gradient(problem.logits, plan, settings.axis, XP)
             loss = loss if settings.reduction == "none" else loss.sum()
             return loss, gradient.to(problem.logits.dtype) if out is None else out.copy_(gradient)
 
     def linear_loss(self, hidden, classifier, bias, chunk_rows, call):
-        given = hidden, classifier, bias, chunk_rows, call.problem, call.settings
-        traced = operators.head_loss(*given) if self.tracing() else None
-        return linear.loss(*given) if traced is None else traced
+        arguments = hidden, classifier, bias, chunk_rows, call.problem, call.settings
+        traced = operators.head_loss(*arguments) if self.tracing() else None
+        return linear.loss(*arguments) if traced is None else traced
 
     def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, call):
         return linear.loss_and_grad(hidden, classifier, bias, chunk_rows, call.problem, call.settings)

@@ -62,6 +62,17 @@ def batched(tensor):
     return functorch.is_legacy_batchedtensor(tensor) or functorch.is_functorch_wrapped_tensor(tensor)
 
 
+def differentiated(upstream):
+    """Whether a backward pass is to be differentiated itself, or vmapped over."""
+    functorch = torch._C._functorch
+    return (
+        torch.is_grad_enabled()
+        or functorch.is_legacy_batchedtensor(upstream)
+        or functorch.is_functorch_wrapped_tensor(upstream)
+        or transforming()
+    )
+
+
 def legacy_reduction(size_average, reduce):
     """The reduction that torch's two retired flags mean, with torch's own warning."""
     return torch.nn._reduction.legacy_get_string(size_average, reduce)

@@ -60,12 +60,16 @@ def class_arguments(plan, classes, dtype, side_by_side):
     mask = plan.mask.reshape(-1) if masked else NO_MASK
     if side_by_side:
         return v, v_sum, 1.0, mask, masked
-    starts = np.arange(0, classes, BLOCK)
-    lowest, highest = np.minimum.reduceat(v, starts), np.maximum.reduceat(v, starts)
+    if classes <= BLOCK:
+        lowest, highest = np.minimum.reduce(v, keepdims=True), np.maximum.reduce(v, keepdims=True)
+    else:
+        starts = np.arange(0, classes, BLOCK)
+        lowest, highest = np.minimum.reduceat(v, starts), np.maximum.reduceat(v, starts)
     kinds = np.where(lowest == highest, EVEN, np.where(lowest == 0, GAPS, UNEVEN))
     absent = np.zeros(classes, dtype)
     if masked:
-        kinds = np.where(np.logical_and.reduceat(mask, starts), kinds, GAPS)
+        every = np.logical_and.reduce(mask) if classes <= BLOCK else np.logical_and.reduceat(mask, starts)
+        kinds = np.where(every, kinds, GAPS)
         absent[~mask] = -np.inf
     return v, v_sum, kinds, highest.astype(np.float64), absent
 
@@ -124,30 +128,29 @@ def compute_part(z, plan, common, out, losses, upstream):
 
 
 def small_problem(z, labels, plan, with_gradient):
-    """(losses per element, gradient or None) of contiguous (N, K) rows, a and b numbers, v uniform.
+    """(losses per element, gradient or None) of contiguous (N, K) rows.
 
     The preparations of `evaluate` take 20 µs, as long as 3,000 logits. `compute_part` would take 3 µs more than this.
     """
     (count, classes), dtype = z.shape, z.dtype
     losses, inexact = np.empty(count, dtype), np.zeros(count, bool)
     gradient = np.empty(z.shape, dtype) if with_gradient else None
-    g = gradient if with_gradient else np.empty((1, 1), dtype)
-    if classes < MIN_CLASSES_FOR_ROWS:
+    g, side_by_side = gradient if with_gradient else np.empty((1, 1), dtype), classes < MIN_CLASSES_FOR_ROWS
+    own, common = coefficients(plan), class_arguments(plan, classes, dtype, side_by_side)
+    if side_by_side:
         width = min(count, ELEMENTS_PER_SMALL_BLOCK)
         scratch, lines = np.empty(classes * width, dtype), np.empty((8, width), dtype)
+        own = [x[None] if isinstance(x, np.ndarray) else x for x in own]
         any_inexact = images(
-            z.T[None], labels[None], plan.a, plan.b, 0.0, None, *uniform_class_arguments(classes, dtype, True),
+            z.T[None], labels[None], *own, *common,
             g.T[None], with_gradient, 1.0, width, scratch, lines, losses[None], inexact[None],
         )  # fmt: skip
     else:
         scratch = np.empty(min(classes, BLOCK), dtype)
-        any_inexact = rows(
-            z, labels, plan.a, plan.b, 0.0, None, *uniform_class_arguments(classes, dtype, False),
-            g, with_gradient, 1.0, False, scratch, losses, inexact,
-        )  # fmt: skip
+        any_inexact = rows(z, labels, *own, *common, g, with_gradient, 1.0, False, scratch, losses, inexact)
     if any_inexact:
         repair(z, plan._replace(labels=labels), inexact, losses, gradient)
-    return losses, gradient
+    return losses if plan.const is None else losses + plan.const, gradient
 
 
 def repair(z, plan, inexact, losses, out, upstream=1.0):
