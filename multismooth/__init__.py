@@ -1,7 +1,8 @@
 """multismooth: label-smoothed classification losses that mean the same thing in PyTorch, JAX and NumPy.
 
-`multismooth.loss(logits, targets, ...)` and its siblings choose the backend from the type of `logits`;
-`multismooth.torch`, `.jax`, `.numpy` are the same functions without the choosing. Importing this imports no framework.
+`multismooth.loss(logits, targets, ...)` and its siblings choose the backend from the type of `logits`.
+`multismooth.torch`, `.jax` and `.numpy` have the same functions for one backend. `import multismooth` imports no
+framework.
 """
 
 from importlib import import_module
@@ -56,7 +57,7 @@ __all__ = [
     "torch",
 ]
 
-_ROOMS = {
+_SUBMODULES = {  # name: the package that it needs
     "demo": "numpy",
     "flax": "flax",
     "jax": "jax",
@@ -70,10 +71,10 @@ _ROOMS = {
 def __getattr__(name):
     if name == "keep_buffers":
         return import_module("multismooth.cpu.buffers").keep_buffers
-    if name not in _ROOMS:
+    if name not in _SUBMODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return import_module(f"{__name__}.{name}")
 
 
 def __dir__():
-    return [name for name in __all__ if name not in _ROOMS or find_spec(_ROOMS[name])]
+    return [name for name in __all__ if name not in _SUBMODULES or find_spec(_SUBMODULES[name])]

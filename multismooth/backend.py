@@ -1,8 +1,8 @@
-"""Backend: what a framework must bring to have every function of this library.
+"""The base class of the backends: what a framework must implement for the functions of this library.
 
-To add one: subclass, say how its arrays are made and looked at, give `xp`, and bind `Functions(MyBackend())`. The
-default `loss`, `terms`, … run the text of `spec`; override them only where a faster kernel exists, and add the
-backend to the table of `tests/adapters.py`, which is what proves it.
+To add a framework, subclass `Backend`: implement how its arrays are made and read, set `xp`, and make
+`Functions(MyBackend())`. The default `loss`, `terms`, … run the formulas of `spec`; override them only where a faster
+kernel exists. Add the backend to the table of `tests/support/adapters.py`, whose tests prove that it is right.
 """
 
 import numpy as np
@@ -15,11 +15,11 @@ from multismooth.reduction import denominators, reciprocal, reduced_plan
 
 
 class Backend:
-    """The seam between the front door (`functions`) and a framework.
+    """The interface between the public functions (`api.functions`) and a framework.
 
     `xp` is the framework's array-API namespace plus
-        float_of(z)                      the dtype that is computed in: float64 for float64, else float32
-        number(size, z)                  a size, to compute with: itself where it is known to be this number for ever
+        float_of(z)                      the computing dtype: float64 for float64, else float32
+        number(size, z)                  a size to compute with: a tensor where a compiler treats it as a symbol
         constant(value, z)               a value as an array of that dtype on z's device (arrays pass through)
         stop_gradient(x)                 x as a constant to autodiff
         pick(z, index, axis)             z at one index per element; the class axis goes
@@ -34,32 +34,35 @@ class Backend:
         raise NotImplementedError
 
     def array(self, value, like=None):
-        """A number, list, NumPy array or own array as an own array, on `like`'s device."""
+        """A number, list, NumPy array or framework array as an array of the framework, on `like`'s device."""
         raise NotImplementedError
 
     def take(self, argument, value, like=None):
-        """A caller's argument as an own array. Refused: a container of more than values, no array, another device."""
+        """A caller's argument as an array of the framework.
+
+        It refuses containers that hold more than values, values that are not arrays, and arrays on another device.
+        """
         containers.refuse(argument, value)
         try:
             array = self.array(value, like)
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:
             raise containers.unreadable(argument, value, error) from error
-        self.meets(argument, array, like)
+        self.check_device(argument, array, like)
         return array
 
-    def meets(self, argument, array, like):
-        """Refuse an array that cannot be computed with where `like` is."""
+    def check_device(self, argument, array, like):
+        """Refuse an array that is on another device than `like`."""
 
     def traced(self, array):
-        """Whether this array stands for values of another time."""
+        """Whether this array is a tracer, whose values are not known yet."""
         return self.tracing()
 
     def widest(self, array):
-        """The widest integers that labels are told apart in."""
+        """The widest integer dtype of labels."""
         return np.int64
 
     def size(self, value):
-        """A size as Python's integer, or as the symbol that a compiler knows it by; None for what is no integer."""
+        """A size as a Python integer, or as a compiler's symbol. None for anything else."""
         return argument_checks.integer(value)
 
     def kind(self, array):
@@ -67,35 +70,35 @@ class Backend:
         raise NotImplementedError
 
     def values(self, array, validate):
-        """NumPy values where they can be seen (`validate`: None without synchronisation, True always), else None."""
+        """The values as a NumPy array, or None. With validate=None only where no synchronisation is needed."""
         raise NotImplementedError
 
     def tracing(self):
-        """Whether a compiler is reading this call, so that nothing may be said."""
+        """Whether a compiler is tracing this call. Then warnings and caches are not possible."""
         return False
 
     def first_row(self, z, axis, validate):
-        """The first element's logits as NumPy values, where they can be seen."""
+        """The first element's logits as a NumPy array, or None where they cannot be read."""
         raise NotImplementedError
 
     def watched(self):
-        """Whether a compiler, a tracer or a transform of functions follows this call. Then nothing of it is kept."""
+        """Whether a compiler, a tracer or a function transform follows this call. Then it must not be cached."""
         return self.tracing()
 
     def ordinary(self, problem):
-        """Whether a call like this one is computed like every other call of its kind, whoever makes it."""
+        """Whether all arrays are plain ones, without subclasses that may change how the call is computed."""
         return True
 
     def views(self, problem, axis, scores):
-        """(the first element's logits or None, the Problem's fields behind the logits as NumPy sees them).
+        """(the first element's logits or None, the Problem's fields after the logits as NumPy arrays).
 
-        None for the fields where NumPy sees no memory of this device, None for all where one of the arrays is out of
-        the ordinary. `scores`: the logits are more than a shape.
+        The fields are None if NumPy cannot read this device's memory. The result is None if NumPy cannot read one of
+        the arrays on the CPU. `scores`: whether the logits have values, and not only a shape.
         """
         return None
 
     def template(self, shape, dtype, like):
-        """Zeros of a shape that take no memory, on `like`'s device; dtype None is the framework's default float."""
+        """Zeros of this shape that take no memory, on `like`'s device. dtype None: the framework's default float."""
         raise NotImplementedError
 
     # --- evaluation ---
@@ -118,7 +121,7 @@ class Backend:
 
 
 def total(problem, settings, xp, elements=None):
-    """The loss of a call, by the text of `spec` or by a backend's own `elements(axis, logits, plan)`."""
+    """The loss of a call, by the formulas of `spec` or by a backend's `elements(axis, logits, plan)`."""
     plan = reduced_plan(problem, settings, xp)
     if elements is None:
         loss = spec.losses(problem.logits, plan, settings.axis, xp)
@@ -128,9 +131,9 @@ def total(problem, settings, xp, elements=None):
 
 
 def terms(problem, settings, xp):
-    """Per-element loss, unsmoothed loss and weight, by the text of `spec`.
+    """Per-element loss, unsmoothed loss and weight, by the formulas of `spec`.
 
-    A term with a denominator of its own is multiplied by their ratio, so that Σ loss / Σ weight is the mean.
+    A term with another denominator than the loss is multiplied by their ratio, so that Σ loss / Σ weight is the mean.
     """
     z, axis = problem.logits, settings.axis
     plan = plan_of(problem, settings, xp)

@@ -1,13 +1,13 @@
-"""Which kernel computes a loss: chosen by the problem, or named by the caller, and written down either way.
+"""Selects the kernel that computes a loss: the best for the problem, or one that the caller names.
 
-    spec      the text of `spec`, differentiated by the framework where it has autodiff
+    spec      the formulas of `spec` as written, differentiated by the framework if it has autodiff
     columns   NumPy, few classes and few rows
     whole     a few calls of the framework on whole arrays: small problems, and devices other than the CPU
     chunked   a chunk at a time in cache: large problems on a CPU
     numba     one compiled pass over a CPU's memory: large problems where Numba is installed (multismooth[fast])
-    triton    one compiled pass over a GPU's memory: hard labels, where Triton is there (PyTorch for CUDA brings it)
+    triton    one compiled pass over a GPU's memory: hard labels, with Triton (PyTorch for CUDA installs it)
 
-"fused" stands for all of them but "spec", "numba" and "triton": what is there without anything installed.
+"fused" stands for "columns", "whole" and "chunked", which need no optional package.
 """
 
 from contextlib import contextmanager
@@ -18,18 +18,19 @@ from multismooth.errors import complain
 NAMES: tuple[str, ...] = ("spec", "columns", "whole", "chunked", "numba", "triton")
 FUSED: tuple[str, ...] = ("columns", "whole", "chunked")
 
-_asked: ContextVar = ContextVar("implementation", default=None)
+_requested: ContextVar = ContextVar("implementation", default=None)
 
 
 @contextmanager
 def implementation(*names: str):
-    """Within, PyTorch and NumPy calls use the first of these that can compute them, or raise; without any: as ever.
+    """In this context, PyTorch and NumPy calls use the first named implementation that can compute them, or raise.
 
-    Yields a list that receives the name of every kernel that ran. JAX compiles what it runs, and has one kernel.
-    A derivative beyond the first is always that of "spec", and so is what a compiler traces.
+    Without names, the library chooses as it does outside. The context yields a list that receives the name of every
+    kernel that ran. JAX compiles the loss and has one kernel. "spec" always computes derivatives beyond the first, and
+    calls that a compiler traces.
 
     Raises:
-        ValueError: no such name; within, a call that no named implementation can compute.
+        ValueError: unknown name; inside the context, a call that no named implementation can compute.
 
     >>> import numpy as np
     >>> import multismooth
@@ -43,39 +44,42 @@ def implementation(*names: str):
             raise complain("names", f"some of {', '.join(NAMES)}, fused", repr(name), "Without names all may run.")
     groups = tuple(FUSED if name == "fused" else (name,) for name in names)
     ran: list[str] = []
-    token = _asked.set((groups or (NAMES,), ran))
+    token = _requested.set((groups or (NAMES,), ran))
     try:
         yield ran
     finally:
-        _asked.reset(token)
+        _requested.reset(token)
 
 
 def requested():
-    """What the caller named, for a memory of what was chosen; None: nothing."""
-    choice = _asked.get()
+    """The names that the caller requested, as a key for cached choices. None outside of `implementation`."""
+    choice = _requested.get()
     return None if choice is None else choice[0]
 
 
 def record(name):
-    """The name, written down where the caller watches."""
-    choice = _asked.get()
+    """Append the name to the caller's list inside `implementation`. Returns the name."""
+    choice = _requested.get()
     if choice is not None:
         choice[1].append(name)
     return name
 
 
 def is_requested(name):
-    """Whether the caller named this implementation."""
-    choice = _asked.get()
+    """Whether the caller requested this implementation by name."""
+    choice = _requested.get()
     return choice is not None and (name,) in choice[0]
 
 
-def select(*able):
-    """What the caller wants first of what is able to compute a call, which is given the best one first."""
-    choice = _asked.get()
+def select(*supported):
+    """The kernel for a call: the best supported one, or the caller's first choice among them.
+
+    `supported` are the names of the kernels that can compute the call, the best one first.
+    """
+    choice = _requested.get()
     if choice is None:
-        return able[0]
-    for name in (name for group in choice[0] for name in able if name in group):
+        return supported[0]
+    for name in (name for group in choice[0] for name in supported if name in group):
         return record(name)
     wanted = " or ".join(name for group in choice[0] for name in group)
-    raise complain("implementation", f"one that computes this call here: {', '.join(able)}", wanted, "Name none.")
+    raise complain("implementation", f"one that computes this call here: {', '.join(supported)}", wanted, "Name none.")

@@ -1,4 +1,4 @@
-"""Array-API namespaces with the additions that `multismooth.backend.Backend` lists; NumPy's own."""
+"""NumPy as an array-API namespace, with the additions that `multismooth.backend.Backend` lists."""
 
 import numpy as np
 
@@ -15,12 +15,12 @@ class Namespace:
 
 
 def astype(x, dtype, /, *, copy=True):
-    """That of NumPy 2.0 refuses what its own reductions give, a number without axes."""
+    """`np.astype` for NumPy scalars too. NumPy 2.0's refuses them, although its own reductions return them."""
     return np.asarray(x).astype(dtype, copy=copy)
 
 
 def stop_gradient(x):
-    """NumPy differentiates nothing."""
+    """x itself, because NumPy has no autodiff."""
     return x
 
 
@@ -29,11 +29,12 @@ def pick(z, index, axis):
 
 
 def deposit(z, index, values, axis):
-    """z with per-element values added at one index per element; z is one of our own arrays and may be written to."""
+    """z with per-element values added at one index per element. It writes to z, which this library made."""
     z = z if z.flags.writeable else z.copy()
-    place = np.expand_dims(index, axis)
+    index_column = np.expand_dims(index, axis)
     values = np.broadcast_to(values, index.shape)
-    np.put_along_axis(z, place, np.take_along_axis(z, place, axis=axis) + np.expand_dims(values, axis), axis=axis)
+    summed = np.take_along_axis(z, index_column, axis=axis) + np.expand_dims(values, axis)
+    np.put_along_axis(z, index_column, summed, axis=axis)
     return z
 
 

@@ -1,4 +1,4 @@
-"""NumPy backend: loss and gradient in closed form, the text of `spec` for the rest. Lists are accepted too.
+"""NumPy backend: kernels compute the loss and its gradient, the formulas of `spec` the rest. It also accepts lists.
 
 >>> import multismooth.numpy as ms
 >>> round(float(ms.loss([[2.0, 0.5, -1.0]], [0], label_smoothing=0.1)), 6)
@@ -23,7 +23,7 @@ from multismooth.reduction import reduced_plan
 
 
 def plan_and_kernel(call, with_gradient):
-    """(the plan of a call, the name of the kernel that the caller or the size chooses)."""
+    """(the plan of a call, the name of its kernel: the best for its size, or the one that the caller requested)."""
     problem, settings, memo, values = call
     known = None if memo is None else memo.kernels.get(key := (with_gradient, requested()))
     if known is not None:
@@ -39,14 +39,14 @@ def plan_and_kernel(call, with_gradient):
 
 
 def evaluate(call, with_gradient=True, out=None):
-    """(the loss, summed or not; gradient of its sum or None)."""
+    """(the loss, per element for reduction "none" and else summed; the gradient of the sum, or None)."""
     age_buffers()
     plan, name = plan_and_kernel(call, with_gradient)
     z, axis, summed = call.problem.logits, call.settings.axis, call.settings.reduction != "none"
     if name == "columns":
         loss, gradient = kernels.columns(z, plan, with_gradient, summed)
         if kernels.plain(loss):
-            return loss, placed(gradient, z, out) if with_gradient else None
+            return loss, gradient_for(z, gradient, out) if with_gradient else None
         name = "spec"
     if name == "spec":
         if with_gradient:
@@ -57,11 +57,11 @@ def evaluate(call, with_gradient=True, out=None):
         loss, gradient = choice.evaluate(name, z, plan, axis, with_gradient, out)
     if summed:
         loss = np.add.reduce(loss, None)
-    return loss, placed(gradient, z, out) if with_gradient else None
+    return loss, gradient_for(z, gradient, out) if with_gradient else None
 
 
-def placed(gradient, z, out):
-    """The gradient in the logits' dtype, in the caller's array where there is one."""
+def gradient_for(z, gradient, out):
+    """The gradient in the dtype of the logits z, written to the caller's `out` if there is one."""
     if out is None:
         return gradient.astype(z.dtype, copy=False)
     if gradient is not out:
@@ -80,7 +80,7 @@ class NumpyBackend(Backend):
         return np.asarray(value)
 
     def kind(self, array):
-        """JAX's bfloat16 is a float of NumPy's too; a long double is computed by nothing here."""
+        """JAX's bfloat16 counts as floating, though NumPy does not know it. A long double is not supported."""
         if array.dtype.name == "bfloat16":
             return "floating"
         kind = "other" if array.dtype.itemsize > 8 else array.dtype.kind
@@ -129,14 +129,14 @@ class NumpyBackend(Backend):
 
     @without_warnings
     def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, call):
-        """Half precision is multiplied in float32: in NumPy it has no BLAS, and in float16 ε/(K·N) is 0."""
-        given = (hidden, classifier, bias)
-        wide = (x.astype(np.float32) if x is not None and x.itemsize == 2 else x for x in given)
+        """Half precision is multiplied in float32: NumPy has no BLAS for it, and in float16 ε/(K·N) is 0."""
+        inputs = (hidden, classifier, bias)
+        wide = (x.astype(np.float32) if x is not None and x.itemsize == 2 else x for x in inputs)
         loss, gradients = linear.forward_and_gradient(
             *wide, chunk_rows, call.problem, call.settings, XP, products=linear.InPlaceProducts
         )
-        back = zip(gradients, given, strict=True)
-        return loss, tuple(g if g is None else g.astype(x.dtype, copy=False) for g, x in back)
+        pairs = zip(gradients, inputs, strict=True)
+        return loss, tuple(g if g is None else g.astype(x.dtype, copy=False) for g, x in pairs)
 
     @without_warnings
     def smoothing_correction(self, hidden, classifier, bias, call):

@@ -1,19 +1,19 @@
-"""The target, and the Plan of a call: targets, ε, weights and the convention, as the coefficients that `spec` names.
+"""The smoothed target and the Plan of a call, made from targets, ε, weights and the convention.
 
     q = (1 − ε′)·t + ε′·r,   loss = a·nll + b·smooth + const + z_loss·lse²
 
-Nothing here depends on the logits but by their shape and dtype. Letters as in `spec`.
+Of the logits only the shape and the dtype are used. Letters as in `spec`.
 """
 
 import math
 
-from multismooth.spec import Plan, along, keep, rank, rows_at, scaled, times, wide, xlogy
+from multismooth.spec import Plan, along, rank, rows_at, scaled, times, wide, xlogy, zero_unless
 
 # --- the target -----------------------------------------------------------------------------------------------------
 
 
 def read_targets(problem, settings, xp):
-    """(labels moved into [0, K), which elements are not ignored, soft rows t); None for what does not apply."""
+    """(labels, with 0 for those outside [0, K); which elements are not ignored; soft rows t). None where not needed."""
     z, targets, s = problem.logits, problem.targets, problem.sample_weight
     if settings.soft:
         t, mask = xp.astype(targets, xp.float_of(z)), existing(problem, settings, xp)
@@ -22,36 +22,42 @@ def read_targets(problem, settings, xp):
     if settings.clean:
         return targets, None, None
     counted = None if settings.ignore_index is None else targets != settings.ignore_index
-    sure = settings.valid and not 0 <= settings.ignore_index < z.shape[settings.axis]  # else it keeps its class weight
-    inside = counted if sure else (targets >= 0) & (targets < z.shape[settings.axis])
+    # Checked labels other than the ignored one are in [0, K). An ignore_index in [0, K) is not replaced: the label
+    # still selects its class weight.
+    checked = settings.valid and not 0 <= settings.ignore_index < z.shape[settings.axis]
+    inside = counted if checked else (targets >= 0) & (targets < z.shape[settings.axis])
     return xp.where(inside, targets, xp.zeros_like(targets)), counted, None
 
 
 def existing(problem, settings, xp):
-    """The mask of existing classes, which broadcasts to the logits; None: all exist."""
+    """The mask of existing classes, broadcastable to the logits. None: all exist."""
     mask = problem.class_mask
     return along(mask, problem.logits, settings.axis, xp) if rank(mask) == 1 else mask
 
 
-def silenced(problem, settings, counted, z, xp):
-    """The problem without what stands at elements that do not count, NaN maybe: their ε and sample weight are 0.
+def zero_uncounted(problem, settings, counted, z, xp):
+    """The problem with ε and sample weight 0 at the elements that do not count. These may hold NaN.
 
-    A 0 that meets it later is not enough, because derivatives would bring 0·NaN back.
+    To multiply by 0 later is not enough: 0·NaN would come back in the derivatives.
     """
-    keeps, s, epsilon = settings.convention.ignore_scope == "nll_only", problem.sample_weight, problem.label_smoothing
-    if s is not None and counted is not None and not keeps:
-        s = keep(s, counted, z, xp)
-    active = None if keeps else counted
+    keeps_ignored, s, epsilon = (
+        settings.convention.ignore_scope == "nll_only",
+        problem.sample_weight,
+        problem.label_smoothing,
+    )
+    if s is not None and counted is not None and not keeps_ignored:
+        s = zero_unless(counted, s, z, xp)
+    active = None if keeps_ignored else counted
     active = active if s is None else s != 0
     if rank(epsilon) and active is not None:
-        epsilon = keep(epsilon, active, z, xp)
+        epsilon = zero_unless(active, epsilon, z, xp)
     return problem._replace(sample_weight=s, label_smoothing=epsilon)
 
 
 def reference(problem, settings, labels, t, xp):
-    """(r, the mask of existing classes, how many classes take smoothed mass, whether a prior has mass on these).
+    """(r, the mask of existing classes, how many classes take smoothed mass, whether the prior has mass on these).
 
-    r is None for 1/K on every class; the last is None where nobody can take a prior's mass away.
+    r is None for 1/K on every class. The last is None without a prior, or if no class is masked or excluded.
     """
     z, axis, prior = problem.logits, settings.axis, problem.prior
     allowed = mask = existing(problem, settings, xp)
@@ -71,12 +77,12 @@ def reference(problem, settings, labels, t, xp):
     ones = xp.astype(allowed, xp.float_of(z))
     r = ones if prior is None else xp.where(allowed, prior, xp.zeros_like(prior))
     total = xp.sum(r, axis=axis, keepdims=True)
-    left = None if prior is None else xp.squeeze(total, axis=axis) != 0
-    return r / xp.where(total == 0, xp.ones_like(total), total), mask, xp.sum(ones, axis=axis), left
+    has_mass = None if prior is None else xp.squeeze(total, axis=axis) != 0
+    return r / xp.where(total == 0, xp.ones_like(total), total), mask, xp.sum(ones, axis=axis), has_mass
 
 
 def smoothed_mass(convention, label_smoothing, classes, xp):
-    """ε′ = `Convention.mass(ε, classes)`, also where a class mask makes the number of classes an array."""
+    """ε′ = `Convention.mass(ε, classes)`. With a class mask the number of classes is an array."""
     if isinstance(classes, int):
         return convention.mass(label_smoothing, classes)
     others = xp.where(classes > 1, classes - 1, xp.full_like(classes, float("inf")))
@@ -84,51 +90,52 @@ def smoothed_mass(convention, label_smoothing, classes, xp):
     return convention.mass(label_smoothing, 2) * stretch
 
 
-def possible(problem, settings, labels, counted, t, mask, left, xp):
-    """Whether an element's target is one: a label of an existing class, or a row that is a distribution over them, and
-    the prior has mass `left` for it. None where the targets were looked at already.
+def valid_targets(problem, settings, labels, counted, t, mask, has_mass, xp):
+    """Whether an element's target is valid: a label of an existing class, or a distribution over these classes.
+
+    `has_mass`: whether the prior has mass for it, which is also required. None where no test is needed.
     """
     if settings.valid:
-        return left
+        return has_mass
     z, axis, targets = problem.logits, settings.axis, problem.targets
     if t is not None:
-        right = distributed(xp.astype(targets, t.dtype), mask, settings.row_tolerance, axis, xp)
-        return right if left is None else right & left
-    right = (targets >= 0) & (targets < z.shape[axis])
-    right = right if left is None else right & left
+        valid = valid_rows(xp.astype(targets, t.dtype), mask, settings.row_tolerance, axis, xp)
+        return valid if has_mass is None else valid & has_mass
+    valid = (targets >= 0) & (targets < z.shape[axis])
+    valid = valid if has_mass is None else valid & has_mass
     if mask is not None:
-        right = right & xp.pick(xp.broadcast_to(mask, z.shape), labels, axis)
-    return right if counted is None else right | ~counted  # an ignored label may name nothing
+        valid = valid & xp.pick(xp.broadcast_to(mask, z.shape), labels, axis)
+    return valid if counted is None else valid | ~counted  # an ignored label need not name a class
 
 
-def distributed(t, mask, tolerance, axis, xp):
+def valid_rows(t, mask, tolerance, axis, xp):
     """Whether each row of t is ≥ 0, sums to 1 within the tolerance, and has no mass on an absent class."""
     lowest, total = xp.min(t, axis=axis), xp.sum(t, axis=axis)
-    right = (lowest >= -tolerance) & (xp.abs(total - 1) <= tolerance)
+    valid = (lowest >= -tolerance) & (xp.abs(total - 1) <= tolerance)
     if mask is None:
-        return right
+        return valid
     absent = xp.where(mask, xp.zeros_like(t), t)
-    return right & (xp.max(absent, axis=axis) <= tolerance)
+    return valid & (xp.max(absent, axis=axis) <= tolerance)
 
 
-def value_or_nan(value, right, z, xp):
-    """`value`, and NaN where nothing could raise for a wrong target: nothing wraps, clamps or trains on garbage."""
-    return value if right is None else xp.where(right, xp.constant(value, z), xp.constant(float("nan"), z))
+def value_or_nan(value, valid, z, xp):
+    """`value`, with NaN at invalid targets that no check could read. So no label is wrapped or clamped silently."""
+    return value if valid is None else xp.where(valid, xp.constant(value, z), xp.constant(float("nan"), z))
 
 
 def smooth_targets(problem, settings, xp):
-    """q, (N…, K): zeros in the rows of ignored labels, NaN at an impossible label."""
+    """q, (N…, K): zeros in the rows of ignored labels, NaN at invalid targets."""
     z, axis = problem.logits, settings.axis
     labels, counted, t = read_targets(problem, settings, xp)
-    problem = silenced(problem, settings, counted, z, xp)
-    r, mask, classes, left = reference(problem, settings, labels, t, xp)
+    problem = zero_uncounted(problem, settings, counted, z, xp)
+    r, mask, classes, has_mass = reference(problem, settings, labels, t, xp)
     eps = xp.constant(smoothed_mass(settings.convention, problem.label_smoothing, classes, xp), z)
     r = xp.constant(1 / xp.number(z.shape[axis], z), z) if r is None else r
     q = xp.broadcast_to(wide(eps, axis, xp) * r, z.shape)
-    right = possible(problem, settings, labels, counted, t, mask, left, xp)
+    valid = valid_targets(problem, settings, labels, counted, t, mask, has_mass, xp)
     if t is not None:
-        return value_or_nan(q + wide(1 - eps, axis, xp) * t, None if right is None else wide(right, axis, xp), z, xp)
-    q = xp.deposit(q, labels, value_or_nan(1 - eps, right, z, xp), axis)
+        return value_or_nan(q + wide(1 - eps, axis, xp) * t, None if valid is None else wide(valid, axis, xp), z, xp)
+    q = xp.deposit(q, labels, value_or_nan(1 - eps, valid, z, xp), axis)
     return q if counted is None else xp.where(wide(counted, axis, xp), q, xp.zeros_like(q))
 
 
@@ -139,41 +146,41 @@ def plan_of(problem, settings, xp) -> Plan:
     """The coefficients of `loss = a·nll + b·smooth + const + z_loss·lse²` from targets, ε, weights and convention."""
     z, axis, convention = problem.logits, settings.axis, settings.convention
     labels, counted, t = read_targets(problem, settings, xp)
-    problem = silenced(problem, settings, counted, z, xp)
+    problem = zero_uncounted(problem, settings, counted, z, xp)
     s = problem.sample_weight
-    r, mask, classes, left = reference(problem, settings, labels, t, xp)
+    r, mask, classes, has_mass = reference(problem, settings, labels, t, xp)
     eps = smoothed_mass(convention, problem.label_smoothing, classes, xp)
     label_weight, smooth_weight, mixture, u, v = class_weights(problem, settings, labels, t, r, eps, xp)
     a, b = (1 - eps) * (mixture if convention.class_weights == "mixture" else label_weight), eps * smooth_weight
     shares = {"target_weight": label_weight if t is None else 1.0, "mixture_weight": mixture}
     fixed = {None: None, "all": 1.0, "classes": xp.number(z.shape[axis], z) * 1.0}
-    right = possible(problem, settings, labels, counted, t, mask, left, xp)
-    a, label_weight = (value_or_nan(x, right, z, xp) for x in (a, label_weight))
+    valid = valid_targets(problem, settings, labels, counted, t, mask, has_mass, xp)
+    a, label_weight = (value_or_nan(x, valid, z, xp) for x in (a, label_weight))
     const = entropy(a, b, eps, u, v, r, labels, t, z, axis, xp) if convention.objective == "kl" else None
     z_loss, active = problem.z_loss, None if convention.ignore_scope == "nll_only" else counted
     if s is not None:
-        something = s != 0
-        counted = something if counted is None else counted & something
-        active = something if active is None else counted
+        weighted = s != 0
+        counted = weighted if counted is None else counted & weighted
+        active = weighted if active is None else counted
         s = xp.astype(s, xp.float_of(z))
         a, b, label_weight = a * s, b * s, label_weight * s
         const, z_loss = times(const, s), times(z_loss, s)
 
     def share(name):
         value = shares.get(name, 1.0) if s is None or name == "nonzero" else shares.get(name, 1.0) * s
-        return fixed[name] if name in fixed else keep(value, counted, z, xp)
+        return fixed[name] if name in fixed else zero_unless(counted, value, z, xp)
 
     built = Plan(
         labels=labels,
         u=u,
         v=v,
-        a=keep(a, counted, z, xp),
-        b=keep(b, active, z, xp),
+        a=zero_unless(counted, a, z, xp),
+        b=zero_unless(active, b, z, xp),
         u_sum=1.0 if u is None else xp.sum(u, axis=axis),
         v_sum=1.0 if v is None else xp.sum(v, axis=axis),
-        const=keep(const, counted, z, xp),
-        z_loss=keep(z_loss, counted, z, xp),
-        label_weight=keep(times(label_weight, convention.scale), counted, z, xp),
+        const=zero_unless(counted, const, z, xp),
+        z_loss=zero_unless(counted, z_loss, z, xp),
+        label_weight=zero_unless(counted, times(label_weight, convention.scale), z, xp),
         denominator_share=share(convention.denominator),
         smooth_denominator_share=share(convention.smooth_denominator),
         z_loss_denominator_share=z_loss
@@ -186,7 +193,7 @@ def plan_of(problem, settings, xp) -> Plan:
 
 
 def class_weights(problem, settings, labels, t, r, eps, xp):
-    """(label's weight, factor of b, Σ_k q_k w_k, u, v): how class weights enter, by `Convention.class_weights`."""
+    """(label's weight, factor of b, Σ_k q_k w_k, u, v), as `Convention.class_weights` says how class weights enter."""
     weight, axis, mode = problem.weight, settings.axis, settings.convention.class_weights
     if weight is None:
         return 1.0, 1.0, 1.0, t, r
@@ -205,7 +212,7 @@ def class_weights(problem, settings, labels, t, r, eps, xp):
 
 
 def entropy(a, b, eps, u, v, r, labels, t, z, axis, xp):
-    """Σ_k W_k log q_k with W = a·u + b·v: what "kl" adds. No (N, K) rows are made for labels."""
+    """Σ_k W_k log q_k with W = a·u + b·v, the term that "kl" adds. For labels it makes no (N, K) rows."""
     eps, b = xp.constant(eps, z), xp.constant(b, z)
     if r is None:
         r = xp.constant(1 / xp.number(z.shape[axis], z), z)
@@ -226,8 +233,7 @@ NUMBERS = ("a", "b", "u_sum", "v_sum", "const", "z_loss")
 
 
 def mapped(plan, element, row):
-    """The plan with its per-element arrays and its rows (which broadcast to the logits) changed."""
-
+    """The plan with `element` applied to its per-element arrays, and `row` to its rows of classes."""
     changed = {}
     for name, value in zip(plan._fields, plan, strict=True):
         if value is not None and type(value) is not float:
@@ -236,7 +242,7 @@ def mapped(plan, element, row):
 
 
 def with_numbers(plan):
-    """A plan of NumPy's whose per-element arrays of one entry are plain numbers, in which kernels compute faster."""
+    """A NumPy plan with plain numbers in place of per-element arrays of one entry. Kernels are faster with numbers."""
     changed = {
         name: value.item()
         for name, value in zip(plan._fields, plan, strict=True)
@@ -246,5 +252,5 @@ def with_numbers(plan):
 
 
 def shared(row):
-    """Whether a row of a plan, as (1, K) or (1, K, 1), is one for all elements."""
+    """Whether all elements share this row of a plan, which then has shape (1, K) or (1, K, 1)."""
     return row.shape[0] == 1 and math.prod(row.shape) == row.shape[1]

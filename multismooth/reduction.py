@@ -1,4 +1,4 @@
-"""What "mean" divides by. A mean is the plan scaled by 1/D: then every loss is a sum, for every kernel."""
+"""The denominator D of "mean". The plan is scaled by 1/D, so that kernels only ever compute sums."""
 
 import math
 from functools import reduce
@@ -10,7 +10,7 @@ from multismooth.plan import plan_of
 
 
 def summed(share, z, axis, xp):
-    """Σ share over the elements of z (axis None: its entries); a plain number is every element's share."""
+    """Σ share over the elements of z (over its entries for axis=None). A plain number is the share of each element."""
     shape = z.shape if axis is None else z.shape[:axis] + z.shape[axis + 1 :]
     if not isinstance(share, float):
         return xp.sum(xp.broadcast_to(share, shape))
@@ -21,7 +21,7 @@ def summed(share, z, axis, xp):
 
 
 def denominator(shares, z, convention, xp):
-    """max(Σ share + add, floor): what the mean divides by."""
+    """The denominator of the mean: max(Σ share + add, floor)."""
     total, floor = shares + convention.denominator_add, convention.denominator_floor
     if floor is None:
         return total
@@ -29,31 +29,32 @@ def denominator(shares, z, convention, xp):
 
 
 def reciprocal(total, z, xp, counted=lambda: False):
-    """1/total. The mean over nothing is 0, so 1/0 is 0 there; where `counted()` finds something after all, it is NaN.
+    """1/total. For a total of 0 it is 0, so that a mean over no elements is 0, or NaN if `counted()` is true.
 
-    The only place that says what is divided by 0. Where values are in sight, `values` has refused such a call.
+    This function alone decides what a division by 0 gives. Where values can be read, `value_checks` has refused a call
+    of the latter kind.
     """
-    if isinstance(total, Real):  # NumPy's numbers are, too, and arithmetic with Python's own is three times faster
+    if isinstance(total, Real):  # true for NumPy scalars too; arithmetic with Python floats is three times faster
         if total:
             return 1.0 / float(total)
-        something = counted()
-        if isinstance(something, bool):
-            return math.nan if something else 0.0
-        return xp.where(something, xp.constant(math.nan, z), xp.constant(0.0, z))
+        some_counted = counted()
+        if isinstance(some_counted, bool):
+            return math.nan if some_counted else 0.0
+        return xp.where(some_counted, xp.constant(math.nan, z), xp.constant(0.0, z))
     total = xp.astype(total, xp.float_of(z))
-    zero, something = total == 0, counted()
+    zero, some_counted = total == 0, counted()
     inverse = 1 / xp.where(zero, xp.constant(math.inf, z), total)
-    if isinstance(something, bool):
-        return xp.where(zero, xp.constant(math.nan, z), inverse) if something else inverse
-    return xp.where(zero & something, xp.constant(math.nan, z), inverse)
+    if isinstance(some_counted, bool):
+        return xp.where(zero, xp.constant(math.nan, z), inverse) if some_counted else inverse
+    return xp.where(zero & some_counted, xp.constant(math.nan, z), inverse)
 
 
 SHARES = ("denominator_share", "smooth_denominator_share", "z_loss_denominator_share")
-ADDED = (("label_weight", "const"), ("b",), ("z_loss",))  # what of a plan each of them divides
+COEFFICIENTS = (("label_weight", "const"), ("b",), ("z_loss",))  # the fields of a plan that each denominator divides
 
 
-def adds(plans, names, axis, xp):
-    """Whether anything is added up: one of these coefficients is not 0 somewhere."""
+def any_nonzero(plans, names, axis, xp):
+    """Whether one of these coefficients is not 0 for some element, so that the sum has summands."""
     found = []
     for plan, z in plans:
         if 0 in (*z.shape[:axis], *z.shape[axis + 1 :]):
@@ -66,16 +67,16 @@ def adds(plans, names, axis, xp):
     return reduce(or_, found) if found else False
 
 
-def added(settings, *terms):
-    """The names of what these terms of the loss add up. An ignored label's smoothing term is not counted."""
-    names = [name for term in terms for name in ADDED[term]]
+def coefficients(settings, *terms):
+    """The names of the coefficients of these terms. The smoothing term of ignored labels does not count, so not "b"."""
+    names = [name for term in terms for name in COEFFICIENTS[term]]
     return [name for name in names if name != "b" or settings.convention.ignore_scope != "nll_only"]
 
 
 def denominators(plans, settings, xp):
-    """What the loss, its smoothing term and its z-loss are divided by, over all (plan, logits) pairs of a call.
+    """The denominators of the loss, its smoothing term and its z-loss, over all (plan, logits) pairs of a call.
 
-    None for a term that has no denominator of its own.
+    None for a term that has the loss's denominator.
     """
     first, z = plans[0]
 
@@ -89,9 +90,9 @@ def denominators(plans, settings, xp):
 
 
 def factors(plans, problem, settings, xp):
-    """What multiplies a summed loss, its smoothing term and its z-loss, as the arguments of `spec.scaled`.
+    """The factors of a summed loss, its smoothing term and its z-loss, as the arguments of `spec.scaled`.
 
-    `plans` are (plan, logits) pairs, of which there may be many. A normalizer takes the place of all denominators.
+    `plans` are the (plan, logits) pairs of all chunks. A normalizer replaces all denominators.
     """
     if settings.reduction != "mean":
         return (1.0,)
@@ -99,20 +100,26 @@ def factors(plans, problem, settings, xp):
     if problem.normalizer is not None:
         if settings.positive:
             return (reciprocal(problem.normalizer, z, xp),)
-        return (reciprocal(problem.normalizer, z, xp, lambda: adds(plans, added(settings, 0, 1, 2), axis, xp)),)
+        return (
+            reciprocal(
+                problem.normalizer, z, xp, lambda: any_nonzero(plans, coefficients(settings, 0, 1, 2), axis, xp)
+            ),
+        )
     plans = list(plans)
     totals = denominators(plans, settings, xp)
 
     def factor(term):
-        if problem.weight is None or settings.positive:  # then a sum of shares is 0 only where there are none
+        if problem.weight is None or settings.positive:  # then a sum of shares is 0 only if no element counts
             return reciprocal(totals[term], z, xp)
         others = [k for k in (1, 2) if term == 0 and totals[k] is None]
-        return reciprocal(totals[term], z, xp, lambda: adds(plans, added(settings, term, *others), axis, xp))
+        return reciprocal(
+            totals[term], z, xp, lambda: any_nonzero(plans, coefficients(settings, term, *others), axis, xp)
+        )
 
     return [None if total is None else factor(term) for term, total in enumerate(totals)]
 
 
 def reduced_plan(problem, settings, xp):
-    """The plan whose summed losses are the result: averaged if "mean" is asked for."""
+    """The plan whose summed losses are the result, also for the reduction "mean"."""
     plan = plan_of(problem, settings, xp)
     return spec.scaled(plan, *factors([(plan, problem.logits)], problem, settings, xp))

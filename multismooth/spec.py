@@ -1,25 +1,27 @@
-"""The mathematics of label smoothing, once. Read this file to know what every backend computes.
+"""The mathematics of label smoothing, which every backend computes.
 
 Letters: N… the elements' axes (batch, time, pixels), K classes, z logits, p = softmax(z), t the target row (one-hot
-of the label y, or the given soft row), r where the smoothed mass goes, w class weights, s sample weights. Nats.
+of the label y, or a soft row), r the distribution of the smoothed mass (1/K or a prior), w class weights, s sample
+weights. Losses are in nats.
 
     q      = (1 − ε′)·t + ε′·r                                         smoothed target
     loss   = −Σ_k w_k q_k log p_k  (+ Σ_k w_k q_k log q_k: "kl")  (+ z_loss·lse²)
 
-Cross-entropy is linear in its target, so per element it is a mix of two losses, which is how it is computed:
+Cross-entropy is linear in its target. So the loss of an element is a combination of two losses, and is computed as:
 
     loss   = a·nll + b·smooth + const + z_loss·lse²
     nll    = Σ_k u_k (lse − z_k)        u = t, so lse − z_y for a label
-    smooth = Σ_k v_k (lse − z_k)        v = w∘r; no summand is negative, so nothing cancels
+    smooth = Σ_k v_k (lse − z_k)        v = w∘r; no summand is negative, so no digits cancel
     ∂/∂z_k = (a·Σu + b·Σv + 2·z_loss·lse)·p_k − a·u_k − b·v_k
 
-Everything that does not depend on the logits is gathered in a `Plan`: (a, b, const, z_loss) per element and the row v.
-That is the one seam. A kernel (fused, chunked, sharded over classes, fed by a linear head) takes logits and a Plan,
-needs three sums per element (lse, nll, smooth), and never hears of conventions, ignored labels or denominators.
-`plan` makes it of a call's targets, ε, weights and convention; `reduction` says what a mean divides by.
+A `Plan` holds everything that does not depend on the logits: (a, b, const, z_loss) per element and the row v. It is
+the only interface between arguments and kernels. A kernel (fused, chunked, sharded over classes, in a linear head)
+takes logits and a Plan and computes three sums per element (lse, nll, smooth). It knows nothing of conventions, ignored
+labels or denominators. `plan` makes the Plan from targets, ε, weights and convention; `reduction` computes the
+denominator of a mean.
 
-`xp` is an array-API namespace with a few additions (listed in `backend.Backend`), `axis` the class axis. The one text
-runs in NumPy, PyTorch and JAX, differentiable to any order by their autodiff; faster kernels are tested against it.
+`xp` is an array-API namespace with a few additions (listed in `backend.Backend`), `axis` the class axis. The same code
+runs in NumPy, PyTorch and JAX, and their autodiff differentiates it to any order. Faster kernels are tested against it.
 
 Sources: Szegedy et al. 2016 (arXiv:1512.00567) §7 for "all"; Vaswani et al. 2017's tensor2tensor for "others".
 """
@@ -31,7 +33,7 @@ from multismooth.problem import traceable
 
 @traceable
 class Plan(NamedTuple):
-    """What a kernel must know about the targets. Per-element fields are arrays or plain numbers."""
+    """The coefficients that a kernel needs. Per-element fields are arrays or plain numbers."""
 
     labels: Any = None  # (N…) in [0, K), or None for soft targets
     u: Any = None  # (N…, K), or None for labels
@@ -42,12 +44,12 @@ class Plan(NamedTuple):
     v_sum: Any = 1.0
     const: Any = None
     z_loss: Any = None
-    label_weight: Any = 1.0  # what multiplies nll at ε = 0
+    label_weight: Any = 1.0  # the factor of nll at ε = 0
     denominator_share: Any = 1.0  # the element's share of the mean's denominator
-    smooth_denominator_share: Any = None  # the same for the smoothing term, where it has a denominator of its own
-    z_loss_denominator_share: Any = None  # the same for the z-loss
-    active: Any = None  # elements whose logits count; None: all
-    mask: Any = None  # broadcasts to (N…, K), classes that exist; None: all
+    smooth_denominator_share: Any = None  # the same for the smoothing term; None: it has the loss's denominator
+    z_loss_denominator_share: Any = None  # the same for the z-loss; None: it has the loss's denominator
+    active: Any = None  # elements whose logits enter the loss; None: all
+    mask: Any = None  # broadcasts to (N…, K), True for classes that exist; None: all
 
 
 # --- shapes and products --------------------------------------------------------------------------------------------
@@ -59,34 +61,34 @@ def along(vector, z, axis, xp):
 
 
 def rank(value):
-    """The number of axes; 0 for None and for a number (asked by type: `torch.compile` may be tracing it)."""
+    """The number of axes; 0 for None and for a number. It tests the type, because `torch.compile` may be tracing."""
     return 0 if value is None or isinstance(value, (int, float)) else value.ndim
 
 
 def wide(value, axis, xp):
-    """A per-element array with the class axis put back; numbers stay."""
+    """A per-element array with a class axis of size 1 inserted; numbers stay as they are."""
     return xp.expand_dims(value, axis=axis) if rank(value) else value
 
 
 def rows_at(table, labels, xp):
-    """The table's row (or entry) for every label."""
+    """The row (or entry) of the table for each label."""
     return xp.reshape(xp.take(table, xp.reshape(labels, (-1,)), axis=0), (*labels.shape, *table.shape[1:]))
 
 
 def xlogy(x, y, xp):
-    """x·log y with 0·log 0 = 0. Only a y of 0 is replaced, so that the derivative at x = 0 is log y elsewhere."""
+    """x·log y with 0·log 0 = 0. At x = 0 and y > 0 the derivative with respect to x stays log y."""
     return x * xp.log(xp.where((x == 0) & (y == 0), xp.ones_like(y), y))
 
 
 def scaled(plan, factor, smooth_factor=None, z_loss_factor=None):
-    """The plan of `factor` times the loss; the smoothing term and the z-loss may have factors of their own."""
-    own = ((plan.b, smooth_factor), (plan.z_loss, z_loss_factor))
-    b, z_loss = (times(value, factor if other is None else other) for value, other in own)
+    """The plan of `factor` times the loss. The smoothing term and the z-loss may have other factors."""
+    terms = ((plan.b, smooth_factor), (plan.z_loss, z_loss_factor))
+    b, z_loss = (times(value, factor if other is None else other) for value, other in terms)
     return plan._replace(a=times(plan.a, factor), b=b, const=times(plan.const, factor), z_loss=z_loss)
 
 
-def keep(value, where, z, xp):
-    """`value` at the elements that count, exactly 0 elsewhere."""
+def zero_unless(where, value, z, xp):
+    """`value` where `where` is True, exactly 0 elsewhere. None for `where` means everywhere."""
     if value is None or where is None:
         return value
     if isinstance(value, float):
@@ -95,7 +97,7 @@ def keep(value, where, z, xp):
 
 
 def times(value, factor):
-    """value·factor, where None stays None and a factor of exactly 1 costs nothing."""
+    """value·factor. None stays None, and a factor of exactly 1 needs no operation."""
     return value if value is None or (isinstance(factor, float) and factor == 1.0) else value * factor
 
 
@@ -103,22 +105,22 @@ def times(value, factor):
 
 
 def masked_logits(logits, plan, axis, xp):
-    """The logits with absent classes at −inf and dead elements at 0, whatever stood there (NaN too)."""
+    """The logits, with −inf at absent classes and 0 at inactive elements, whatever their values (NaN too)."""
     z = xp.astype(logits, xp.float_of(logits), copy=False)
     z = z if plan.mask is None else xp.where(plan.mask, z, xp.constant(-float("inf"), z))
     return z if plan.active is None else xp.where(wide(plan.active, axis, xp), z, xp.constant(0.0, z))
 
 
 class Statistics(NamedTuple):
-    """What some of the classes say of an element, with 0·inf = 0:
+    """Sums over a set of classes, per element, with 0·inf = 0:
 
         peak = max z       total = Σ exp(z − peak)
         u_sum = Σ u        nll = Σ u·(peak − z)
         v_sum = Σ v        smooth = Σ v·(peak − z)
 
-    These are a semigroup. `merged` gives those of two sets of classes together, in any order and bracketing, and the
-    empty set is neutral: peak −inf and zeros. A shard, a chunk and a kernel's block of classes are therefore one law.
-    Logits enter as differences alone, so that a common offset costs no digits.
+    Statistics form a semigroup. `merged` combines those of two disjoint sets of classes, in any order and bracketing.
+    The empty set is neutral: its peak is −inf, its sums are 0. So shards, chunks and a kernel's blocks of classes
+    combine in the same way. Logits enter only as differences, so a common offset costs no digits.
     """
 
     peak: Any
@@ -130,14 +132,14 @@ class Statistics(NamedTuple):
 
 
 def finite(peak, xp):
-    """The peak that logits are counted from: 0 in place of an infinite one."""
+    """The peak that is subtracted from the logits: 0 in place of an infinite peak."""
     return xp.where(xp.isinf(peak), xp.zeros_like(peak), peak)
 
 
 def statistics(logits, plan, axis, xp):
     """The Statistics of all classes of every element."""
     z = masked_logits(logits, plan, axis, xp)
-    peak = xp.stop_gradient(xp.max(z, axis=axis))  # no result depends on what the logits are counted from
+    peak = xp.stop_gradient(xp.max(z, axis=axis))  # the result does not depend on the number that is subtracted
     gap = wide(finite(peak, xp), axis, xp) - z
     return Statistics(
         peak,
@@ -150,7 +152,7 @@ def statistics(logits, plan, axis, xp):
 
 
 def merged(one, other, xp):
-    """The Statistics of two disjoint sets of classes together."""
+    """The Statistics of the union of two disjoint sets of classes."""
     peak = xp.maximum(one.peak, other.peak)
     parts = []
     for part in (one, other):
@@ -172,9 +174,9 @@ def finished(found, xp):
 
 
 def weighted_gap(row, gap, axis, xp):
-    """Σ row·gap with 0·inf = 0: a class without target mass costs nothing, however impossible it is.
+    """Σ row·gap with 0·inf = 0: a class with probability 0 adds nothing if it has no target mass.
 
-    A finite gap stays beside a row's 0, because it is the derivative with respect to that entry of the row.
+    A finite gap is kept where the row is 0, because it is the derivative with respect to that entry of the row.
     """
     return xp.sum(product(row, gap, xp), axis=axis)
 
@@ -188,12 +190,12 @@ def product(factor, value, xp):
 
 
 def elements(lse, nll, smooth, plan, xp):
-    """loss = a·nll + b·smooth + const + z_loss·lse² per element, with 0·inf = 0 (a −inf logit, ε = 0 or 1)."""
+    """loss = a·nll + b·smooth + const + z_loss·lse² per element, with 0·inf = 0 (a logit of −inf, ε = 0 or 1)."""
     loss = product(plan.a, nll, xp)
     loss = loss if isinstance(plan.b, float) and plan.b == 0.0 else loss + product(plan.b, smooth, xp)
     loss = loss if plan.const is None else loss + plan.const
     loss = loss if plan.z_loss is None else loss + plan.z_loss * lse**2
-    return keep(loss, plan.active, loss, xp)
+    return zero_unless(plan.active, loss, loss, xp)
 
 
 def losses(logits, plan, axis, xp):
@@ -208,7 +210,7 @@ def losses_and_gradient(logits, plan, axis, xp):
 
 
 def gradient(logits, found, plan, axis, xp):
-    """∂(Σ loss)/∂z = (a·Σu + b·Σv + 2·z_loss·lse)·p − a·u − b·v, in the dtype that is computed in.
+    """∂(Σ loss)/∂z = (a·Σu + b·Σv + 2·z_loss·lse)·p − a·u − b·v, in the computing dtype.
 
     `found` are the Statistics of all classes; p = exp(z − peak)/total.
     """
@@ -219,5 +221,5 @@ def gradient(logits, found, plan, axis, xp):
     e = xp.exp(masked_logits(logits, plan, axis, xp) - wide(finite(found.peak, xp), axis, xp))
     v = 1 / e.shape[axis] if plan.v is None else plan.v
     g = wide(height / found.total, axis, xp) * e - wide(plan.b, axis, xp) * v
-    own = xp.deposit(g, plan.labels, -plan.a, axis) if plan.u is None else g - wide(plan.a, axis, xp) * plan.u
-    return keep(own, None if plan.active is None else wide(plan.active, axis, xp), own, xp)
+    g = xp.deposit(g, plan.labels, -plan.a, axis) if plan.u is None else g - wide(plan.a, axis, xp) * plan.u
+    return zero_unless(None if plan.active is None else wide(plan.active, axis, xp), g, g, xp)

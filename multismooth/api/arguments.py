@@ -76,10 +76,10 @@ class Arguments(Conversions):
         targets = backend.take("targets", targets)
         shape, kind = tuple(targets.shape), backend.kind(targets)
         target_checks.kind(kind, targets.dtype)
-        axis = argument_checks.axis_index(axis, len(shape) + (kind == "integer") or 1, "the rows")
+        class_axis = argument_checks.axis_index(axis, len(shape) + (kind == "integer") or 1, "the rows")
         if kind == "integer":
-            shape = (*shape[:axis], num_classes, *shape[axis:])
-        elif not shape or shape[axis] != num_classes:
+            shape = (*shape[:class_axis], num_classes, *shape[class_axis:])
+        elif not shape or shape[class_axis] != num_classes:
             remedy = "Pass their number of classes as num_classes, or their class axis with axis=."
             raise complain("targets", f"{num_classes} classes on axis {axis}", f"shape {shape}", remedy, TargetError)
         if dtype is None and kind == "floating":
@@ -96,13 +96,14 @@ class Arguments(Conversions):
                 f"{tuple(hidden.shape)} and {tuple(classifier.shape)}",
             )
             raise complain("classifier", expected, got, "It is the weight of a linear layer, a row for each class.")
-        axis = argument_checks.axis_index(
+        feature_axis = argument_checks.axis_index(
             -1 if axis is None else axis, hidden.ndim, "the logits, here the feature axis of hidden"
         )
-        if hidden.shape[axis] != classifier.shape[1]:
+        if hidden.shape[feature_axis] != classifier.shape[1]:
+            expected = f"(K, {hidden.shape[feature_axis]}) for hidden {tuple(hidden.shape)} "
             raise complain(
                 "classifier",
-                f"(K, {hidden.shape[axis]}) for hidden {tuple(hidden.shape)} with features on axis {axis}",
+                f"{expected}with features on axis {feature_axis}",
                 f"{tuple(classifier.shape)}",
                 "Transpose it, or name the feature axis with axis=.",
             )
@@ -113,7 +114,7 @@ class Arguments(Conversions):
             expected = '"float32" or "input", the dtype of the classifier'
             raise complain("accumulate", expected, repr(accumulate), '"float32" is the exact one.')
         shape = list(hidden.shape)
-        shape[axis] = classifier.shape[0]
+        shape[feature_axis] = classifier.shape[0]
         logits = self.backend.template(tuple(shape), hidden.dtype, hidden)
         return hidden, classifier, bias, chunk_rows, logits
 

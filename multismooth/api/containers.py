@@ -1,7 +1,7 @@
-"""Containers that carry more than values: a mask, rows of several lengths, entries that are not stored.
+"""Refuses containers that hold more than values: a mask, rows of several lengths, entries that are not stored.
 
-A conversion would drop what they carry, so they are refused with what to pass instead. They are known by name, since
-most come from libraries that need not be installed.
+A conversion would drop this information silently. The error says what to pass instead. The containers are recognised by
+their class names, because most of them come from libraries that may not be installed.
 """
 
 from multismooth.errors import SmoothingError, TargetError, complain
@@ -9,7 +9,7 @@ from multismooth.errors import SmoothingError, TargetError, complain
 MASKED = "Pass {0}.filled(0){1}."
 DENSE = "Pass {0}.to_dense()."
 QUANTIZED = "Pass {0}.dequantize()."
-KINDS = {  # a class in the method resolution order: what it is, and what to pass
+KINDS = {  # name of a class in the method resolution order: (description, what to pass instead)
     "MaskedArray": ("a masked array, whose mask would be lost", MASKED),
     "MaskedTensor": ("a MaskedTensor, whose mask would be lost", "Pass {0}.get_data(){1}."),
     "MaskedNDArray": ("a masked array, whose mask would be lost", MASKED),
@@ -18,7 +18,7 @@ KINDS = {  # a class in the method resolution order: what it is, and what to pas
     "sparray": ("a sparse array", "Pass {0}.toarray()."),
     "RaggedTensor": ("a ragged tensor", "Pad it, and mark the padding with ignore_index or sample_weight=0."),
 }
-INSTEAD = {  # how each argument says what a mask says
+INSTEAD = {  # how to pass the same mask with each argument
     "targets": ", and sample_weight={0}, or ignore_index with that label filled in",
     "logits": ", and sample_weight= for masked elements or class_mask= for masked classes",
     "hidden": ", and sample_weight= for masked elements",
@@ -28,7 +28,7 @@ PAD = "Pad it: torch.nested.to_padded_tensor({0}, 0.0), and mark the padding wit
 
 
 def refuse(argument, value):
-    """ValueError for a container of more than values, also within lists."""
+    """Raise if the value, or an item of a list, is a container that holds more than values."""
     for base in type(value).__mro__:
         if base.__name__ in KINDS:
             raise lossy(argument, *KINDS[base.__name__])
@@ -45,11 +45,11 @@ NUMBERED = (
 
 
 def unreadable(argument, value, error):
-    """The error for what a framework cannot make an array of."""
-    said = str(error).partition("\n")[0].rstrip(".")
+    """The error for a value that a framework cannot convert to an array."""
+    reason = str(error).partition("\n")[0].rstrip(".")
     remedy = NUMBERED if argument == "targets" else "Convert it to an array of numbers, as numpy.asarray does."
     return complain(
-        argument, "an array of numbers", f"{type(value).__name__} ({said})", remedy, kind_of_error(argument)
+        argument, "an array of numbers", f"{type(value).__name__} ({reason})", remedy, kind_of_error(argument)
     )
 
 
@@ -58,7 +58,7 @@ def kind_of_error(argument):
 
 
 def lossy(argument, what, remedy):
-    """The error for such a container."""
+    """The error for a container that holds more than values."""
     masked = "get_mask()" if "get_data" in remedy else "mask"
     mask = f"{argument}.{masked}" if masked != "mask" else f"~{argument}.{masked}"
     remedy = remedy.format(argument, INSTEAD.get(argument, "").format(mask))

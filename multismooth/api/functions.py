@@ -1,4 +1,4 @@
-"""The public functions: signatures, and documentation, once for all backends; `arguments` checks what is passed."""
+"""The public functions: one signature and one documentation for all backends. `arguments` checks what is passed."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from multismooth.problem import Terms
 
 
 class Functions(HeadFunctions):
-    """The functions of one backend. `multismooth.torch.loss` and its siblings are made of an instance's methods."""
+    """The functions of one backend. Its methods become the public functions, such as `multismooth.torch.loss`."""
 
     def __init__(self, backend):
-        # Here, not above: they need NumPy, and `import multismooth` needs only the signatures.
+        # Imported here because they need NumPy, while `import multismooth` needs only the signatures.
         from multismooth.api.arguments import Arguments
         from multismooth.api.call_cache import CallCache
 
@@ -41,25 +41,27 @@ class Functions(HeadFunctions):
             logits: (N…, K) unnormalised scores, floating. Half precision is computed in float32.
             targets: (N…) labels of any integer dtype, or (N…, K) floating distributions or boolean one-hot rows.
             label_smoothing: ε in [0, 1], a number or an array that broadcasts to (N…).
-            convention: a name in `multismooth.conventions` or a `Convention`: how ε is spread, what "mean" divides by.
+            convention: a name in `multismooth.conventions` or a `Convention`. It says how ε is spread and what "mean"
+                divides by.
             weight: (K,) class weights ≥ 0.
-            prior: (K,) where the smoothed mass goes instead of 1/K, or (K, K), a row per true class. Rows sum to 1.
-            class_mask: boolean, (K,) or broadcasts to the logits; False: the class does not exist here.
-            sample_weight: ≥ 0, broadcasts to (N…): multiplies the element's loss and its share of the mean.
-            ignore_index: elements with this label contribute exactly nothing. None: no label is special.
-            z_loss: adds z_loss·logsumexp(logits)² per counted element; `Convention.z_loss_denominator` is what its mean
-                divides by, where that is not what the loss's does.
+            prior: (K,) distribution of the smoothed mass, instead of 1/K, or (K, K) with one row per true class. Rows
+                sum to 1.
+            class_mask: boolean, (K,) or broadcasts to the logits. False: the class does not exist here.
+            sample_weight: ≥ 0, broadcasts to (N…). It multiplies the element's loss and its share of the denominator.
+            ignore_index: elements with this label contribute exactly 0. None ignores no label.
+            z_loss: adds z_loss·logsumexp(logits)² per counted element. Its mean divides by what the loss's mean divides
+                by, unless `Convention.z_loss_denominator` names another denominator.
             reduction: "mean", "sum" or "none".
-            normalizer: divide the sum by this instead of the convention's denominator; needs "mean".
-            axis: the class axis; None is the last, where the shapes leave no doubt.
-            validate: None checks values where no device synchronisation is needed, True always, False never.
+            normalizer: divide the sum by this instead of the convention's denominator. It needs reduction "mean".
+            axis: the class axis. None is the last axis, if the shapes are not ambiguous.
+            validate: None checks values where this needs no device synchronisation, True always, False never.
 
         Returns:
-            A scalar, or (N…) losses for "none" (ignored: 0); float64 for float64 logits, else float32.
+            A scalar, or (N…) losses for "none" (0 where ignored). float64 for float64 logits, else float32.
 
         Raises:
-            TargetError: labels that name no class, targets that are no distributions, regression targets.
-            SmoothingError: ε is no number in [0, 1]. ValueError: shapes, names or combinations that mean nothing.
+            TargetError: labels that name no class, targets that are not distributions, regression targets.
+            SmoothingError: ε is not a number in [0, 1]. ValueError: wrong shapes, names or combinations.
 
         >>> import numpy as np
         >>> import multismooth
@@ -90,9 +92,9 @@ class Functions(HeadFunctions):
         axis: int | None = None,
         validate: bool | None = None,
     ) -> Terms:
-        """(loss, nll, weight) per element: mean loss = Σ loss / Σ weight; nll is the same element at ε = 0.
+        """(loss, nll, weight) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0.
 
-        What gradient accumulation, data parallelism and logging need: sums and counts add up, means do not.
+        Gradient accumulation, data parallelism and logging need these: sums can be added over batches, means cannot.
         Arguments as in `loss`.
 
         >>> import numpy as np
@@ -129,7 +131,7 @@ class Functions(HeadFunctions):
         """(loss, ∂Σloss/∂logits), the gradient (Σ_k W_k)·softmax(logits) − W in the logits' dtype.
 
         W = w∘q is the weighted smoothed target. For reduction "none" the gradient is that of the summed loss.
-        `out` (PyTorch, NumPy) receives the gradient; the logits themselves may be named. Arguments as in `loss`.
+        `out` (PyTorch, NumPy) receives the gradient; it may be the logits array itself. Arguments as in `loss`.
 
         >>> import numpy as np
         >>> import multismooth
@@ -157,7 +159,7 @@ class Functions(HeadFunctions):
     ):
         """q = (1 − ε′)·t + ε′·r as rows (N…, K), for losses that take distributions (KLDivLoss, mixup).
 
-        Rows of ignored labels are 0. dtype: None is the framework's default float (soft targets keep theirs).
+        Rows of ignored labels are 0. dtype: None is the framework's default float, or the dtype of soft targets.
         With q, `kl_div(log_softmax(z), q, "batchmean")` has the gradient of this library's mean loss and differs from
         it by the entropy of q alone; its reduction "mean" divides by N·K and is K times too small.
 
@@ -188,8 +190,8 @@ class Functions(HeadFunctions):
 
         Args:
             logits: (N…) or (N…, K) scores z. targets: t in [0, 1] of the same shape, any dtype.
-            pos_weight: π, broadcasts to the logits. sample_weight: ≥ 0, broadcasts to the logits; 0 is nothing.
-            normalizer: divide the sum by this instead of Σ sample_weight; needs "mean".
+            pos_weight: π, broadcasts to the logits. sample_weight: ≥ 0, broadcasts to the logits; 0 excludes the entry.
+            normalizer: divide the sum by this instead of Σ sample_weight. It needs reduction "mean".
 
         >>> import numpy as np
         >>> import multismooth

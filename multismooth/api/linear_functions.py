@@ -1,10 +1,10 @@
-"""The public functions of a linear head that ends in its loss: a part of `functions`."""
+"""The public functions of a linear layer followed by its loss. `functions` inherits them."""
 
 from typing import Any
 
 
 class HeadFunctions:
-    """`linear_loss` and what belongs to it, for `multismooth.api.functions.Functions`."""
+    """`linear_loss` and related functions, for `multismooth.api.functions.Functions`."""
 
     _backend: Any
     _arguments: Any
@@ -32,15 +32,15 @@ class HeadFunctions:
         chunk_rows: int | None = None,
         accumulate: str = "float32",
     ):
-        """`loss(hidden @ classifier.T + bias, targets, …)` without ever holding the (N, K) logits.
+        """`loss(hidden @ classifier.T + bias, targets, …)` without the whole (N, K) logits in memory.
 
         Args:
-            hidden: (N…, D) features; `axis` names their feature axis (and so the class axis of the logits).
+            hidden: (N…, D) features; `axis` is their feature axis, and the class axis of the logits.
             classifier: (K, D), as in a linear layer. bias: (K,).
-            chunk_rows: elements per chunk of logits; None keeps the workspace near 32 MiB, on a GPU near 1 GiB.
-            accumulate: what the classifier's gradient is summed in over the chunks (of one chunk it is no sum):
-                "float32" (float64 for float64), or "input", the classifier's dtype: half precision saves a (K, D)
-                buffer of float32, and rounds once per chunk.
+            chunk_rows: elements per chunk of logits. None chooses a workspace near 32 MiB, on a GPU near 1 GiB.
+            accumulate: the dtype in which the classifier's gradient is summed over the chunks. "float32" is float64 for
+                float64. "input" is the classifier's dtype: half precision saves a (K, D) buffer of float32, and rounds
+                once per chunk. It has no effect with a single chunk.
 
         The other arguments, results and errors are those of `loss`.
 
@@ -77,7 +77,7 @@ class HeadFunctions:
         chunk_rows: int | None = None,
         accumulate: str = "float32",
     ):
-        """(loss, (∂/∂hidden, ∂/∂classifier, ∂/∂bias or None)) of `linear_loss`; of its sum for "none".
+        """(loss, (∂/∂hidden, ∂/∂classifier, ∂/∂bias or None)) of `linear_loss`. For "none", of its sum.
 
         >>> import numpy as np
         >>> import multismooth
@@ -110,14 +110,15 @@ class HeadFunctions:
     ):
         """ε′·(x·W_y + c_y − Σ_k r_k (x·W_k + c_k)) per element, reduced: what smoothing adds to a hard-label loss.
 
-        Add it to any fused linear cross-entropy that knows hard labels alone (cut-cross-entropy, quack, PyTorch's
-        `linear_cross_entropy` in chunks), with that one's reduction and divisor, to have the smoothed loss and its
-        gradients in O(N·D + K·D). The engine's own z-loss stays as it is. The label's class weight on the whole
-        element is `sample_weight=weight[targets]`; "per_term" weights, soft targets and class masks need `linear_loss`.
+        Add it to a fused linear cross-entropy that supports only hard labels (cut-cross-entropy, quack, PyTorch's
+        `linear_cross_entropy` in chunks), with the same reduction and denominator. The sum is the smoothed loss, with
+        its gradients, in O(N·D + K·D). A z-loss of that function stays as it is. To weight whole elements by the class
+        weight of their label, pass `sample_weight=weight[targets]`; "per_term" weights, soft targets and class masks
+        need `linear_loss`.
 
         Args:
             hidden, classifier, bias: (N…, D), (K, D) and (K,), as in `linear_loss`. targets: (N…) labels.
-            prior: (K,) where the smoothed mass goes instead of 1/K.
+            prior: (K,) distribution of the smoothed mass, instead of 1/K.
 
         The other arguments, results and errors are those of `loss`.
 
@@ -136,7 +137,7 @@ class HeadFunctions:
         return self._backend.smoothing_correction(hidden, classifier, bias, call)
 
     def _head(self, hidden, classifier, bias, chunk_rows, accumulate, targets, *rest):
-        """(hidden, classifier, bias, chunk_rows, Call); the Call's logits are a shape only."""
+        """(hidden, classifier, bias, chunk_rows, Call). The Call's logits have a shape but no values."""
         head = self._arguments.head(hidden, classifier, bias, chunk_rows, accumulate, rest[-2])
         *head, logits = head
         call = self._call(logits, targets, *rest, scores=False)

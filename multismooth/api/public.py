@@ -1,7 +1,8 @@
-"""The public functions of a module, made of the methods of `Functions`: plain functions, known by their name there.
+"""Makes the public functions of a module from the bound methods of `Functions`.
 
-Pickle and deepcopy go by that name, and so do `help`, compilers and errors. What Python itself says of a call with
-wrong arguments names internals and counts one too many; `misused` says it so that it can be mended.
+They are plain functions with the module's name and their own, which pickle, deepcopy, `help`, compilers and errors use.
+For a call with wrong arguments, Python's own error names internals and counts `self` as an argument. `misused` makes a
+better one.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,8 @@ from typing import Any, ParamSpec, TypeVar
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-# What other libraries call an argument: the first of ours that the function has is meant.
+# The names that other libraries use for each argument. A name may stand for several of them; those that the function
+# has are suggested.
 SYNONYMS = {
     "label_smoothing": "smoothing smooth smoothing_factor label_smoothing_factor label_smooth ls_eps eps epsilon alpha",
     "weight": "class_weight class_weights weights label_weights ce_weight",
@@ -53,8 +55,8 @@ def public(method: Callable[Arguments, Result], module: str) -> Callable[Argumen
 
 
 def named(function, module):
-    """A function that stands in a module under its own name, with code of its own: `torch.compile` counts by code how
-    often it compiles."""
+    """The function as a member of the module, with a code object of its own: `torch.compile` limits how often it
+    recompiles each code object."""
     name = function.__name__
     function.__module__, function.__qualname__ = module, name
     function.__code__ = function.__code__.replace(co_name=name, co_qualname=name)
@@ -62,13 +64,13 @@ def named(function, module):
 
 
 def misused(function: Callable, args: tuple, options: dict[str, Any]) -> TypeError | None:
-    """The error of a call that the function's signature does not allow, saying what is probably meant; else None."""
+    """The error for a call that does not fit the function's signature, with a suggestion. None for a call that fits."""
     parameters, name = signature(function).parameters, function.__name__
     positional = [p.name for p in parameters.values() if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
     first = ", ".join(positional)
-    for given in options:
-        if given not in parameters:
-            return TypeError(f"{name}() got an unexpected keyword argument {given!r}. {meant(given, parameters)}")
+    for keyword in options:
+        if keyword not in parameters:
+            return TypeError(f"{name}() got an unexpected keyword argument {keyword!r}. {meant(keyword, parameters)}")
     if len(args) > len(positional):
         extra = args[len(positional)]
         example = f"label_smoothing={extra!r}" if isinstance(extra, float) else "label_smoothing=0.1"
@@ -76,15 +78,17 @@ def misused(function: Callable, args: tuple, options: dict[str, Any]) -> TypeErr
             f"{name}() takes {len(positional)} positional arguments ({first}) but {len(args)} were given. "
             f"Settings are keywords: {example}."
         )
-    if twice := [p for p in positional[: len(args)] if p in options]:
-        return TypeError(f"{name}() got {twice[0]!r} twice, by position and by name. Its first arguments are {first}.")
+    if repeated := [p for p in positional[: len(args)] if p in options]:
+        return TypeError(
+            f"{name}() got {repeated[0]!r} twice, by position and by name. Its first arguments are {first}."
+        )
     if missing := [p for p in positional[len(args) :] if p not in options]:
         return TypeError(f"{name}() is missing {' and '.join(map(repr, missing))}. Its first arguments are {first}.")
     return None
 
 
 def meant(word, parameters):
-    """What a wrong keyword probably means."""
+    """A suggestion for an unknown keyword."""
     found = [own for own, others in SYNONYMS.items() if own in parameters and word.lower() in others.split()]
     found = found or get_close_matches(word.lower(), parameters, n=1)
     if found:

@@ -1,8 +1,8 @@
 """The eager PyTorch path: one autograd node for the whole loss, with the closed-form gradient of `spec`.
 
-`F.cross_entropy(label_smoothing=…)` records four nodes and keeps two (N, K) buffers besides the gradient; this keeps
-the gradient alone. Whatever needs more than a first derivative with respect to the logits (double backward, forward
-mode, torch.func, torch.compile, targets or weights that require gradients) takes the text of `spec`.
+`F.cross_entropy(label_smoothing=…)` records four nodes and keeps two (N, K) buffers besides the gradient. This node
+keeps only the gradient. A call that needs more than a first derivative with respect to the logits (double backward,
+forward mode, torch.func, torch.compile, targets or weights that require gradients) uses the formulas of `spec`.
 """
 
 import math
@@ -20,50 +20,58 @@ from multismooth.torch.namespace import XP, float_of
 
 def differentiable_gradient(logits, plan, axis, upstream):
     """`spec.gradient` times the upstream gradient, for a second derivative or a vmap over backward."""
-    z, plan = logits.to(float_of(logits)), plan_as_tensors(plan)  # cast once: the derivative of every cast is rounded
+    z, plan = (
+        logits.to(float_of(logits)),
+        plan_as_tensors(plan),
+    )  # one cast, because the derivative of each cast is rounded
     found = spec.statistics(z, plan, axis, XP)
     return (spec.wide(upstream, axis, XP) * spec.gradient(z, found, plan, axis, XP)).to(logits.dtype)
 
 
-# --- what backward needs --------------------------------------------------------------------------------------------
+# --- tensors saved for backward --------------------------------------------------------------------------------------
 
 
-def keep(ctx, problem, plan, *tensors):
-    """Save tensors of a call, and those of the caller whose memory its plan may hold. Autograd then notices if the
-    caller writes to one of them before backward."""
+def save(ctx, problem, plan, *tensors):
+    """Save the plan, these tensors, and the caller's tensors whose memory the plan may share.
+
+    Autograd then raises if the caller writes to one of them before backward.
+    """
     ctx.plan, ctx.count = plan, len(tensors)
     ctx.save_for_backward(*tensors, problem.targets, problem.weight, problem.prior, problem.class_mask)
 
 
-def kept(ctx):
-    """(*tensors, plan) that `keep` saved."""
+def saved(ctx):
+    """(*tensors, plan) of `save`."""
     return *ctx.saved_tensors[: ctx.count], ctx.plan
 
 
-def differentiated(upstream):
-    """Whether backward is to be differentiated, or vmapped over."""
+def differentiates_backward(upstream):
+    """Whether backward itself will be differentiated, or runs under vmap."""
     return torch.is_grad_enabled() or batched(upstream) or transforming()
 
 
 class _Summed(torch.autograd.Function):
-    """logits → Σ loss. Forward leaves the gradient, the only (N, K) buffer; the first backward hands it out, scaled
-    in place; a second one, over a retained graph, computes it anew, so that it never has two owners."""
+    """logits → Σ loss. Forward also computes the gradient, the only (N, K) buffer that is kept.
+
+    The first backward scales it in place and returns it. A second backward, over a retained graph, computes it again,
+    so that two callers never share one buffer.
+    """
 
     @staticmethod
     def forward(ctx, logits, problem, plan, axis, kernel):
         loss, ctx.gradient = kernel(logits, plan, axis, summed=True)
-        keep(ctx, problem, plan, logits)
+        save(ctx, problem, plan, logits)
         ctx.call = axis, kernel
         return loss
 
     @staticmethod
     def backward(ctx, upstream):
         axis, kernel = ctx.call
-        if differentiated(upstream):
-            return differentiable_gradient(*kept(ctx), axis, upstream), None, None, None, None
+        if differentiates_backward(upstream):
+            return differentiable_gradient(*saved(ctx), axis, upstream), None, None, None, None
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
-            gradient = kernel(*kept(ctx), axis, summed=True)[1]
+            gradient = kernel(*saved(ctx), axis, summed=True)[1]
         return scale_(gradient, upstream), None, None, None, None
 
 
@@ -71,7 +79,7 @@ _summed = compat.apply_of(_Summed)
 
 
 def scale_(gradient, upstream):
-    """gradient·upstream in place; nothing to do for the 1 that `loss.backward()` starts with, where it can be seen."""
+    """gradient·upstream in place. On a CPU it skips the multiplication by 1, which `loss.backward()` starts with."""
     if upstream.is_cpu and upstream.item() == 1.0:
         return gradient
     return launch.rescaled_(gradient, upstream) if gradient.is_cuda else gradient.mul_(upstream)
@@ -80,14 +88,15 @@ def scale_(gradient, upstream):
 # --- half precision: rounded once, after the upstream gradient ------------------------------------------------------
 
 
-class Expected:
-    """The upstream gradient of the last call of a kind: 1, a GradScaler's 65,536, one over the accumulated batches.
+class ExpectedUpstream:
+    """The upstream gradient of the last call with the same dtype and shape.
 
-    A half-precision gradient must be scaled before it is rounded, and forward makes it before the upstream gradient is
-    known. It nearly always is what it was; where it is not, backward computes the gradient once more.
+    Examples are 1, a GradScaler's 65,536, and one over the number of accumulated batches. A half-precision gradient
+    must be scaled before it is rounded, and forward computes it before the upstream gradient is known. The upstream
+    gradient is nearly always the same as last time. If it is not, backward computes the gradient again.
     """
 
-    MOST = 256  # kinds of calls
+    MAX_KINDS = 256  # pairs of dtype and shape that are kept
 
     def __init__(self):
         self._known = {}
@@ -96,12 +105,12 @@ class Expected:
         return self._known.get(kind, 1.0)
 
     def learn(self, kind, upstream):
-        if len(self._known) >= self.MOST:
+        if len(self._known) >= self.MAX_KINDS:
             self._known.clear()
         self._known[kind] = upstream if upstream != 0.0 and math.isfinite(upstream) else 1.0
 
 
-EXPECTED = Expected()
+EXPECTED_UPSTREAM = ExpectedUpstream()
 
 
 class _HalfSummed(torch.autograd.Function):
@@ -109,52 +118,55 @@ class _HalfSummed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits, problem, plan, axis, kernel):
-        ctx.expected = EXPECTED.of((logits.dtype, logits.shape))
+        ctx.expected = EXPECTED_UPSTREAM.of((logits.dtype, logits.shape))
         loss, ctx.gradient = kernel(logits, plan, axis, summed=True, upstream=ctx.expected)
-        keep(ctx, problem, plan, logits)
+        save(ctx, problem, plan, logits)
         ctx.call = axis, kernel
         return loss
 
     @staticmethod
     def backward(ctx, upstream):
         axis, kernel = ctx.call
-        if differentiated(upstream):
-            return differentiable_gradient(*kept(ctx), axis, upstream), None, None, None, None
+        if differentiates_backward(upstream):
+            return differentiable_gradient(*saved(ctx), axis, upstream), None, None, None, None
         (gradient, ctx.gradient), factor = (ctx.gradient, None), upstream.item()
         if gradient is None or factor != ctx.expected:
             try:
-                logits, plan = kept(ctx)
-            except RuntimeError:  # the logits were written to since: the gradient that is there is right, rounded twice
+                logits, plan = saved(ctx)
+            except RuntimeError:  # the caller has written to the logits: use forward's gradient, then rounded twice
                 if gradient is None:
                     raise
                 return gradient.mul_(factor / ctx.expected), None, None, None, None
-            EXPECTED.learn((logits.dtype, logits.shape), factor)
-            gradient = None  # or there would be two
+            EXPECTED_UPSTREAM.learn((logits.dtype, logits.shape), factor)
+            gradient = None  # free it before the kernel allocates the next one
             gradient = kernel(logits, plan, axis, summed=True, upstream=factor)[1]
         return gradient, None, None, None, None
 
 
 class _GuardedSummed(torch.autograd.Function):
-    """`_Summed` of bfloat16 logits in Triton's kernels, which alone can see the upstream gradient: where it is not 1,
-    they compute the gradient once more, over the first one."""
+    """`_Summed` of bfloat16 logits, by Triton's kernels.
+
+    They can read the upstream gradient on the device. If it is not 1, they compute the gradient again, over the first
+    one.
+    """
 
     @staticmethod
     def forward(ctx, logits, problem, plan, axis):
         loss, ctx.gradient, *found = launch.losses_and_gradient(logits.detach(), plan, axis)
-        keep(ctx, problem, plan, logits, *found)
+        save(ctx, problem, plan, logits, *found)
         ctx.axis = axis
         return loss.sum()
 
     @staticmethod
     def backward(ctx, upstream):
-        gradient, ctx.gradient = (None, ctx.gradient) if differentiated(upstream) else (ctx.gradient, None)
+        gradient, ctx.gradient = (None, ctx.gradient) if differentiates_backward(upstream) else (ctx.gradient, None)
         try:
-            logits, *found, plan = kept(ctx)
+            logits, *found, plan = saved(ctx)
         except RuntimeError:  # as in `_HalfSummed`
             if gradient is None:
                 raise
             return launch.rescaled_(gradient, upstream), None, None, None
-        if differentiated(upstream):
+        if differentiates_backward(upstream):
             return differentiable_gradient(logits, plan, ctx.axis, upstream), None, None, None
         return (
             launch.gradient(logits, plan, ctx.axis, *found, gradient, upstream, gradient is not None),
@@ -165,9 +177,12 @@ class _GuardedSummed(torch.autograd.Function):
 
 
 class _Elements(torch.autograd.Function):
-    """logits → per-element losses. Their weights are known in backward, which is one more pass of the kernel: the
-    plan scaled by the upstream gradient. Keeping log p instead would be a second (N, K) buffer. Triton's kernel has
-    two halves, and keeps two numbers per element between them."""
+    """logits → per-element losses.
+
+    Their upstream gradients are known only in backward, which runs the kernel again with the plan scaled by them. To
+    keep log p instead would need a second (N, K) buffer. Triton's kernel has two parts and keeps two numbers per
+    element between them.
+    """
 
     @staticmethod
     def forward(ctx, logits, problem, plan, axis):
@@ -177,22 +192,22 @@ class _Elements(torch.autograd.Function):
             loss, *found = launch.losses(logits.detach(), plan, axis)
         else:
             loss, found = kernel(logits, plan, axis, with_gradient=False)[0], []
-        keep(ctx, problem, plan, logits, *found)
+        save(ctx, problem, plan, logits, *found)
         ctx.call = axis, kernel
         return loss
 
     @staticmethod
     def backward(ctx, upstream):
         axis, kernel = ctx.call
-        logits, *found, plan = kept(ctx)
-        if differentiated(upstream):
+        logits, *found, plan = saved(ctx)
+        if differentiates_backward(upstream):
             return differentiable_gradient(logits, plan, axis, upstream), None, None, None
         plan = spec.scaled(plan, upstream)
         return launch.gradient(logits, plan, axis, *found) if found else kernel(logits, plan, axis)[1], None, None, None
 
 
 def loss(call):
-    """The loss of a call, as one autograd node where somebody wants its gradient."""
+    """The loss of a call, as one autograd node if the logits require a gradient."""
     logits, axis, summed = call.problem.logits, call.settings.axis, call.settings.reduction != "none"
     with_gradient = logits.requires_grad and torch.is_grad_enabled()
     plan, kernel = plan_and_kernel(call, with_gradient)

@@ -1,4 +1,4 @@
-"""One choice for a call of tensors: its plan and the kernel that computes it. Calls of one kind make it once."""
+"""Chooses the plan and the kernel of a call. Calls of one kind share one choice."""
 
 import torch
 
@@ -9,12 +9,12 @@ from multismooth.torch import cpu_kernels
 from multismooth.torch.gpu import launch
 from multismooth.torch.plans import planned, program
 
-MAX_LOGITS_WHOLE = 2**19  # up to so many, the calls that `chunked` adds cost more than the passes that it saves
-MAX_LOGITS_WHOLE_FORWARD = 2**22  # the same without a gradient, where PyTorch's own log softmax is hard to beat
-MAX_LOGITS_TINY = 2**13  # up to so many, Numba's kernel is the fastest without a gradient, whatever the shape
-MIN_CLASSES_SLOW, MAX_CLASSES_SLOW = 64, 511  # without a gradient, PyTorch's log softmax beats it on two threads here
-COMPILED = (torch.float32, torch.float64, torch.bfloat16)
-NUMPY = (torch.float32, torch.float64)
+MAX_LOGITS_WHOLE = 2**19  # up to this many, chunked needs more time for its calls than it saves in memory passes
+MAX_LOGITS_WHOLE_FORWARD = 2**22  # the same without a gradient, where PyTorch's log softmax is fast
+MAX_LOGITS_TINY = 2**13  # up to this many, Numba's kernel is the fastest without a gradient, for any shape
+MIN_CLASSES_SLOW, MAX_CLASSES_SLOW = 64, 511  # for 64 to 511 classes without a gradient, it is slower than PyTorch's
+NUMBA_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+NUMPY_DTYPES = (torch.float32, torch.float64)
 
 
 def triton(logits, plan, *args, **options):
@@ -28,12 +28,12 @@ def plan_and_kernel(call, with_gradient=True):
     """(the call's plan, its kernel)."""
     problem, settings, memo, values = call
     age_buffers()
-    key = with_gradient, (asked := requested())
+    key = with_gradient, (wanted := requested())
     known = None if memo is None else memo.kernels.get(key)
     if known is not None:
         replay, name = known
         plan = planned(problem, settings) if replay is None else replay(*values)
-        return plan, KERNELS[name if asked is None else record(name)]
+        return plan, KERNELS[name if wanted is None else record(name)]
     plan = planned(problem, settings)
     name = select(*supports(problem.logits, plan, settings.axis, with_gradient))
     if memo is not None:
@@ -42,7 +42,7 @@ def plan_and_kernel(call, with_gradient=True):
 
 
 def kernel_for(logits, plan, axis, with_gradient=True):
-    """The kernel for a plan, by the caller's request or by size."""
+    """The kernel for a plan: the best for its size, or the one that the caller requested."""
     age_buffers()
     return KERNELS[select(*supports(logits, plan, axis, with_gradient))]
 
@@ -54,11 +54,13 @@ def supports(logits, plan, axis, with_gradient):
         return ("triton", "whole") if launch.supports(logits, plan, axis) else ("whole",)
     limit = MAX_LOGITS_WHOLE if with_gradient else MAX_LOGITS_WHOLE_FORWARD
     names = ["whole", "chunked"] if size <= limit else ["chunked", "whole"]
-    if logits.dtype in NUMPY and cpu.few(logits, plan, axis):
+    if logits.dtype in NUMPY_DTYPES and cpu.few(logits, plan, axis):
         names.insert(0, "columns")
-    if logits.dtype in COMPILED:
+    if logits.dtype in NUMBA_DTYPES:
         fast = compiles_faster(logits, axis, with_gradient)
-        if (fast or is_requested("numba")) and cpu.compiles(logits, plan, axis):  # Numba takes a second to import
+        if (fast or is_requested("numba")) and cpu.compiles(
+            logits, plan, axis
+        ):  # tested last, because it imports Numba (1 s)
             names.insert(0 if fast else len(names), "numba")
     if is_requested("triton") and launch.supports(logits, plan, axis):  # in its interpreter, for tests
         names.append("triton")
@@ -68,10 +70,10 @@ def supports(logits, plan, axis, with_gradient):
 def compiles_faster(logits, axis, with_gradient):
     """Whether Numba's kernels are faster than PyTorch's.
 
-    With a gradient they always are; without one, except for rows of some hundred logits. Little bfloat16 is slower,
-    because it is cast bit by bit.
+    With a gradient they always are. Without one they are, except for rows of 64 to 511 logits (on two threads). Small
+    bfloat16 arrays are slower, because Numba casts bfloat16 by bit operations.
     """
     size, classes = logits.numel(), logits.shape[axis]
-    if logits.dtype not in NUMPY:
+    if logits.dtype not in NUMPY_DTYPES:
         return size > (MAX_LOGITS_WHOLE if with_gradient else MAX_LOGITS_WHOLE_FORWARD)
     return with_gradient or size <= MAX_LOGITS_TINY or not MIN_CLASSES_SLOW <= classes <= MAX_CLASSES_SLOW

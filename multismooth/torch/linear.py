@@ -1,8 +1,8 @@
-"""PyTorch linear head and loss: gradients computed in forward, chunk by chunk, with three matrix products at most.
+"""Linear layer and loss in PyTorch: forward computes the gradients chunk by chunk, with at most three matrix products.
 
-Forward knows each chunk's gradient as soon as its logits exist, so nothing of size (N, K) is kept and backward only
-multiplies by the upstream gradient. The gradient of reduction "none", double backward and whatever else
-`compat.eligible` refuses take checkpointed chunks of the plain text: a fourth product, any derivative.
+Forward computes each chunk's gradient while its logits exist. So nothing of size (N, K) is kept, and backward only
+multiplies by the upstream gradient. The gradient of reduction "none", double backward and other calls that
+`compat.eligible` refuses use checkpointed chunks of the formulas of `spec`: a fourth product, and any derivative.
 """
 
 import math
@@ -18,10 +18,10 @@ from multismooth.torch.gpu import launch, plans
 from multismooth.torch.namespace import XP, known
 
 WORKSPACE = 2**23  # logits per chunk, 32 MiB of float32: the kernel writes their gradient over them
-DEVICE_WORKSPACE = 2**30  # bytes of logits per chunk on a GPU, whose products want rows in the thousands
-DEVICE_ROWS = {"least": 1024, "multiple": 128}  # a chunk reads the classifier twice and its gradient's sum once
-PLAIN_BYTES = 16  # per logit of the plain text: a few float32 copies
-HALF_FACTOR = 2.0**10  # up to a gradient of 64 it does not overflow, down to 6e-11 it is not 0
+DEVICE_WORKSPACE = 2**30  # bytes of logits per chunk on a GPU, whose matrix products are fast with thousands of rows
+DEVICE_ROWS = {"least": 1024, "multiple": 128}  # each chunk reads the classifier twice and the sum of its gradient once
+SPEC_BYTES = 16  # per logit, for the formulas of `spec`: a few float32 copies
+HALF_FACTOR = 2.0**10  # float16 gradients up to 64 do not overflow, and those down to 6e-11 do not become 0
 
 
 def _rows(hidden, classifier):
@@ -29,9 +29,10 @@ def _rows(hidden, classifier):
 
 
 def _chunk_rows(hidden, classifier, chunk_rows, settings=None):
-    """Rows per chunk: by what fits a cache on a CPU, by memory on other devices. Without settings, for plain text.
+    """Rows per chunk. They fit the cache of a CPU, or a share of the memory of another device.
 
-    All, where their number is a compiler's symbol: a loop would fix it.
+    Without settings it is for the formulas of `spec`. All rows, if a compiler has a symbol for their number: a loop
+    over chunks would fix it.
     """
     rows, classes = _rows(hidden, classifier), classifier.shape[0]
     if not known(rows):
@@ -39,25 +40,28 @@ def _chunk_rows(hidden, classifier, chunk_rows, settings=None):
     if hidden.is_cpu:
         return linear.chunk_size(rows, classes, chunk_rows, WORKSPACE if settings else linear.WORKSPACE)
     in_place = settings and not settings.soft and launch.compiled()
-    workspace = DEVICE_WORKSPACE // (hidden.itemsize if in_place else PLAIN_BYTES)
+    workspace = DEVICE_WORKSPACE // (hidden.itemsize if in_place else SPEC_BYTES)
     return linear.chunk_size(rows, classes, chunk_rows, workspace, **DEVICE_ROWS)
 
 
 def _scale(hidden, rows, problem, settings):
-    """A power of two against a mean's 1/N in float16, where ε/(K·N) is 0; the products undo it before they round."""
+    """A power of two that cancels a mean's 1/N in float16, where ε/(K·N) is 0. The products divide by it again, before
+    they round."""
     if hidden.dtype is not torch.float16 or settings.reduction != "mean":
         return 1.0
     size = problem.normalizer if isinstance(problem.normalizer, float) else rows
-    return 2.0 ** min(max(math.frexp(size)[1] - 1, 0), 15)  # a single counted row has it all, and 2¹⁶ is infinite
+    return 2.0 ** min(
+        max(math.frexp(size)[1] - 1, 0), 15
+    )  # if only one row counts its gradient is not divided by N, and 2¹⁶ is infinite in float16
 
 
 def stored_factor(hidden, reduction):
-    """What gradients are multiplied by while nobody has seen the upstream one: float16 would lose those of a mean."""
+    """The factor of the gradients that forward stores: in float16 the gradients of a mean would become 0."""
     return HALF_FACTOR if hidden.dtype is torch.float16 and reduction == "mean" else 1.0
 
 
 class _Logits:
-    """The logits of one chunk after the other in the same memory: mapping it anew costs a tenth of the products."""
+    """Computes the logits of all chunks in the same memory. New memory for each costs a tenth of the products."""
 
     def __init__(self, rows, hidden, classifier):
         self._memory = torch.empty(rows, classifier.shape[0], dtype=hidden.dtype, device=hidden.device)
@@ -68,7 +72,7 @@ class _Logits:
 
 
 class _Products(linear.InPlaceProducts):
-    """Products into memory that is kept: one chunk's logits, and the gradients themselves."""
+    """Matrix products that write to reused memory: the logits of one chunk, and the gradients themselves."""
 
     def __init__(self, hidden, classifier, settings, rows, xp, scale, upstream):
         super().__init__(hidden, classifier, settings, rows, xp)
@@ -89,7 +93,7 @@ class _Products(linear.InPlaceProducts):
         factors = {"beta": 0 if self.d_classifier is None else 1, "alpha": self.factor}
         if self.d_classifier is None:
             self.d_classifier = torch.empty_like(self.classifier, dtype=self.dtype)
-        if wide:  # float16 and bfloat16 operands, float32 sums: what cuBLAS does anyway, without the rounding
+        if wide:  # half-precision operands with float32 sums, as cuBLAS computes anyway, without rounding
             torch.addmm(self.d_classifier, g.T, hidden, out_dtype=self.dtype, out=self.d_classifier, **factors)
         else:
             self.d_classifier.addmm_(g.T, hidden, **factors)
@@ -105,31 +109,31 @@ def _kernel(logits, plan, xp):
 def with_gradients(
     hidden, classifier, bias, call, needed=(True, True, True), kernel=_kernel, planned=plans.known, upstream=1.0
 ):
-    """(loss, (∂hidden, ∂classifier, ∂bias) of upstream·loss, None where not needed), each while its logits exist."""
+    """(loss, (∂hidden, ∂classifier, ∂bias) of upstream·loss, None where not needed). Each chunk makes them at once."""
     chunk_rows, problem, settings = call
     call = _chunk_rows(hidden, classifier, chunk_rows, settings), problem, settings
     scale = _scale(hidden, _rows(hidden, classifier), problem, settings)
-    more = (
+    options = (
         {}
         if kernel is linear.plain_kernel
         else {"products": partial(_Products, scale=scale, upstream=upstream), "planned": planned}
     )
-    return linear.forward_and_gradient(hidden, classifier, bias, *call, XP, kernel, needed=needed, **more)
+    return linear.forward_and_gradient(hidden, classifier, bias, *call, XP, kernel, needed=needed, **options)
 
 
 class Unchanged:
-    """`linear.plain` for backward to run once more, which it refuses if the caller wrote to a tensor in between."""
+    """`linear.plain`, which checkpoint runs again in backward. It raises if the caller wrote to a tensor in between."""
 
     def __init__(self, hidden, classifier, bias, problem):
         self._tensors = [x for x in (hidden, classifier, bias, *[*problem][1:]) if isinstance(x, torch.Tensor)]
-        self._versions = self._seen()
+        self._versions = self._current_versions()
 
-    def _seen(self):
+    def _current_versions(self):
         tracked = () if torch.compiler.is_compiling() else self._tensors
         return [None if tensor.is_inference() else tensor._version for tensor in tracked]
 
     def __call__(self, *arguments):
-        if self._seen() != self._versions:
+        if self._current_versions() != self._versions:
             raise RuntimeError(
                 "linear_loss: a tensor of the call was modified by an in-place operation before its backward, which "
                 "makes the logits again from it. Pass a clone() of what changes."
@@ -137,25 +141,26 @@ class Unchanged:
         return linear.plain(*arguments)
 
 
-def _plain(hidden, classifier, bias, chunk_rows, problem, settings):
-    forward_mode = compat.forward_mode()  # PyTorch 2.6 to 2.11: checkpoint has no rule for it
-    keeps = forward_mode or compat.functorch_active() or not torch.is_grad_enabled()
+def _loss_by_spec(hidden, classifier, bias, chunk_rows, problem, settings):
+    """The loss by the formulas of `spec`, with checkpointed chunks where gradients may be needed."""
+    forward_mode = compat.forward_mode()  # PyTorch 2.6 to 2.11: checkpoint does not support it
+    keeps_chunks = forward_mode or compat.functorch_active() or not torch.is_grad_enabled()
     chunk_loss = (
         linear.plain
-        if keeps
+        if keeps_chunks
         else partial(checkpoint, Unchanged(hidden, classifier, bias, problem), use_reentrant=False)
     )
     chunk_rows = _chunk_rows(hidden, classifier, chunk_rows)
     return linear.forward(hidden, classifier, bias, chunk_rows, problem, settings, XP, chunk_loss)
 
 
-def _evaluated(hidden, classifier, bias, chunk_rows, problem, settings):
-    """The loss where nobody wants a gradient, by the kernels."""
+def _loss_by_kernels(hidden, classifier, bias, chunk_rows, problem, settings):
+    """The loss by the kernels, without gradients."""
     size = _chunk_rows(hidden, classifier, chunk_rows, settings)
     logits_of = _Logits(min(size, _rows(hidden, classifier)), hidden, classifier)
 
-    def chunk_loss(own, classifier, bias, plan, xp):
-        logits = logits_of(own, classifier, bias)
+    def chunk_loss(rows, classifier, bias, plan, xp):
+        logits = logits_of(rows, classifier, bias)
         name = select(*choice.supports(logits, plan, 1, with_gradient=False), "spec")
         return linear.losses_of(logits, plan, xp) if name == "spec" else choice.KERNELS[name](logits, plan, 1, False)[0]
 
@@ -163,72 +168,80 @@ def _evaluated(hidden, classifier, bias, chunk_rows, problem, settings):
 
 
 class _LinearLoss(torch.autograd.Function):
-    """hidden, classifier, bias → summed loss. The first backward hands out what forward computed, scaled in place;
-    a second one, over a retained graph, computes them anew, so no gradient ever has two owners."""
+    """hidden, classifier, bias → summed loss. Forward also computes the gradients.
+
+    The first backward scales them in place and returns them. A second backward, over a retained graph, computes them
+    again, so that two callers never share one buffer.
+    """
 
     @staticmethod
     def forward(ctx, hidden, classifier, bias, call):
         chunk_rows, problem, settings = call
         ctx.kind = hidden.dtype, hidden.shape
         ctx.learns = hidden.dtype is torch.float16 and hidden.is_cpu
-        ctx.stored = autograd.EXPECTED.of(ctx.kind) if ctx.learns else stored_factor(hidden, settings.reduction)
+        ctx.stored = (
+            autograd.EXPECTED_UPSTREAM.of(ctx.kind) if ctx.learns else stored_factor(hidden, settings.reduction)
+        )
         loss, ctx.gradients = with_gradients(
             hidden, classifier, bias, call, ctx.needs_input_grad[:3], upstream=ctx.stored
         )
         ctx.problem = problem
-        own = [value for value in [*problem][1:] if isinstance(value, torch.Tensor)]
-        ctx.save_for_backward(hidden, classifier, bias, *own)  # autograd notices if the caller writes to one of them
+        others = [value for value in [*problem][1:] if isinstance(value, torch.Tensor)]
+        ctx.save_for_backward(hidden, classifier, bias, *others)  # autograd raises if the caller writes to one of them
         ctx.call = chunk_rows, settings
         return loss
 
     @staticmethod
     def backward(ctx, upstream):
         needed, gradients = ctx.needs_input_grad[:3], ctx.gradients
-        if autograd.differentiated(upstream):
-            *inputs, call = _again(ctx)
+        if autograd.differentiates_backward(upstream):
+            *inputs, call = _saved_arguments(ctx)
             return *_differentiable(inputs, needed, call, upstream), None
         ctx.gradients = None
-        held = upstream.item() if ctx.learns else ctx.stored  # what the gradients ought to be multiplied by already
-        if gradients is None or held != ctx.stored:
+        applied = upstream.item() if ctx.learns else ctx.stored  # the factor that the gradients need to contain
+        if gradients is None or applied != ctx.stored:
             try:
-                *inputs, call = _again(ctx)
-            except RuntimeError:  # a tensor was written to since: the gradients that are there are right
+                *inputs, call = _saved_arguments(ctx)
+            except RuntimeError:  # the caller has written to a tensor: use forward's gradients
                 if gradients is None:
                     raise
-                held = ctx.stored
+                applied = ctx.stored
             else:
-                gradients = None  # or there would be two of each
-                gradients = with_gradients(*inputs, call, needed, upstream=held)[1]
+                gradients = None  # free them before the next ones are allocated
+                gradients = with_gradients(*inputs, call, needed, upstream=applied)[1]
         if ctx.learns:
-            autograd.EXPECTED.learn(ctx.kind, held)
-            if held == upstream.item():
+            autograd.EXPECTED_UPSTREAM.learn(ctx.kind, applied)
+            if applied == upstream.item():
                 return *gradients, None
-        factor = upstream / held
+        factor = upstream / applied
         return *(None if gradient is None else autograd.scale_(gradient, factor) for gradient in gradients), None
 
 
-def _again(ctx):
-    """(hidden, classifier, bias, call) of a forward whose tensors are as they were."""
+def _saved_arguments(ctx):
+    """(hidden, classifier, bias, call) of forward. RuntimeError if the caller has written to one of its tensors."""
     chunk_rows, settings = ctx.call
     return *ctx.saved_tensors[:3], (chunk_rows, ctx.problem, settings)
 
 
 def _differentiable(inputs, needed, call, upstream):
-    """The gradients from scratch by the plain text, to be differentiated or vmapped over."""
-    again = torch.is_grad_enabled()
+    """The gradients by the formulas of `spec`, for a second derivative or a vmap over backward."""
+    create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         with_gradient = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
-        found = iter(torch.autograd.grad(_plain(*inputs, *call), with_gradient, upstream, create_graph=again))
-    return [next(found) if need else None for need in needed]
+        loss = _loss_by_spec(*inputs, *call)
+        gradients = iter(torch.autograd.grad(loss, with_gradient, upstream, create_graph=create_graph))
+    return [next(gradients) if need else None for need in needed]
 
 
 def cast(*tensors):
-    """What autocast makes of a linear layer's tensors: the products here are made in place, which it lets be."""
+    """The tensors in the dtype that autocast gives a linear layer. Autocast itself skips the in-place products here."""
     return [tensor if tensor is None else tensor.to(autocast.layer_dtype(tensor)) for tensor in tensors]
 
 
 def _cast(*tensors):
-    return tensors if compat.transforming() else cast(*tensors)  # plain text's products are cast as they are
+    return (
+        tensors if compat.transforming() else cast(*tensors)
+    )  # autocast casts the products of `spec`'s formulas itself
 
 
 def loss(hidden, classifier, bias, chunk_rows, problem, settings):
@@ -237,30 +250,32 @@ def loss(hidden, classifier, bias, chunk_rows, problem, settings):
     with_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     eligible = compat.eligible(*tensors, others=[*problem][1:] if torch.is_grad_enabled() else ())
     if eligible and not with_gradient:
-        return _evaluated(hidden, classifier, bias, chunk_rows, problem, settings)
+        return _loss_by_kernels(hidden, classifier, bias, chunk_rows, problem, settings)
     if settings.reduction == "none" or not eligible:
-        return _plain(hidden, classifier, bias, chunk_rows, problem, settings)
+        return _loss_by_spec(hidden, classifier, bias, chunk_rows, problem, settings)
     return _LinearLoss.apply(hidden, classifier, bias, (chunk_rows, problem, settings))
 
 
 def loss_and_grad(hidden, classifier, bias, chunk_rows, problem, settings):
-    given = hidden, classifier, bias
+    inputs = hidden, classifier, bias
     with torch.no_grad():
-        kernel = (
-            _kernel if compat.eligible(*(tensor for tensor in given if tensor is not None)) else linear.plain_kernel
-        )
-        value, gradients = with_gradients(*_cast(*given), (chunk_rows, problem, settings), kernel=kernel)
-    back = zip(gradients, given, strict=True)
-    return value, tuple(gradient if gradient is None else gradient.to(of.dtype) for gradient, of in back)
+        eligible = compat.eligible(*(tensor for tensor in inputs if tensor is not None))
+        kernel = _kernel if eligible else linear.plain_kernel
+        value, gradients = with_gradients(*_cast(*inputs), (chunk_rows, problem, settings), kernel=kernel)
+    pairs = zip(gradients, inputs, strict=True)
+    return value, tuple(gradient if gradient is None else gradient.to(of.dtype) for gradient, of in pairs)
 
 
 def _rows_at(table, labels, xp):
-    """An embedding's gradient is summed in a fixed order on any device, which that of `take` is not on a GPU."""
+    """The table's row for each label, as an embedding.
+
+    Its gradient is summed in a fixed order on any device. On a GPU that of `take` is not.
+    """
     if table.ndim == 1:
         return torch.nn.functional.embedding(labels, table.unsqueeze(1)).squeeze(-1)
     return torch.nn.functional.embedding(labels, table)
 
 
 def smoothing_correction(hidden, classifier, bias, problem, settings):
-    with autocast.without(hidden.device):  # Σ_k v_k W_k is no layer
+    with autocast.without(hidden.device):  # autocast would run Σ_k v_k W_k in half precision, as a linear layer
         return correction.correction(hidden, classifier, bias, problem, settings, XP, _rows_at)

@@ -1,8 +1,8 @@
-"""The plan of a call of tensors, and its replay for calls of one kind.
+"""The plan of a PyTorch call, and its replay for calls of one kind.
 
-Weights, masks or ignored labels make a plan twenty operations on arrays with an entry for each element. One of them
-takes PyTorch three to six µs and NumPy one, so on a CPU they are NumPy's, on the memory that both share. On a GPU an
-everyday plan is one launch (`gpu.plans`).
+With weights, masks or ignored labels a plan takes twenty operations on arrays with an entry for each element. Each
+takes three to six µs in PyTorch and one in NumPy. So on a CPU NumPy computes them, on the memory that both share. On a
+GPU one launch makes the plan of a common kind of call (`gpu.plans`).
 """
 
 import numpy as np
@@ -16,16 +16,16 @@ from multismooth.reduction import reduced_plan
 from multismooth.torch.gpu import plans as gpu
 from multismooth.torch.namespace import XP
 
-MAX_LOGITS_NUMPY = 2**22  # of a problem whose plan is made by NumPy: beyond, what it saves is not noticed
-MAX_LOGITS_ROWS = 2**16  # the same where the plan has rows of its own for each element, which threads share in PyTorch
-SHARED = (torch.float32, torch.float64, torch.int64, torch.bool)
+MAX_LOGITS_NUMPY = 2**22  # up to this many, NumPy makes the plan; above, the time that it saves does not matter
+MAX_LOGITS_ROWS = 2**16  # the same for a plan with a row for each element, which PyTorch computes on several threads
+NUMPY_DTYPES = (torch.float32, torch.float64, torch.int64, torch.bool)
 
 
 def planned(problem, settings):
-    """`reduced_plan` in plain numbers and tensors, or NumPy's arrays where `in_numpy`."""
-    found = None if problem.logits.is_cpu and not is_requested("triton") else gpu.known(problem, settings)
-    if found is not None:
-        return found
+    """`reduced_plan`, with tensors or, where `in_numpy` is true, NumPy arrays."""
+    gpu_plan = None if problem.logits.is_cpu and not is_requested("triton") else gpu.known(problem, settings)
+    if gpu_plan is not None:
+        return gpu_plan
     if not in_numpy(problem, settings):
         return reduced_plan(problem, settings, XP)
     z, arguments = problem.logits, [*problem][1:]
@@ -36,18 +36,18 @@ def planned(problem, settings):
 
 
 def in_numpy(problem, settings):
-    """Whether NumPy makes the plan of these tensors."""
+    """Whether NumPy makes the plan of this call."""
     rows = settings.soft or any(x is not None and x.ndim > 1 for x in (problem.prior, problem.class_mask))
     limit = MAX_LOGITS_ROWS if rows else MAX_LOGITS_NUMPY
     return problem.logits.numel() <= limit and all(
-        not isinstance(x, torch.Tensor) or (x.is_cpu and x.dtype in SHARED) for x in [*problem][1:]
+        not isinstance(x, torch.Tensor) or (x.is_cpu and x.dtype in NUMPY_DTYPES) for x in [*problem][1:]
     )
 
 
 def program(problem, settings, values):
-    """`planned` for calls like this one, as a function of `values`; None if they need `planned` itself.
+    """`planned` for calls of this kind, as a function of `values`. None if each call needs `planned` itself.
 
-    `values` are the Problem's fields behind the logits, as NumPy sees them.
+    `values` are the Problem's fields after the logits as NumPy arrays.
     """
     if values is None or not in_numpy(problem, settings):
         return None
