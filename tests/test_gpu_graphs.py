@@ -1,11 +1,14 @@
-"""What stands around the Triton kernels: plans in one launch, operators for a compiler, a factor that only the device
-knows. Interpreted on a CPU, compiled where there is a GPU."""
+"""What surrounds the Triton kernels: plans in one launch, operators for a compiler, a factor that only the device knows.
+
+A CPU interprets the kernels, a GPU compiles them.
+"""
 
 import pytest
 from requirements import need
 
 import multismooth
 from multismooth import spec
+from multismooth.problem import Call
 from multismooth.reduction import reduced_plan
 
 torch = need("torch")
@@ -18,7 +21,7 @@ from multismooth.torch.namespace import XP  # noqa: E402
 
 
 def bound(device, labels, classes=5, **settings):
-    """(Problem, Settings) of a call whose labels nobody looks at, as on a GPU."""
+    """(Problem, Settings) of a call whose labels are not checked, as on a GPU."""
     torch.manual_seed(0)
     bind, given = multismooth.torch._functions._call, {"label_smoothing": 0.1, "convention": "torch", "weight": None}
     given |= {"prior": None, "class_mask": None, "sample_weight": None, "ignore_index": -100, "z_loss": 0.0}
@@ -88,12 +91,12 @@ def test_a_mean_over_nothing_and_many_elements(device):
 
 
 def test_the_loss_is_planned_this_way(device, monkeypatch):
-    asked, planned = [], plans.planned
-    monkeypatch.setattr(plans, "planned", lambda *call: asked.append(call) or planned(*call))
+    calls, planned = [], plans.planned
+    monkeypatch.setattr(plans, "planned", lambda *call: calls.append(call) or planned(*call))
     problem, settings = bound(device, [0, 1, 4, -100])
     with multismooth.implementation("triton"):
-        loss = autograd.loss(problem, settings)
-    assert len(asked) == 1
+        loss = autograd.loss(Call(problem, settings))
+    assert len(calls) == 1
     expected = torch.nn.functional.cross_entropy(problem.logits, problem.targets, label_smoothing=0.1)
     torch.testing.assert_close(loss, expected)
 
@@ -102,7 +105,7 @@ def test_the_loss_is_planned_this_way(device, monkeypatch):
 
 
 def plan_for(labels, dtype, device):
-    """A plan with a number, arrays and a dead element in it."""
+    """A plan with a number, arrays, and an element whose logits do not count."""
     count = labels.numel()
     a = torch.linspace(0.5, 0.9, count, dtype=dtype, device=device)
     active = torch.arange(count, device=device) != 1
