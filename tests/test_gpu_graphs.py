@@ -1,4 +1,4 @@
-"""What surrounds the Triton kernels: plans in one launch, operators for a compiler, a factor that only the device knows.
+"""What surrounds the Triton kernels: plans in one launch, operators for a compiler, a factor known to the device alone.
 
 A CPU interprets the kernels, a GPU compiles them.
 """
