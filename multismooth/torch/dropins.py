@@ -1,8 +1,8 @@
 """Drop-ins for torch's own losses: their signatures and results, class axis 1, computed by multismooth.
 
-They differ from the originals only where those are wrong: fp16 does not overflow, an ignored or absent element leaks
-no NaN, and what `originals` lists is an error. As in torch, soft targets need not be distributions, the mean over
-nothing is NaN (with a gradient of 0), and under autocast the loss is float32.
+They differ from the originals only where those are wrong: fp16 does not overflow, NaN at an ignored or absent element
+does not reach the loss, and the arguments that `originals` lists are errors. As in torch, soft targets need not be
+distributions, the mean over no elements is NaN (with a gradient of 0), and under autocast the loss is float32.
 """
 
 import torch
@@ -28,12 +28,13 @@ def cross_entropy(
 ) -> torch.Tensor:
     """`torch.nn.functional.cross_entropy`: −Σ_k w_k q_k log softmax(input)_k with classes on axis 1, in nats.
 
-    Takes, refuses and returns what torch's function does, in its dtype: the input's, float32 under autocast, for
-    probabilities the widest of all arguments'. Its RuntimeErrors are ValueErrors too.
+    It accepts and refuses the same arguments as torch's function and returns the same result, in the same dtype: that
+    of the input, float32 under autocast, and for probabilities the widest of all arguments. Where torch raises a
+    RuntimeError, the error is a ValueError too.
 
     Raises:
         TargetError: targets of another shape or dtype; labels that name no class (an IndexError too, as in torch).
-        SmoothingError: ε outside [0, 1]. TypeError: what is no tensor, or no number.
+        SmoothingError: ε outside [0, 1]. TypeError: an argument that is not a tensor, or not a number.
 
     >>> import torch
     >>> logits, labels = torch.tensor([[2.0, 0.5, -1.0]]), torch.tensor([0])
@@ -42,13 +43,15 @@ def cross_entropy(
     True
     """
     reduction = originals.reduction_of(size_average, reduce, reduction)
-    call, nothing, dtype = originals.bound(_backend, input, target, weight, ignore_index, reduction, label_smoothing)
+    call, empty, dtype = originals.checked_call(
+        _backend, input, target, weight, ignore_index, reduction, label_smoothing
+    )
     logits, axis = call.problem.logits, call.settings.axis
     if logits.shape[axis] == 0:
-        loss = logits.sum(axis)  # no class, no loss, whatever 1/K may be
+        loss = logits.sum(axis)  # without classes the loss is 0, although 1/K is not defined
         loss = loss if reduction == "none" else loss.sum()
-        return originals.finished(loss, reduction == "mean", dtype)
-    return originals.finished(_backend.loss(call), nothing, dtype)
+        return originals.as_original(loss, reduction == "mean", dtype)
+    return originals.as_original(_backend.loss(call), empty, dtype)
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
@@ -85,8 +88,8 @@ def linear_cross_entropy(
     """`torch.nn.functional.linear_cross_entropy` (torch 2.13) on every supported torch, chunked, smoothed or not.
 
     `cross_entropy(linear(input, linear_weight, linear_bias), target, …)` without the (N, C) logits. `options`
-    (a `torch.nn.LinearCrossEntropyOptions`) may fix the rows per chunk; chunking happens with and without it. A
-    weight with more than two axes, (C, d_1, …, D), makes the logits, as the original does. Errors are those of
+    (a `torch.nn.LinearCrossEntropyOptions`) may set the rows per chunk; the loss is chunked without it, too. For a
+    weight with more than two axes, (C, d_1, …, D), all logits are computed, as in the original. Errors are those of
     `cross_entropy`.
 
     >>> import torch
@@ -108,16 +111,18 @@ def linear_cross_entropy(
             logits, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
         )
     template = _backend.template(shape, input.dtype, input)
-    call, nothing, dtype = originals.bound(_backend, template, target, weight, ignore_index, reduction, label_smoothing)
+    call, empty, dtype = originals.checked_call(
+        _backend, template, target, weight, ignore_index, reduction, label_smoothing
+    )
     rows = getattr(options, "batch_chunk_size", None)
     input, linear_weight = _backend.array(input), _backend.array(linear_weight)
     bias = None if linear_bias is None else _backend.array(linear_bias)
     loss = _backend.linear_loss(input, linear_weight, bias, rows or None, call)
-    return originals.finished(loss, nothing, dtype)
+    return originals.as_original(loss, empty, dtype)
 
 
 def _logits_shape(input, linear_weight, linear_bias):
-    """The shape of the logits (N, C, d_1, …), where the layer's tensors fit each other."""
+    """The shape of the logits (N, C, d_1, …). It refuses tensors of the layer that do not fit each other."""
     if not 1 <= input.ndim <= 2:
         raise complain("input", "(D,) or (N, D) features", f"{tuple(input.shape)}", "Reshape it to (-1, D).", Refusal)
     if linear_weight.ndim < 2:

@@ -1,4 +1,4 @@
-"""LinearLoss: a classifier layer that ends in its loss, so that no logits are kept."""
+"""LinearLoss: a classifier layer that returns its loss, without the whole logits in memory."""
 
 from inspect import Parameter, signature
 
@@ -26,15 +26,15 @@ class LinearLoss(torch.nn.Linear):
         in_features, out_features, bias, device, dtype: as in `torch.nn.Linear`, whose state dict loads here.
         options: defaults for the keyword arguments of `linear_loss` (label_smoothing, convention, ignore_index, …).
 
-    `forward(hidden, targets, **options)` returns the loss; options given there win (`weight` is the class weights).
-    `logits(hidden)` is the linear layer alone, for prediction.
+    `forward(hidden, targets, **options)` returns the loss. Its options override the defaults; `weight` means the class
+    weights. `logits(hidden)` is the linear layer alone, for prediction.
 
-    Arrays among the options are buffers, `weight` as `class_weight`, the others under their own names: they are in the
-    state dict and go where the layer goes, but keep their dtype, because the loss is computed in float32 at least
-    whatever the layer is cast to. The other options are `self.options`.
+    Arrays among the options become buffers: `weight` as `class_weight`, the others under their own names. So they are
+    in the state dict and move with the layer. They keep their dtype when the layer is cast, because the loss is
+    computed in float32 at least. The other options are in `self.options`.
 
     Raises:
-        TypeError: no such option. ValueError: an option's value that no call could take.
+        TypeError: unknown option. ValueError: an option's value that no call accepts.
 
     >>> import torch
     >>> head = LinearLoss(8, 5, label_smoothing=0.1)
@@ -50,36 +50,38 @@ class LinearLoss(torch.nn.Linear):
         self.options = {name: value for name, value in options.items() if not _array(name, value)}
         self._arrays = tuple(name for name in options if name not in self.options)
         for name in self._arrays:
-            self._keep(name, options[name])
+            self._register(name, options[name])
 
-    def _keep(self, name, value):
+    def _register(self, name, value):
         if isinstance(value, torch.nn.Parameter):
-            self.register_parameter(_place(name), value)
+            self.register_parameter(_buffer_name(name), value)
             return
         if not isinstance(value, torch.Tensor):
-            value = _backend.take(name, value).clone()  # loading a state writes to it, and must not to the caller's
-        self.register_buffer(_place(name), value.to(self.weight.device))
+            value = _backend.take(
+                name, value
+            ).clone()  # `load_state_dict` writes to the buffer, which must not be the caller's array
+        self.register_buffer(_buffer_name(name), value.to(self.weight.device))
 
     def forward(self, hidden, targets, **options):  # type: ignore[override]
-        arrays = {name: getattr(self, _place(name)) for name in self._arrays}
+        arrays = {name: getattr(self, _buffer_name(name)) for name in self._arrays}
         options = arrays | self.options | options
         return functions.linear_loss(hidden, self.weight, targets, bias=self.bias, **options)
 
     def logits(self, hidden):
-        """The scores (N…, out_features) that the loss is of."""
+        """The logits (N…, out_features), whose loss `forward` returns."""
         return super().forward(hidden)
 
     def extra_repr(self):
-        arrays = "".join(f", {name}={tuple(getattr(self, _place(name)).shape)}" for name in self._arrays)
+        arrays = "".join(f", {name}={tuple(getattr(self, _buffer_name(name)).shape)}" for name in self._arrays)
         options = "".join(f", {name}={value!r}" for name, value in self.options.items())
         return super().extra_repr() + options + arrays
 
     def _apply(self, fn, recurse=True):
-        before = {place: self._buffers[place] for place in map(_place, self._arrays) if place in self._buffers}
+        before = {name: self._buffers[name] for name in map(_buffer_name, self._arrays) if name in self._buffers}
         super()._apply(fn, recurse)
-        for place, value in before.items():
-            if self._buffers[place].dtype != value.dtype:
-                self._buffers[place] = value.to(self._buffers[place].device)
+        for name, value in before.items():
+            if self._buffers[name].dtype != value.dtype:
+                self._buffers[name] = value.to(self._buffers[name].device)
         return self
 
 
@@ -87,13 +89,13 @@ def _array(name, value):
     return name in ARRAYS and isinstance(value, (torch.Tensor, np.ndarray, list, tuple))
 
 
-def _place(name):
-    """The buffer of an option."""
+def _buffer_name(name):
+    """The name of an option's buffer."""
     return "class_weight" if name == "weight" else name
 
 
 def _check(options, classes):
-    """Refuse what no call could mean."""
+    """Refuse options that no call accepts."""
     for name, value in options.items():
         if name not in OPTIONS:
             raise TypeError(f"LinearLoss() got an unexpected option {name!r}. {meant(name, OPTIONS)}")

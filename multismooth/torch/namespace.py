@@ -1,4 +1,4 @@
-"""PyTorch under the array API's names, with the additions that `multismooth.backend.Backend` lists."""
+"""PyTorch as an array-API namespace, with the additions that `multismooth.backend.Backend` lists."""
 
 import array_api_compat.torch as compat
 import torch
@@ -7,7 +7,7 @@ from multismooth.namespace import Namespace
 
 try:
     from torch.fx.experimental.symbolic_shapes import has_static_value
-except ImportError:  # an older torch, whose compiler is asked nothing and makes another graph for another size
+except ImportError:  # an older torch, whose compiler then makes a new graph for each size
 
     def has_static_value(a):  # type: ignore[misc]
         return True
@@ -18,12 +18,12 @@ def float_of(z):
 
 
 def known(size):
-    """Whether a size is a number, and no symbol that a compiler has for it."""
+    """Whether a size is a fixed number, and not a compiler's symbol."""
     return type(size) is int and (not torch.compiler.is_compiling() or has_static_value(size))
 
 
 def number(size, z):
-    """A symbol is computed with as a tensor, on whose value no code branches."""
+    """A size to compute with. A symbol becomes a tensor, because no code branches on the value of a tensor."""
     return size if known(size) else torch.full((), size, dtype=float_of(z), device=z.device)
 
 
@@ -50,13 +50,16 @@ def deposit(z, index, values, axis):
 
 
 def softplus(z):
-    """Its z beyond 40 (an error of 4e-18). The second derivative of `logaddexp` is NaN where e^z overflows."""
+    """log(1 + e^z), and z itself for z > 40 (an error of 4e-18).
+
+    `logaddexp` is not used, because its second derivative is NaN where e^z overflows.
+    """
     return torch.nn.functional.softplus(z, threshold=40.0)
 
 
 XP = Namespace(
     compat,
-    moveaxis=torch.movedim,  # the same; under the other name vmap does not know it
+    moveaxis=torch.movedim,  # the same function as torch.moveaxis, which vmap does not support
     float_of=float_of,
     number=number,
     constant=constant,

@@ -1,9 +1,9 @@
-"""The kernels as operators that `torch.compile` puts into its graph without looking inside.
+"""The kernels as operators, which `torch.compile` puts into its graph without tracing them.
 
-`losses` reads the logits once and leaves two numbers per element; `logits_gradient` reads them once more, with any
-upstream gradient: three passes over memory, which is what a compiler, that cannot know the upstream gradient is 1, gets
-for its one node. Both are Triton's. `head` is a linear head's loss and gradients, by the kernels of any device.
-Derivatives beyond the first are those of `spec`; `head` has none.
+`losses` reads the logits once and returns two more numbers per element. `logits_gradient` reads the logits again, with
+any upstream gradient, because a compiler cannot know that it is 1. Together they make three passes over memory. Both
+use Triton's kernels. `head` computes the loss and gradients of a linear layer, by the kernels of any device. `spec`
+computes derivatives beyond the first; `head` has none.
 """
 
 import typing
@@ -20,7 +20,7 @@ from multismooth.torch.autograd import differentiable_gradient
 from multismooth.torch.gpu import launch
 from multismooth.torch.namespace import XP, float_of
 
-Flags = typing.List[bool]  # noqa: UP006 PyTorch 2.6 reads no list[bool] in an operator's signature
+Flags = typing.List[bool]  # noqa: UP006 PyTorch 2.6 does not accept list[bool] in an operator's signature
 
 
 def plan_of(labels, a, b, v_sum, z_loss, active, v, mask):
@@ -54,7 +54,7 @@ def _(logits, labels, a, b, v_sum, z_loss, active, v, mask, axis, peaks, totals,
     return torch.empty_like(logits)
 
 
-def _keep_losses(ctx, inputs, output):
+def _save_losses(ctx, inputs, output):
     *tensors, ctx.axis = inputs
     ctx.save_for_backward(*tensors, *output[1:])
 
@@ -64,51 +64,53 @@ def _losses_backward(ctx, upstream, *_):
     return logits_gradient(*tensors, ctx.axis, peaks, totals, upstream), *(None,) * 9
 
 
-def _keep_gradient(ctx, inputs, output):
+def _save_gradient(ctx, inputs, output):
     *tensors, ctx.axis, _, _, upstream = inputs
     ctx.save_for_backward(*tensors, upstream)
 
 
 def _gradient_backward(ctx, tangent):
-    """Of the gradient with respect to the logits and the upstream gradient, by the plain text."""
+    """The derivatives of `logits_gradient` by the logits and the upstream gradient, by the formulas of `spec`."""
     logits, *plan, upstream = ctx.saved_tensors
 
-    def again(logits, upstream):
+    def gradient(logits, upstream):
         return differentiable_gradient(logits, plan_of(*plan), ctx.axis, upstream)
 
-    d_logits, d_upstream = torch.func.vjp(again, logits, upstream)[1](tangent)
+    d_logits, d_upstream = torch.func.vjp(gradient, logits, upstream)[1](tangent)
     return d_logits, *(None,) * 11, d_upstream
 
 
-losses.register_autograd(_losses_backward, setup_context=_keep_losses)
-logits_gradient.register_autograd(_gradient_backward, setup_context=_keep_gradient)
+losses.register_autograd(_losses_backward, setup_context=_save_losses)
+logits_gradient.register_autograd(_gradient_backward, setup_context=_save_gradient)
 
 
 @torch.compiler.assume_constant_result
-def there(index):
-    """Whether the kernels run on a CUDA device; a compiler takes the answer as it is."""
+def kernels_run_on(index):
+    """Whether the kernels run on this CUDA device. A compiler treats the answer as a constant."""
     return launch.device(torch.empty(0, device=f"cuda:{index}"))
 
 
-def constant(problem):
-    """Whether nobody wants a gradient of anything but the logits."""
+def constant_besides_logits(problem):
+    """Whether no other tensor of the Problem requires a gradient."""
     return not any(isinstance(value, Tensor) and value.requires_grad for value in [*problem][1:])
 
 
 def supports(problem):
-    """Whether a traced call is one for the operators: hard labels on such a device, and only logits want a gradient."""
+    """Whether the operators can compute a traced call: labels, a suitable device, a gradient of the logits only."""
     z = problem.logits
-    return z.is_cuda and not problem.targets.is_floating_point() and constant(problem) and there(z.device.index)
+    if not z.is_cuda or problem.targets.is_floating_point():
+        return False
+    return constant_besides_logits(problem) and kernels_run_on(z.device.index)
 
 
 def elements(axis, logits, plan):
-    """Per-element losses of `spec`, one operator in the graph where the plan is one for the kernels."""
+    """The per-element losses: one operator if the kernels support the plan, else the formulas of `spec`."""
     if not launch.fits(logits, plan, axis):
         return spec.losses(logits, plan, axis, XP)
     a, b, v_sum = (XP.constant(value, logits) for value in (plan.a, plan.b, plan.v_sum))
     z_loss = None if plan.z_loss is None else XP.constant(plan.z_loss, logits)
-    each = losses(logits, plan.labels, a, b, v_sum, z_loss, plan.active, plan.v, plan.mask, axis)[0]
-    return each if plan.const is None else each + plan.const
+    loss = losses(logits, plan.labels, a, b, v_sum, z_loss, plan.active, plan.v, plan.mask, axis)[0]
+    return loss if plan.const is None else loss + plan.const
 
 
 # --- the linear head ------------------------------------------------------------------------------------------------
@@ -122,7 +124,7 @@ def head(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """(summed loss, ∂hidden, ∂classifier, ∂bias, empty where not needed) for (N, D) rows and a reduced plan.
 
-    The gradients are `linear.stored_factor` times themselves.
+    The gradients are multiplied by `linear.stored_factor`.
     """
     plan = plan_of(labels, a, b, v_sum, z_loss, active, v, mask)._replace(const=const)
     shape = hidden.new_zeros(()).expand(hidden.shape[0], classifier.shape[0])
@@ -142,7 +144,7 @@ def _(hidden, classifier, bias, *rest):
     return loss, *(tensor.new_empty(shape) for tensor, shape in zip((hidden, classifier, hidden), shapes, strict=True))
 
 
-def _keep_head(ctx, inputs, output):
+def _save_head(ctx, inputs, output):
     ctx.needed, ctx.stored = inputs[-1], linear.stored_factor(inputs[0], inputs[-3])
     ctx.save_for_backward(*output[1:])
 
@@ -152,14 +154,17 @@ def _head_backward(ctx, upstream, *_):
     return *(gradient * factor if need else None for gradient, need in found), *(None,) * 13
 
 
-head.register_autograd(_head_backward, setup_context=_keep_head)
+head.register_autograd(_head_backward, setup_context=_save_head)
 
 
 def head_loss(hidden, classifier, bias, chunk_rows, problem, settings):
-    """A linear head's traced loss as one operator, or None where it is not one: soft targets, no sum, rows for each
-    element, other derivatives."""
+    """A linear layer's traced loss as one operator, or None where the operator does not support the call.
+
+    It does not support soft targets, the reduction "none", class masks with a row per element, and gradients of other
+    tensors than the layer's.
+    """
     own_rows = problem.class_mask is not None and problem.class_mask.ndim > 1
-    if settings.soft or settings.reduction == "none" or own_rows or not constant(problem):
+    if settings.soft or settings.reduction == "none" or own_rows or not constant_besides_logits(problem):
         return None
     tensors = hidden, classifier, bias = linear.cast(hidden, classifier, bias)
     features, flat, settings, _ = rows.flatten(hidden, problem, settings, XP)
@@ -167,11 +172,12 @@ def head_loss(hidden, classifier, bias, chunk_rows, problem, settings):
     if not launch.fits(flat.logits, plan, 1):
         return None
 
-    def each(value):
+    def per_row(value):
         return None if value is None else XP.constant(value, features).expand(flat.targets.shape)
 
     needed = [torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in tensors]
     return head(
-        features, classifier, bias, plan.labels, each(plan.a), each(plan.b), each(plan.v_sum), each(plan.z_loss),
-        plan.active, plan.v, plan.mask, each(plan.const), chunk_rows, settings.reduction, settings.accumulate, needed,
+        features, classifier, bias, plan.labels, per_row(plan.a), per_row(plan.b), per_row(plan.v_sum),
+        per_row(plan.z_loss), plan.active, plan.v, plan.mask, per_row(plan.const),
+        chunk_rows, settings.reduction, settings.accumulate, needed,
     )[0]  # fmt: skip

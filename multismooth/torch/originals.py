@@ -1,9 +1,9 @@
-"""The arguments of torch's own cross-entropy, checked as it checks them, for the drop-ins.
+"""The arguments of torch's own cross-entropy, checked by its rules, for the drop-ins.
 
-What the original refuses is refused here, with an error of the original's type that is one of this library's too. More
-is refused only where the original answers with nonsense: ε = NaN or below 0, a boolean ε, complex class weights,
-one-element labels of unbatched logits (which it cannot differentiate), and logits and labels on two devices of which
-one is "meta".
+An argument that the original refuses is refused here too, with an error that has the original's type and one of this
+library's. A few more are refused, for which the original's result is meaningless: ε = NaN or below 0, a boolean ε,
+complex class weights, one-element labels of unbatched logits (which it cannot differentiate), and logits and labels on
+two devices of which one is "meta".
 """
 
 import math
@@ -24,30 +24,30 @@ from multismooth.torch.namespace import XP
 
 LOGITS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 LABELS = (torch.int64, torch.uint8)
-ENTRIES: dict[tuple, tuple[Entry, torch.dtype]] = {}  # what calls of one kind have in common, and the result's dtype
+ENTRIES: dict[tuple, tuple[Entry, torch.dtype]] = {}  # by kind of call: its Entry and the result's dtype
 
 
 class Refusal(ValueError, RuntimeError):
-    """A bad argument of a drop-in: a RuntimeError, as of torch, and a ValueError, as of this library."""
+    """A bad argument of a drop-in: a RuntimeError, as in torch, and a ValueError, as in this library."""
 
 
 class TargetRefusal(Refusal, TargetError):
-    """The same of targets."""
+    """Bad targets of a drop-in."""
 
 
 class SmoothingRefusal(Refusal, SmoothingError):
-    """The same of ε."""
+    """A bad ε of a drop-in."""
 
 
 class DtypeRefusal(Refusal, NotImplementedError):
-    """The same of logits that torch has no kernel for."""
+    """Logits of a drop-in for which torch has no kernel."""
 
 
 REFUSALS = {ValueError: Refusal, TargetError: TargetRefusal, SmoothingError: SmoothingRefusal}
 
 
-def bound(backend, logits, target, weight, ignore_index, reduction, label_smoothing):
-    """(Call, whether a mean is over nothing, the result's dtype) of a call."""
+def checked_call(backend, logits, target, weight, ignore_index, reduction, label_smoothing):
+    """(Call, whether it is a mean over no elements, the result's dtype) of a call."""
     key = None
     if not compat.watched():
         try:
@@ -57,23 +57,25 @@ def bound(backend, logits, target, weight, ignore_index, reduction, label_smooth
                 reduction, label_smoothing, type(label_smoothing), torch.is_autocast_enabled(logits.device.type),
             )  # fmt: skip
             entry, dtype = ENTRIES.get(key, (None, None))
-        except (AttributeError, TypeError, RuntimeError):  # no tensors, or no autocast for such a device
+        except (AttributeError, TypeError, RuntimeError):  # an argument is not a tensor, or its device has no autocast
             key = entry = None
         if entry is not None:
             call = entry.call(backend, [logits, target, None, weight, None, None, None, None, None])
             if call is not None:
                 settings, labels = call.settings, call.values[0]
-                some_ignored = not (settings.clean or settings.soft)  # and all class weights are > 0
+                some_ignored = not (settings.clean or settings.soft)  # `quick_check` accepts only class weights > 0
                 return call, reduction == "mean" and some_ignored and bool((labels == ignore_index).all()), dtype
-    problem, settings, seen, dtype = checked(backend, logits, target, weight, ignore_index, reduction, label_smoothing)
+    problem, settings, labels, dtype = checked(
+        backend, logits, target, weight, ignore_index, reduction, label_smoothing
+    )
     if key is not None and logits.is_cpu:
         _remember(backend, key, problem, settings, (logits, target, weight), dtype)
-    nothing = reduction == "mean" and _over_nothing(problem, settings, seen, backend)
-    return Call(problem, settings), nothing, dtype
+    empty = reduction == "mean" and _denominator_is_zero(problem, settings, labels, backend)
+    return Call(problem, settings), empty, dtype
 
 
 def _remember(backend, key, problem, settings, given, dtype):
-    """An entry for calls like this one, if `quick_check` can judge them: it accepts less than `checked` does."""
+    """Cache an Entry for calls of this kind, if `quick_check` can check them. It is stricter than `checked`."""
     expect = expectations(problem, settings) if backend.ordinary(problem) else None
     taken = (problem.logits, problem.targets, problem.weight)
     if expect is None or any(own is not other for own, other in zip(taken, given, strict=True)):
@@ -83,7 +85,7 @@ def _remember(backend, key, problem, settings, given, dtype):
 
 
 def checked(backend, logits, target, weight, ignore_index, reduction, label_smoothing):
-    """(Problem, Settings, the labels if they are visible, the result's dtype) of a call."""
+    """(Problem, Settings, the values of the labels or None, the result's dtype) of a call."""
     tensors("input", logits, target=target, weight=weight)
     ignore_index, label_smoothing = _ignored(ignore_index), _smoothing(label_smoothing)
     try:
@@ -99,15 +101,15 @@ def checked(backend, logits, target, weight, ignore_index, reduction, label_smoo
     except ValueError as error:
         raise REFUSALS.get(type(error), type(error))(*error.args) from None
     target, weight = readable(target, backend), None if weight is None else readable(weight, backend)
-    seen = None if soft else backend.values(target, None)
-    clean = seen is not None and target_checks.labels(seen, logits.shape[axis], ignore_index)
+    labels = None if soft else backend.values(target, None)
+    clean = labels is not None and target_checks.labels(labels, logits.shape[axis], ignore_index)
     problem = Problem(logits, target, label_smoothing, weight=weight)
-    settings = Settings(conventions["torch"], axis, soft, ignore_index, reduction, soft or seen is not None, clean)
-    return problem, settings, seen, dtype
+    settings = Settings(conventions["torch"], axis, soft, ignore_index, reduction, soft or labels is not None, clean)
+    return problem, settings, labels, dtype
 
 
 def tensors(first, one, **others):
-    """Every argument is a tensor on one device; None is none."""
+    """Every argument must be a tensor, on the device of `one`; only `input` and `target` may not be None."""
     for name, value in ((first, one), *others.items()):
         if isinstance(value, torch.Tensor):
             if value.device != one.device:
@@ -118,13 +120,13 @@ def tensors(first, one, **others):
 
 
 def readable(tensor, backend):
-    """A tensor as the kernels read it: strided and, what only autocast lets come so far, not of eight bits."""
+    """A strided tensor that the kernels can read. Floats of eight bits, accepted only under autocast, are cast."""
     tensor = tensor if tensor.layout is torch.strided else tensor.to_dense()
     return backend.array(tensor.float() if tensor.dtype.is_floating_point and tensor.itemsize == 1 else tensor)
 
 
 def reduction_of(size_average, reduce, reduction):
-    """The reduction's name, from torch's two retired flags too, which still win over `reduction` there."""
+    """The reduction's name. Torch's two deprecated flags override `reduction`, as they do in torch."""
     if size_average is not None or reduce is not None:
         return compat.legacy_reduction(size_average, reduce)
     if reduction == "elementwise_mean":
@@ -134,21 +136,21 @@ def reduction_of(size_average, reduce, reduction):
 
 
 def same_layer_dtype(input, **parameters):
-    """A linear layer multiplies tensors of one dtype, after autocast."""
+    """The tensors of a linear layer must have one dtype after autocast."""
     for name, tensor in parameters.items():
         if tensor is not None and layer_dtype(tensor) is not layer_dtype(input):
             remedy = "Cast one of them."
             raise complain(name, f"the dtype of `input`, {input.dtype}", f"{tensor.dtype}", remedy, Refusal)
 
 
-def finished(loss, nothing, dtype):
-    """The loss in the original's dtype, and NaN for the mean over nothing."""
+def as_original(loss, empty, dtype):
+    """The loss in the original's dtype, and NaN for a mean over no elements (`empty`), as the original returns."""
     loss = loss if loss.dtype is dtype else loss.to(dtype)
-    if nothing is False:
+    if empty is False:
         return loss
-    if isinstance(nothing, torch.Tensor):
-        return torch.where(nothing, math.nan, loss)
-    return loss + math.nan if nothing else loss
+    if isinstance(empty, torch.Tensor):
+        return torch.where(empty, math.nan, loss)
+    return loss + math.nan if empty else loss
 
 
 # --- one argument at a time -----------------------------------------------------------------------------------------
@@ -167,10 +169,10 @@ def _ignored(value):
 
 def _smoothing(value):
     if isinstance(value, torch.Tensor):
-        right = value.ndim == 0 and not value.requires_grad and not value.is_complex()
+        valid = value.ndim == 0 and not value.requires_grad and not value.is_complex()
     else:
-        right = isinstance(value, (float, int, np.floating, np.integer)) and not isinstance(value, bool)
-    if not right:
+        valid = isinstance(value, (float, int, np.floating, np.integer)) and not isinstance(value, bool)
+    if not valid:
         remedy = "Pass a float; multismooth.torch.loss takes one ε per element, and differentiates it."
         raise complain("label_smoothing", "a number in [0, 1]", repr(value), remedy, TypeError)
     return float(value)
@@ -187,7 +189,7 @@ def _logits(logits):
 
 
 def _targets(logits, target, axis, soft, ignore_index, dtype):
-    """(targets, dtype of the result so far)"""
+    """(targets, the result's dtype by logits and targets)."""
     if not soft:
         floating = target.dtype.is_floating_point
         target_checks.target_shape("floating" if floating else "integer", target.shape, logits.shape, axis)
@@ -205,24 +207,27 @@ def _targets(logits, target, axis, soft, ignore_index, dtype):
 
 
 def _weight(logits, weight, axis, soft, dtype):
-    """(class weights, dtype of the result)"""
+    """(class weights, the result's dtype)."""
     if weight is None:
         return None, dtype
     argument_checks.per_class("weight", weight.shape, logits.shape[axis])
-    theirs = loss_dtype(weight)
-    if weight.is_complex() or not (soft or theirs is dtype):
+    weight_dtype = loss_dtype(weight)
+    if weight.is_complex() or not (soft or weight_dtype is dtype):
         expected = "a real dtype" if soft else f"the dtype of `input`, {dtype}"
         raise complain("weight", expected, f"{weight.dtype}", "Cast: weight.to(input.dtype).")
-    return weight, torch.promote_types(dtype, theirs) if soft else dtype
+    return weight, torch.promote_types(dtype, weight_dtype) if soft else dtype
 
 
-def _over_nothing(problem, settings, seen, backend):
-    """Whether Σ w_y over the counted elements is 0: a bool, or a tensor where only the device or a compiler knows."""
+def _denominator_is_zero(problem, settings, labels, backend):
+    """Whether Σ w_y over the counted elements is 0: a bool, or a tensor if the values cannot be read now.
+
+    `labels` are the values of the labels, or None.
+    """
     z, targets, weight = problem.logits, problem.targets, problem.weight
     if settings.soft:
         return XP.number(math.prod(argument_checks.elements_shape(z.shape, settings.axis)), z) == 0
-    if seen is not None and (weight is None or (values := backend.values(weight, None)) is not None):
-        counted = seen if settings.clean else seen[seen != settings.ignore_index]
+    if labels is not None and (weight is None or (values := backend.values(weight, None)) is not None):
+        counted = labels if settings.clean else labels[labels != settings.ignore_index]
         return counted.size == 0 if weight is None or counted.size == 0 else bool(values[counted].sum() == 0)
     counted = targets != settings.ignore_index
     if weight is None:
