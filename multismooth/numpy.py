@@ -46,6 +46,7 @@ def evaluate(call, with_gradient=True, out=None):
     if name == "columns":
         loss, gradient = kernels.columns(z, plan, with_gradient, summed)
         if kernels.plain(loss):
+            loss = z.dtype.type(loss) if summed else loss
             return loss, gradient_for(z, gradient, out) if with_gradient else None
         name = "spec"
     if name == "spec":

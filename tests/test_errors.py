@@ -34,6 +34,7 @@ ELSEWHERE = {
     ("multismooth.errors", "ValueError"): "is about a complaint",
     ("multismooth.parity.calling.black_box", "MissingBackendError"): "says what to install",
     ("multismooth.demo", "ModuleNotFoundError"): "says what to install",
+    ("multismooth.recording", "ValueSeen"): "is caught: the plan of such a call is not recorded",
     ("multismooth.backend", "NotImplementedError"): "a method that a backend has to bring",
     ("multismooth.cpu.compiled.arithmetic", "NotImplementedError"): "compiled, and never run",
     ("multismooth.cpu.compiled.by_rows", "NotImplementedError"): "compiled, and never run",

@@ -462,7 +462,7 @@ def test_kept_memory_is_never_seen_twice():
     kept = buffers.BufferCache()
     first = kept.take(2**20)
     address = first.ctypes.data
-    assert address % buffers.LINE == 0
+    assert address % buffers.CACHE_LINE == 0
     second = kept.take(2**20)
     assert second.ctypes.data != address
     address, view = second.ctypes.data, second[5:9].view(np.uint16)

@@ -82,7 +82,7 @@ def inner(x, y):
 @lru_cache(64)
 def grid(shape):
     """The open grid of an array's indices."""
-    return np.ogrid[tuple(slice(n) for n in shape)] if len(shape) > 1 else (np.arange(*shape),)
+    return np.ogrid[tuple(slice(n) for n in shape)] if len(shape) > 1 else tuple(map(np.arange, shape))
 
 
 def own_entries(labels, axis):
