@@ -16,7 +16,7 @@ from requirements import need
 
 import multismooth
 import multismooth.numpy as ms
-from multismooth.cpu.kernels import FEW_CLASSES
+from multismooth.cpu.choice import MAX_CLASSES_COLUMNS
 
 
 class Row:
@@ -129,7 +129,7 @@ def uniform(hard):
 
 @rule("few classes of rows that are alike are meant")
 def not_columns(hard):
-    fits = hard.logits.ndim == 2 and hard.axis == 1 and hard.classes < FEW_CLASSES and np.ndim(
+    fits = hard.logits.ndim == 2 and hard.axis == 1 and hard.classes <= MAX_CLASSES_COLUMNS and np.ndim(
         hard.settings.get("label_smoothing", 0.0)) == 0 and uniform(hard)  # fmt: skip
     return not fits or hard.soft
 
