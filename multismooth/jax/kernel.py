@@ -47,11 +47,15 @@ def _exponentials_jvp(primals, tangents):
     return e, (e if active is None else jnp.where(active, e, 0.0)) * tangents[0]  # `peak` is a constant
 
 
+def masked_logits(logits, mask):
+    """The logits in the dtype that is computed in, with absent classes at −inf."""
+    z = logits.astype(XP.float_of(logits))
+    return z if mask is None else jnp.where(mask, z, -jnp.inf)
+
+
 def sums_and_exponentials(logits, plan, axis):
     """((lse, nll, smooth) with the class axis kept, e = exp(z − peak), Σ e): `spec.statistics` for labels."""
-    z = logits.astype(XP.float_of(logits))
-    if plan.mask is not None:
-        z = jnp.where(plan.mask, z, -jnp.inf)
+    z = masked_logits(logits, plan.mask)
     z_y = jnp.take_along_axis(z, jnp.expand_dims(plan.labels, axis), axis)
     peak = jnp.max(z, axis=axis, keepdims=True)
     peak = jax.lax.stop_gradient(jnp.where(jnp.isfinite(peak), peak, 0.0))
@@ -64,13 +68,15 @@ def sums_and_exponentials(logits, plan, axis):
     smooth = v_sum * (log_total + peak) - v_z
     cancelled = jnp.any(~(jnp.abs(v_z) <= MAX_CANCELLATION * smooth))
     from_differences = partial(_smooth_from_differences, axis=axis)
-    smooth = jax.lax.cond(cancelled, from_differences, lambda *_: smooth, z, plan.v, peak, v_sum, log_total)
+    # An operand of `cond` is a buffer: z would be one more (N, K) where it is not the caller's own logits.
+    operands = logits, plan.mask, plan.v, peak, v_sum, log_total
+    smooth = jax.lax.cond(cancelled, from_differences, lambda *_: smooth, *operands)
     return (log_total + peak, log_total + (peak - z_y), smooth), e, total
 
 
-def _smooth_from_differences(z, v, peak, v_sum, log_total, axis):
+def _smooth_from_differences(logits, mask, v, peak, v_sum, log_total, axis):
     """The smoothing term from z − peak, which a common offset does not change. It takes one more pass over z."""
-    return v_sum * log_total - weighted_sum(z - peak, v, axis)
+    return v_sum * log_total - weighted_sum(masked_logits(logits, mask) - peak, v, axis)
 
 
 def statistics(sums, plan, axis):
