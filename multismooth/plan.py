@@ -159,7 +159,7 @@ def plan_of(problem, settings, xp) -> Plan:
     const = entropy(a, b, eps, u, v, r, labels, t, z, axis, xp) if convention.objective == "kl" else None
     z_loss, active = problem.z_loss, None if convention.ignore_scope == "nll_only" else counted
     if s is not None:
-        weighted = s != 0
+        weighted = s != 0 if rank(s) else xp.broadcast_to(s != 0, (*z.shape[:axis], *z.shape[axis + 1 :]))
         counted = weighted if counted is None else counted & weighted
         active = weighted if active is None else counted
         s = xp.astype(s, xp.float_of(z))

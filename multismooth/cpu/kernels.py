@@ -20,8 +20,9 @@ from multismooth.cpu.chunks import Fallback
 
 LOG2_E = 1 / math.log(2)
 MIN_LOGITS_KEPT = 2**18  # from so many on, a gradient is written to memory that is kept
-DOT_CLASSES = 2**12  # up to so many, a product with a row of 1/K is as exact as a sum, and half the time
-DOT_BLOCK = 2**16  # entries that a product of two vectors adds in float32
+# OpenBLAS, which NumPy calls, computes products of up to so many entries in one thread. Its own threads are 3 ms slower
+# where PyTorch's are busy (512,000 entries on two cores).
+MAX_BLAS_ENTRIES = 2**13
 BLOCK = 1024  # einsum adds in sixteen running sums: beyond this many summands each, again
 
 without_warnings = np.errstate(invalid="ignore", divide="ignore", over="ignore")
@@ -42,7 +43,7 @@ def columns(logits, plan, with_gradient=True, summed=True):
         e -= np.maximum.reduce(e, 0)
         place = (plan.labels, np.arange(count))
         own = e[place]
-        away = np.add.reduce(e, 0) / classes if v is None else np.dot(v, e)
+        away = np.add.reduce(e, 0) / classes if v is None else weighted_sums(v, e)
         np.exp(e, out=e)
         total = np.add.reduce(e, 0)
         log_total = np.log(total)
@@ -67,16 +68,17 @@ def plain(loss):
 
 
 def inner(x, y):
-    """Σ x·y, of a number or array x that broadcasts to the array y.
-
-    In float32 at most 65,536 entries are added in one go: 512,000 are 4e-7 off, and 1e-7 in blocks.
-    """
+    """Σ x·y, of a number or array x that broadcasts to the array y."""
     if not isinstance(x, np.ndarray):
         return x * float(np.add.reduce(y, None))
-    x, y = (x if x.shape == y.shape else np.broadcast_to(x, y.shape)).ravel("K"), y.ravel("K")
-    if x.size <= DOT_BLOCK:
-        return float(np.dot(x, y))
-    return sum(float(np.dot(x[k : k + DOT_BLOCK], y[k : k + DOT_BLOCK])) for k in range(0, x.size, DOT_BLOCK))
+    if y.size > MAX_BLAS_ENTRIES or x.shape != y.shape:
+        return float(np.add.reduce(x * y, None))
+    return float(np.dot(x.ravel("K"), y.ravel("K")))
+
+
+def weighted_sums(v, e):
+    """Σ_k v_k e_kn."""
+    return np.dot(v, e) if e.size <= MAX_BLAS_ENTRIES else np.einsum("k,kn->n", v, e)
 
 
 @lru_cache(64)
@@ -123,14 +125,16 @@ def uniform_row(classes, dtype):
     return np.full(classes, 1 / classes, dtype)
 
 
-def summed_loss(lp, plan, axis):
-    """Σ (a·nll + b·smooth + const) from log p."""
+def summed_loss(lp, plan, axis, smooth=None):
+    """Σ (a·nll + b·smooth + const) from log p; `smooth` may be known: Σ_k v_k log p_k per element."""
     a, b, v, classes = plan.a, plan.b, plan.v, lp.shape[axis]
     nll = lp[own_entries(plan.labels, axis)] if plan.u is None else np.add.reduce(plan.u * lp, axis)
     loss = (0.0 if plan.const is None else constant(plan.const, lp.size // classes)) - inner(a, nll)
     if type(b) is float and b == 0.0:  # a −inf logit costs nothing without smoothing
         return loss
-    if axis == lp.ndim - 1 and classes <= DOT_CLASSES and (v is None or v.size == classes):
+    if smooth is not None:
+        return loss - inner(b, smooth)
+    if axis == lp.ndim - 1 and lp.size <= MAX_BLAS_ENTRIES and (v is None or v.size == classes):
         smooth = lp @ (uniform_row(classes, lp.dtype) if v is None else v.reshape(-1))
     else:
         smooth = np.add.reduce(lp, axis) / classes if v is None else np.add.reduce(v * lp, axis)

@@ -20,6 +20,7 @@ from multismooth.torch import cpu_chunked as chunk
 from multismooth.torch.compat import log_softmax_backward
 from multismooth.torch.namespace import XP, float_of
 
+DOT_BLOCK = 2**16  # entries that a product of two vectors adds in float32
 MIN_LOGITS_SCRATCH = 2**18  # from so many on, memory that is kept pays: a fresh MiB is mapped page by page
 MIN_LOGITS_TO_TRANSPOSE = 2**10  # from so many on, a copy with the rows side by side pays for a short class axis
 
@@ -195,8 +196,17 @@ def whole_summed(logits, plan, axis, with_gradient):
         logits = torch.add(logits, absent, out=scratch)
     lp = log_p(logits, axis, dtype, scratch)
     if not with_gradient:
+        smooth = None
+        if (
+            lp.ndim == 2
+            and axis == 1
+            and lp.numel() > kernels.MAX_BLAS_ENTRIES
+            and plan.v is None
+            and classes < chunk.LONG
+        ):
+            smooth = torch.mv(lp, lp.new_full((classes,), 1 / classes)).numpy()
         with np.errstate(invalid="ignore", over="ignore"):
-            return kernels.summed_loss(lp.numpy(), plan, axis), None
+            return kernels.summed_loss(lp.numpy(), plan, axis, smooth), None
     g = torch.from_numpy(kernels.negative_target(lp.numpy(), plan, axis))
     loss = inner(g, lp)
     if plan.const is not None:
@@ -216,11 +226,9 @@ def inner(x, y):
     if not (x.is_contiguous() and y.is_contiguous()):
         return (x * y).sum().item()
     x, y = x.view(-1), y.view(-1)
-    if x.shape[0] <= kernels.DOT_BLOCK:
+    if x.shape[0] <= DOT_BLOCK:
         return torch.dot(x, y).item()
-    return sum(
-        torch.dot(*parts).item() for parts in zip(x.split(kernels.DOT_BLOCK), y.split(kernels.DOT_BLOCK), strict=True)
-    )
+    return sum(torch.dot(*parts).item() for parts in zip(x.split(DOT_BLOCK), y.split(DOT_BLOCK), strict=True))
 
 
 KERNELS = {"columns": columns, "whole": whole, "chunked": chunked, "numba": numba}
