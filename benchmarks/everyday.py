@@ -4,10 +4,10 @@
                                   [--out everyday.json] [--markdown everyday.md] [--calls plain,ignored]
 
 A call is the loss and its backward; "forward" has no gradient. The base of a ratio is `F.cross_entropy` with
-label_smoothing=0.1 and the same labels and class weights; it has no sample weights, ε per element or mask, so those are
-beside its plain call; "ε = 0, of 0.0" is our own time with the integer over that with the float. One process for each number of threads. In each round every call and every base runs once, in a
-new random order; a ratio is that of two medians. Without --numba the
-process runs as if Numba were not installed.
+label_smoothing=0.1 and the same labels and class weights. It has no sample weights, ε per element or mask, so those are
+beside its plain call. "ε = 0, of 0.0" is our own time with the integer over that with the float. One process for each
+number of threads. In each round every call and every base runs once, in a new random order; a ratio is that of two
+medians. Without --numba the process runs as if Numba were not installed.
 """
 
 import argparse
