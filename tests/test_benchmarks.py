@@ -300,3 +300,11 @@ def test_the_gpu_benchmark_refuses_what_means_nothing(load, capsys, arguments, s
     with pytest.raises(SystemExit):
         load("gpu").main(arguments)
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="this system has no VmHWM to measure by")
+def test_what_an_eager_call_in_jax_costs_is_measured(load):
+    need("jax")
+    seconds, peak = load("jax_calls").measure_eager((6, 5), "bfloat16", 1, None, 1)
+    assert seconds > 0
+    assert peak < 2**24
