@@ -18,6 +18,8 @@ from multismooth.cpu import buffers, choice, kernels, threads
 from multismooth.cpu.chunks import balanced_chunk_size
 from multismooth.implementations import select
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 FRAMEWORKS = ("numpy", "torch")
 KERNELS = ("chunked", "numba")
 SHAPES = [((40, 900), 1), ((700, 10), 1), ((3, 21, 8, 31), 1), ((12, 5000), 1), ((5, 4, 36), 2), ((37, 6, 2), 0)]
