@@ -96,6 +96,8 @@ class NumpyBackend(Backend):
 
     def views(self, problem, axis, scores):
         values = [*problem[1:]]
+        if values[0].dtype == np.uint64:  # of which half is negative in int64: no label may wrap to another
+            values[0] = np.minimum(values[0], np.iinfo(np.int64).max)
         if values[0].dtype.kind in "iu":
             values[0] = values[0].astype(np.int64, copy=False)
         return self.first_row(problem.logits, axis, None) if scores else None, values

@@ -51,7 +51,7 @@ def test_a_plan_made_in_numpy_is_the_plan_of_the_tensors():
         for name, ours, theirs in zip(Plan._fields, plans.planned(*bound), reduced_plan(*bound, XP), strict=True):
             assert (ours is None) == (theirs is None)
             if ours is not None:  # numbers stand for arrays of one entry
-                ours, theirs = torch.as_tensor(ours), torch.as_tensor(theirs)
+                ours, theirs = torch.as_tensor(np.array(ours)), torch.as_tensor(theirs)
                 torch.testing.assert_close(ours.expand_as(theirs), theirs, check_dtype=False, equal_nan=True)
                 assert ours.ndim == 0 or ours.dtype is theirs.dtype
                 fields.add(name)

@@ -16,6 +16,7 @@ from multismooth.cpu import choice as cpu
 from multismooth.cpu import chunks, kernels
 from multismooth.cpu.buffers import SCRATCH, gradient_memory
 from multismooth.cpu.layout import MIN_CLASSES_FOR_ROWS, layout_of
+from multismooth.plan import with_numbers
 from multismooth.torch import cpu_chunked as chunk
 from multismooth.torch.compat import log_softmax_backward
 from multismooth.torch.namespace import XP, float_of
@@ -80,7 +81,7 @@ def plan_as_numpy(plan):
         for name, x in zip(plan._fields, plan, strict=True)
         if isinstance(x, torch.Tensor)
     }
-    return plan._replace(**changed) if changed else plan
+    return with_numbers(plan._replace(**changed)) if changed else plan
 
 
 def plan_as_tensors(plan):
