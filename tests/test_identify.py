@@ -8,90 +8,16 @@ from functools import cache, partial
 
 import numpy as np
 import pytest
+from random_conventions import draws, jax_draws
 from requirements import need
 
 import multismooth
 from multismooth import Convention, parity
-from multismooth.convention import CHOICES
 from multismooth.parity.doctor import jax_x64
 
 pytestmark = pytest.mark.filterwarnings("ignore::multismooth.SmoothingWarning")
 
 # --- random conventions -----------------------------------------------------------------------------------------------
-# Left out, because A does not show it: fewer than three labels that count; the weight of a class whose own label never
-# counts, where it is mixed with others or multiplied by a prior. "caller" is tried as what it is, a normalizer.
-
-DENOMINATORS = [kind for kind in CHOICES["denominator"] if kind != "caller"]
-
-
-def random_shape(rng, k):
-    """What a compiler would have to know: (convention, reduction, ignore_index) for K classes."""
-
-    def one(choices):
-        return choices[rng.integers(len(choices))]
-
-    exclude = tuple(rng.choice(k, size=rng.integers(1, 3), replace=False).tolist()) if rng.random() < 0.2 else ()
-    convention = Convention(
-        **{name: one(choices) for name, choices in CHOICES.items() if name != "denominator"},
-        denominator=one(DENOMINATORS),
-        smooth_denominator=one(DENOMINATORS) if rng.random() < 0.25 else None,
-        exclude=exclude,
-        denominator_add=one([0.5, 2.0, 1e-6]) if rng.random() < 0.2 else 0.0,
-        denominator_floor=one([0.7, 1.0, 3.0, 5.0]) if rng.random() < 0.2 else None,
-        scale=one([0.5, 3.0, 0.01]) if rng.random() < 0.2 else 1.0,
-    )
-    ignored = one([None, -100, -1, 255, int(rng.integers(k)), *exclude])
-    return convention, one(["mean", "mean", "sum", "none"]), ignored
-
-
-def random_values(rng, k, convention, reduction):
-    """What the compiler need not know: ε, weights, prior, z_loss, normalizer."""
-    values = {"label_smoothing": 0.1 if rng.random() < 0.3 else round(rng.uniform(0.005, 0.6), 3)}
-    if rng.random() < 0.35:
-        values["weight"] = 10 ** rng.uniform(-1, 1, k)
-    if convention.spread == "all" and rng.random() < 0.25:
-        values["prior"] = rng.dirichlet(np.full(k, 2.0))
-    if rng.random() < 0.1:
-        values["z_loss"] = round(rng.uniform(0.001, 0.1), 4)
-    if reduction == "mean" and rng.random() < 0.1:
-        values["normalizer"] = 7.0
-    return values
-
-
-def squared(rng, settings):
-    """The settings with a z-loss that has a denominator of its own."""
-    convention = replace(settings["convention"], z_loss_denominator=DENOMINATORS[rng.integers(len(DENOMINATORS))])
-    return settings | {"convention": convention, "z_loss": round(rng.uniform(0.001, 0.1), 4)}
-
-
-def shows(k, settings):
-    """Whether answers can show everything: see above."""
-    convention, ignored = settings["convention"], settings["ignore_index"]
-    counting = set(range(k)) - set(convention.exclude) - {ignored}
-    denominators = convention.denominator, convention.smooth_denominator, convention.z_loss_denominator
-    mixing = "mixture" in convention.class_weights + "".join(map(str, denominators))
-    hidden = "weight" in settings and ignored in range(k) and ignored not in convention.exclude
-    return len(counting) >= 3 and not (hidden and (mixing or "prior" in settings))
-
-
-def draws(number, seed):
-    """(K, settings, what to tell identify) of random losses."""
-    rng, more, found = np.random.default_rng(seed), np.random.default_rng((seed, 1)), 0
-    while found < number:
-        k = int(rng.choice([4, 5, 7]))
-        convention, reduction, ignored = random_shape(rng, k)
-        settings = {"convention": convention, "reduction": reduction, "ignore_index": ignored}
-        settings |= random_values(rng, k, convention, reduction)
-        if shows(k, settings):
-            found += 1
-            apart = squared(more, settings)
-            yield k, apart if more.random() < 0.3 and shows(k, apart) else settings, told(rng, k, settings)
-
-
-def told(rng, k, settings):
-    if "weight" in settings and rng.random() < 0.5:
-        return {"weight": settings["weight"]}
-    return {"num_classes": k} if "weight" in settings or "prior" in settings else {}
 
 
 def disagreement(settings, found, k, seed):
@@ -113,9 +39,9 @@ def disagreement(settings, found, k, seed):
 
 
 def recovered(cases, identify):
-    """Identify every case; return (seconds, how many had the very convention among their readings)."""
+    """Identify every numbered case; return (seconds, how many had the very convention among their readings)."""
     seconds, exact, failures = [], 0, []
-    for number, (k, settings, hints) in enumerate(cases):
+    for number, (k, settings, hints) in cases:
         started = time.perf_counter()
         found = identify(settings, hints)
         seconds.append(time.perf_counter() - started)
@@ -137,45 +63,28 @@ def report(capsys, what, number, result):
         )
 
 
-def test_random_conventions_in_torch_are_recovered(capsys):
+def one_part(cases, part, parts):
+    """[(number, case)] of one of as many parts, one after the other."""
+    numbered = list(enumerate(cases))
+    size = -(-len(numbered) // parts)
+    return numbered[part * size : (part + 1) * size]
+
+
+@pytest.mark.parametrize("part", range(5))
+def test_random_conventions_in_torch_are_recovered(part, capsys):
     torch = need("torch")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
 
     def identify(settings, hints):
         mine = {name: torch.tensor(v) if isinstance(v, np.ndarray) else v for name, v in settings.items()}
         return parity.identify(lambda z, y: multismooth.loss(z, y, **mine), "torch", **hints)
 
-    try:
-        report(capsys, "torch", 250, recovered(draws(250, 1), identify))
-    finally:
-        torch.set_num_threads(threads)
+    cases = one_part(draws(250, 1), part, 5)
+    assert len(cases) == 50
+    report(capsys, "torch", len(cases), recovered(cases, identify))
 
 
-def jax_draws(shapes, each, seed):
-    """Few shapes, for each of which JAX compiles once, with many values."""
-    rng, found = np.random.default_rng(seed), 0
-    while found < shapes:
-        k = int(rng.choice([4, 5, 7]))
-        convention, reduction, ignored = random_shape(rng, k)
-        shape = {"convention": convention, "reduction": reduction, "ignore_index": ignored}
-        values = random_values(rng, k, convention, reduction)
-        if not shows(k, shape | values):
-            continue
-        found += 1
-        if found % 3 == 0:
-            apart = squared(rng, shape | values)
-            shape["convention"], values["z_loss"] = apart["convention"], apart["z_loss"]
-        for _ in range(each):
-            again = values | {"label_smoothing": round(rng.uniform(0.005, 0.6), 3)}
-            if "weight" in values:
-                again["weight"] = 10 ** rng.uniform(-1, 1, k)
-            if "prior" in values:
-                again["prior"] = rng.dirichlet(np.full(k, 2.0))
-            yield k, shape | again, told(rng, k, shape | again)
-
-
-def test_random_conventions_in_jax_are_recovered(capsys):
+@pytest.mark.parametrize("shape", range(6))
+def test_random_conventions_in_jax_are_recovered(shape, capsys):
     jax = need("jax")
 
     @cache
@@ -190,16 +99,20 @@ def test_random_conventions_in_jax_are_recovered(capsys):
         shape = (settings.pop("convention"), settings.pop("reduction"), settings.pop("ignore_index"))
         return parity.identify(jax.tree_util.Partial(kernel(*shape), settings), "jax", **hints)
 
+    cases = one_part(jax_draws(6, 42, 2), shape, 6)
+    assert len(cases) == 42
     with jax_x64(True):
-        report(capsys, "jax", 252, recovered(jax_draws(6, 42, 2), identify))
+        report(capsys, "jax", len(cases), recovered(cases, identify))
 
 
-def test_random_conventions_are_recovered_from_values_alone(capsys):
+@pytest.mark.parametrize("part", range(2))
+def test_random_conventions_are_recovered_from_values_alone(part, capsys):
     def identify(settings, hints):
         return parity.identify(lambda z, y: multismooth.numpy.loss(z, y, **settings), "numpy", **hints)
 
     cases = [case for case in draws(16, 3) if not set(case[1]["convention"].exclude) - set(range(5))]
     cases = [case for case in cases if case[1]["ignore_index"] not in (5, 6)]
+    cases = one_part(cases, part, 2)
     report(capsys, "values", len(cases), recovered(cases, identify))
 
 

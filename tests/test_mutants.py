@@ -20,19 +20,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::multismooth.SmoothingWarning")
 MUTANTS = [*mutants_formula.FORMULA, *mutants_machine.MACHINE, *mutants.NUMPY, *mutants.JAX]
 STRICT = [mutant for mutant in MUTANTS if "strict" in mutant.arguments]
 FORMS = {"torch": correct_torch.TORCH, "numpy": correct_losses.NUMPY, "jax": correct_losses.JAX}
+PARTS = 5  # tests that a framework's correct losses are split into
 OURS = {"torch": (50, 11), "numpy": (40, 12), "jax": (4, 13)}  # how many, and the seed
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """On a busy machine the small problems of a check wait for threads more than they compute."""
-    torch = mutants.optional("torch")
-    threads = torch and torch.get_num_threads()
-    if torch:
-        torch.set_num_threads(1)
-    yield
-    if torch:
-        torch.set_num_threads(threads)
 
 
 def checked(case, **more):
@@ -88,10 +77,11 @@ def test_mutants_are_many_and_each_is_named_once(capsys):
         print(f"\n  {len(MUTANTS)} mutants, {len(STRICT)} of them against strict alone", end=" ")
 
 
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("framework", FORMS)
-def test_correct_losses_pass(framework, capsys):
+def test_correct_losses_pass(framework, part, capsys):
     need(framework)
-    cases = [*correct_losses.drawn(FORMS[framework]), *correct_losses.ours(framework, *OURS[framework])]
+    cases = [*correct_losses.drawn(FORMS[framework]), *correct_losses.ours(framework, *OURS[framework])][part::PARTS]
     failures, remarks = [], 0
     for case in cases:
         report = checked(case)

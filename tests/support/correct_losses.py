@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from mutants import log_softmax, optional, refuse
-from test_identify import draws
+from random_conventions import draws
 
 import multismooth
 

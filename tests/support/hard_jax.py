@@ -1,10 +1,9 @@
 """JAX's paths through the table of hard inputs.
 
-Compiling takes a second for each function and kind of row, so it is done for the `core` rows; all rows are computed
-operation by operation (`jax.disable_jit`), in the same text.
+Compiling takes half a second for each function and kind of row. So what JAX compiles for one row serves all rows that
+differ from it in numbers alone: the public functions do so by themselves, and derivatives are functions of all arrays.
+The `core` rows are also computed operation by operation (`jax.disable_jit`), in the same text.
 """
-
-from contextlib import ExitStack
 
 import numpy as np
 from adapters import XLA_DEFAULTS
@@ -33,46 +32,92 @@ try:
 except ImportError:  # the tests that need it are skipped
     jax = None
 
+FIXED = ("axis", "convention", "ignore_index")  # settings that no compiled function takes as an argument
+COMPILED = {}  # (path, what is fixed, shapes and dtypes): (a compiled function, names and dtypes of its results)
+
 
 class Row:
-    """A row's arrays in JAX, or NumPy's as they lie in memory, which the functions are to convert."""
+    """A row's arrays in JAX, or NumPy's as they lie in memory, which the functions are to convert.
 
-    def __init__(self, hard):
-        lay = LAYOUTS[hard.layout] if hard.layout != "plain" else jnp.asarray
+    arrays: what stands for them where they are traced (see `traced`).
+    """
+
+    def __init__(self, hard, arrays=None):
         self.hard, self.wide, self.own = hard, loss_dtype(hard), hard.dtype
-        self.z, self.y = lay(hard.logits), lay(hard.targets)
-        self.settings = {
-            name: lay(value) if isinstance(value, np.ndarray) else value for name, value in hard.settings.items()
-        }
-        expected, dtype = answers(hard.name), jnp.asarray(self.z).dtype
-        self.cotangent = jnp.asarray(expected.cotangent, self.wide)
-        self.direction, self.turn = jnp.asarray(expected.direction, dtype), expected.turn
+        arrays = own_arrays(hard, LAYOUTS[hard.layout] if hard.layout != "plain" else jnp.asarray) | (arrays or {})
+        self.z, self.y, self.settings, self.linear_head = (arrays[name] for name in ("z", "y", "settings", "head"))
+        self.cotangent, self.direction, self.turn = (arrays[name] for name in ("cotangent", "direction", "turn"))
 
     def call(self, function, reduction="mean", **more):
         return function(self.z, self.y, **options(self.hard, self.settings, reduction), **more)
 
     def head(self, function, reduction, hidden=None, **more):
-        own, classifier, bias = (jnp.asarray(part) for part in self.hard.head)
+        own, classifier, bias = self.linear_head
         settings = options(self.hard, self.settings, reduction) | more
         return function(own if hidden is None else hidden, classifier, self.y, bias=bias, **settings)
 
 
-def on(name, *unfit, compiled=False):
+def own_arrays(hard, lay):
+    """{name: arrays} of a row; `lay` makes an array of NumPy's what the functions are given."""
+    expected, dtype = answers(hard.name), jnp.asarray(hard.logits).dtype
+    return {
+        "z": lay(hard.logits),
+        "y": lay(hard.targets),
+        "settings": {k: lay(value) if isinstance(value, np.ndarray) else value for k, value in hard.settings.items()},
+        "head": hard.head and tuple(map(jnp.asarray, hard.head)),
+        "cotangent": jnp.asarray(expected.cotangent, loss_dtype(hard)),
+        "direction": jnp.asarray(expected.direction, dtype),
+        "turn": jnp.asarray(expected.turn),
+    }
+
+
+def traced(hard, run, **compiler):
+    """The results of a row by one compiled function of all that may be traced: arrays, and ε where it is a number."""
+    arrays = own_arrays(hard, jnp.asarray)
+    settings = {"label_smoothing": 0.1} | arrays["settings"]
+    fixed = {name: settings.pop(name) for name in FIXED if name in settings}
+    arrays["settings"] = settings
+    kinds = jax.tree.map(lambda x: (jnp.shape(x), str(jnp.result_type(x))), arrays)
+    key = run, bool(compiler), tuple(fixed.items()), repr(kinds)
+    if key not in COMPILED:
+        names = []
+
+        def function(arrays):
+            row = Row(hard, arrays | {"settings": fixed | arrays["settings"]})
+            quantities, results, dtypes = zip(*run(row), strict=True)
+            names[:] = zip(quantities, dtypes, strict=True)
+            return results
+
+        COMPILED[key] = jax.jit(function, **compiler), names
+    function, names = COMPILED[key]
+    results = function(arrays)
+    return [(quantity, result, dtype) for (quantity, dtype), result in zip(names, results, strict=True)]
+
+
+def called(hard, run):
+    """The results of a row as a user calls the functions."""
+    return list(run(Row(hard)))
+
+
+def stepwise(hard, run):
+    """The results of a row, operation by operation."""
+    with jax.disable_jit():
+        return list(run(Row(hard)))
+
+
+def on(name, *unfit, how=called, **more):
     def enter(run):
         def under(hard):
-            with ExitStack() as stack:
-                stack.enter_context(jax.enable_x64(hard.dtype == "float64"))
-                if not compiled:
-                    stack.enter_context(jax.disable_jit())
-                return list(run(Row(hard)))
+            with jax.enable_x64(hard.dtype == "float64"):
+                return how(hard, run, **more)
 
-        path(name + (", compiled" if compiled else ""), "jax", *unfit, *([not_core] if compiled else []))(under)
+        path(name, "jax", *unfit)(under)
         return run
 
     return enter
 
 
-@on("loss, loss_and_grad", compiled=True)
+@on("loss, loss_and_grad, operation by operation", not_core, how=stepwise)
 @on("loss, loss_and_grad")
 def everyday(row):
     value, gradient = row.call(ms.loss_and_grad)
@@ -99,9 +144,14 @@ def smooth_targets(row):
 # --- derivatives ------------------------------------------------------------------------------------------------------
 
 
-def every_derivative(row, z, y, settings):
+@on("every derivative, operation by operation", not_core, how=stepwise)
+@on("every derivative under jax.jit, as XLA compiles by default", not_core, how=traced, compiler_options=XLA_DEFAULTS)
+@on("every derivative", how=traced)
+def every_derivative(row):
+    z = jnp.asarray(row.z)
+
     def each(z):
-        return ms.loss(z, y, reduction="none", **options(row.hard, settings, None))
+        return ms.loss(z, row.y, reduction="none", **options(row.hard, row.settings, None))
 
     def weighted(z):
         return (each(z) * row.cotangent).sum()
@@ -117,28 +167,7 @@ def every_derivative(row, z, y, settings):
     yield "loss none", jax.vmap(each)(jnp.stack([z, z]))[1], row.wide
 
 
-@on("every derivative")
-def derivatives(row):
-    yield from every_derivative(row, jnp.asarray(row.z), row.y, row.settings)
-
-
-@on("every derivative under jax.jit", compiled=True)
-def traced(row):
-    """With everything traced that may be: arrays, and ε where it is a number. XLA optimises as by default."""
-    fixed = {name: value for name, value in row.settings.items() if name in ("axis", "convention", "ignore_index")}
-    moving = {"label_smoothing": 0.1} | {name: value for name, value in row.settings.items() if name not in fixed}
-    names = []
-
-    def function(z, y, moving):
-        names[:], results, dtypes = zip(*every_derivative(row, z, y, fixed | moving), strict=True)
-        names.extend(dtypes)
-        return results
-
-    results = jax.jit(function, compiler_options=XLA_DEFAULTS)(row.z, row.y, moving)
-    yield from zip(names[: len(results)], results, names[len(results) :], strict=True)
-
-
-@on("the targets' gradients", labels, infinite_slopes, infinite_entropy)
+@on("the targets' gradients", labels, infinite_slopes, infinite_entropy, how=traced)
 def of_targets(row):
     def of(z, y):
         return ms.loss(z, y, **options(row.hard, row.settings, "mean"))
@@ -151,7 +180,7 @@ def of_targets(row):
     yield "twist mean", jax.grad(lambda z: jax.jvp(lambda y: of(z, y), (y,), (turn,))[1])(z), row.own
 
 
-@on("the settings' gradients", unlike_slopes, infinite_entropy)
+@on("the settings' gradients", unlike_slopes, infinite_entropy, how=traced)
 def of_settings(row):
     moving = {name: value for name, value in row.settings.items() if name in ("weight", "prior", "sample_weight")}
     moving = {name: jnp.asarray(value) for name, value in moving.items() if value.dtype != bool}
@@ -175,14 +204,15 @@ def linear(row):
 
 
 @rule("compiles for seconds")
-def few(hard):
+def not_few(hard):
     return hard.name not in ("offset 0", "NaN behind an ignored label", "NaN behind weight 0, soft", "one-hot rows")
 
 
-@on("linear_loss and its derivatives", few, no_head, compiled=True)
-@on("linear_loss and its derivatives", no_head)
+@on("linear_loss and its derivatives, operation by operation", not_few, no_head, how=stepwise)
+@on("linear_loss and its derivatives, each compiled alone", not_few, no_head)
+@on("linear_loss and its derivatives", no_head, how=traced)
 def linear_derivatives(row):
-    hidden = jnp.asarray(row.hard.head[0])
+    hidden = row.linear_head[0]
 
     def of(reduction):
         return lambda x: row.head(ms.linear_loss, reduction, x, chunk_rows=3)
