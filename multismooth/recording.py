@@ -166,6 +166,12 @@ class Recording:
             return XP.where(condition, x, y)
         return self.add(f"{self._name(np.where)}({{}}, {{}}, {{}})", np.where, condition, x, y)
 
+    def take(self, x, index, axis):
+        """Without NumPy's wrapper."""
+        if not isinstance(x, Recorded) and not isinstance(index, Recorded):
+            return XP.take(x, index, axis=axis)
+        return self.add("{}.take({}, {})", np.ndarray.take, x, index, axis)
+
     def reshape(self, x, shape):
         if not isinstance(x, Recorded):
             return XP.reshape(x, shape)

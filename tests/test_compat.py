@@ -78,14 +78,15 @@ def test_a_batched_gradient_is_noticed():
 
         @staticmethod
         def backward(ctx, upstream):
-            seen.append(compat.batched(upstream))
+            seen.append(compat.differentiates_backward(upstream))
             return 2 * ctx.saved_tensors[0] * upstream
 
     x = torch.ones(3, requires_grad=True)
     y = compat.apply_of(Square)(x)
     torch.autograd.grad(y, x, torch.eye(3), is_grads_batched=True, retain_graph=True)
-    torch.autograd.grad(y, x, torch.ones(3))
-    assert seen == [True, False]
+    torch.autograd.grad(y, x, torch.ones(3), retain_graph=True)
+    torch.autograd.grad(y, x, torch.ones(3), create_graph=True)
+    assert seen == [True, False, True]
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((64, 100), 1), ((3, 7, 5), 1), ((2, 5000), 1)])

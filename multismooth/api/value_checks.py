@@ -209,7 +209,7 @@ def quick_check(row, values, expect):
             return None
         if not (expect.included is None or _allowed(expect.included, counted)):
             return None
-    if row is not None and 0 <= row[0] <= 1 and _sums_to_one(row, 2 * expect.score_slack):
+    if row is not None and 0 <= row[0] <= 1 and 0 <= row[-1] <= 2 and _sums_to_one(row, 2 * expect.score_slack):
         return None
     if weight is not None:
         low, high = np.minimum.reduce(weight), np.maximum.reduce(weight)

@@ -12,7 +12,7 @@ import torch
 from multismooth import spec
 from multismooth.torch import compat
 from multismooth.torch.choice import kernel_for, plan_and_kernel, triton
-from multismooth.torch.compat import batched, transforming
+from multismooth.torch.compat import differentiates_backward
 from multismooth.torch.cpu_kernels import plan_as_tensors
 from multismooth.torch.gpu import launch
 from multismooth.torch.namespace import XP, float_of
@@ -43,11 +43,6 @@ def save(ctx, problem, plan, *tensors):
 def saved(ctx):
     """(*tensors, plan) of `save`."""
     return *ctx.saved_tensors[: ctx.count], ctx.plan
-
-
-def differentiates_backward(upstream):
-    """Whether backward itself will be differentiated, or runs under vmap."""
-    return torch.is_grad_enabled() or batched(upstream) or transforming()
 
 
 class _Summed(torch.autograd.Function):

@@ -31,13 +31,16 @@ def plan_and_kernel(call, with_gradient=True):
     key = with_gradient, (wanted := requested())
     known = None if memo is None else memo.kernels.get(key)
     if known is not None:
-        replay, name = known
-        plan = planned(problem, settings) if replay is None else replay(*values)
-        return plan, KERNELS[name if wanted is None else record(name)]
-    plan = planned(problem, settings)
-    name = select(*supports(problem.logits, plan, settings.axis, with_gradient))
+        replay, name, kernel = known
+        if wanted is not None:
+            record(name)
+        return planned(problem, settings) if replay is None else replay(*values), kernel
+    plan, logits, axis = planned(problem, settings), problem.logits, settings.axis
+    name = select(*supports(logits, plan, axis, with_gradient))
     if memo is not None:
-        memo.kernels[key] = program(problem, settings, values), name
+        replay = program(problem, settings, values)
+        small = name == "numba" and replay is not None and cpu.small(cpu_kernels.as_numpy(logits), plan, axis)
+        memo.kernels[key] = replay, name, cpu_kernels.small_numba if small else KERNELS[name]
     return plan, KERNELS[name]
 
 

@@ -56,14 +56,8 @@ def watched():
     )
 
 
-def batched(tensor):
-    """Whether autograd's `is_grads_batched` (a vmap of its own, over backward alone) stands behind this tensor."""
-    functorch = torch._C._functorch
-    return functorch.is_legacy_batchedtensor(tensor) or functorch.is_functorch_wrapped_tensor(tensor)
-
-
-def differentiated(upstream):
-    """Whether a backward pass is to be differentiated itself, or vmapped over."""
+def differentiates_backward(upstream):
+    """Whether backward itself will be differentiated, or runs under a vmap: of torch.func, or `is_grads_batched`."""
     functorch = torch._C._functorch
     return (
         torch.is_grad_enabled()

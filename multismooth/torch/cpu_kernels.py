@@ -21,6 +21,11 @@ from multismooth.torch import cpu_chunked as chunk
 from multismooth.torch.compat import log_softmax_backward
 from multismooth.torch.namespace import XP, float_of
 
+# What is added to the logits of a class that exists, and of one that does not.
+PRESENT_ABSENT = {
+    torch.float32: (np.float32(0), np.finfo(np.float32).min / 2),
+    torch.float64: (np.float64(0), np.finfo(np.float64).min / 2),
+}
 DOT_BLOCK = 2**16  # entries that a product of two vectors adds in float32
 MIN_LOGITS_SCRATCH = 2**18  # from so many on, memory that is kept pays: a fresh MiB is mapped page by page
 MIN_LOGITS_TO_TRANSPOSE = 2**10  # from so many on, a copy with the rows side by side pays for a short class axis
@@ -67,6 +72,16 @@ def numba(logits, plan, axis, with_gradient=True, summed=False, out=None, upstre
     gradient = torch.from_numpy(gradient)
     gradient = gradient if gradient.dtype is logits.dtype else gradient.view(logits.dtype)
     return loss, gradient if out is None else out.copy_(gradient)
+
+
+def small_numba(logits, plan, axis, with_gradient=True, summed=False, out=None, upstream=1.0):
+    """`numba` for a kind of call that `cpu.choice.small` accepts, with a plan in NumPy."""
+    z, labels = logits.detach().numpy(), plan.labels
+    if out is not None or not (z.flags.c_contiguous and labels.flags.c_contiguous):  # may differ from call to call
+        return numba(logits, plan, axis, with_gradient, summed, out)
+    loss, gradient = cpu.numba().small_problem(z, labels, plan, with_gradient)
+    loss = number(np.add.reduce(loss, None), logits) if summed else torch.from_numpy(loss)
+    return loss, None if gradient is None else torch.from_numpy(gradient)
 
 
 def number(value, logits):
@@ -193,8 +208,7 @@ def whole_summed(logits, plan, axis, with_gradient):
     if logits.numel() >= MIN_LOGITS_SCRATCH and classes >= MIN_CLASSES_FOR_ROWS:
         scratch = torch.from_numpy(SCRATCH.take(logits.numel() * dtype.itemsize)).view(dtype).view(logits.shape)
     if plan.mask is not None:  # half the lowest logit has no probability, and 0 times its logarithm is 0
-        absent = torch.from_numpy(np.where(plan.mask, 0.0, torch.finfo(dtype).min / 2)).to(dtype)
-        logits = torch.add(logits, absent, out=scratch)
+        logits = torch.add(logits, torch.from_numpy(np.where(plan.mask, *PRESENT_ABSENT[dtype])), out=scratch)
     lp = log_p(logits, axis, dtype, scratch)
     if not with_gradient:
         smooth = None
@@ -208,8 +222,14 @@ def whole_summed(logits, plan, axis, with_gradient):
             smooth = torch.mv(lp, lp.new_full((classes,), 1 / classes)).numpy()
         with np.errstate(invalid="ignore", over="ignore"):
             return kernels.summed_loss(lp.numpy(), plan, axis, smooth), None
-    g = torch.from_numpy(kernels.negative_target(lp.numpy(), plan, axis))
-    loss = inner(g, lp)
+    known = lp.numpy()
+    target = kernels.negative_target(known, plan, axis)
+    g = torch.from_numpy(target)
+    if target.size <= kernels.MAX_BLAS_ENTRIES:
+        with np.errstate(invalid="ignore", over="ignore"):
+            loss = kernels.inner(target, known)
+    else:
+        loss = inner(g, lp)
     if plan.const is not None:
         loss += kernels.constant(plan.const, lp.numel() // classes)
     if classes >= chunk.LONG:  # the kernel's own sum of g loses as many digits as the one of log softmax

@@ -194,7 +194,7 @@ class _LinearLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream):
         needed, gradients = ctx.needs_input_grad[:3], ctx.gradients
-        if autograd.differentiates_backward(upstream):
+        if compat.differentiates_backward(upstream):
             *inputs, call = _saved_arguments(ctx)
             return *_differentiable(inputs, needed, call, upstream), None
         ctx.gradients = None
