@@ -154,8 +154,8 @@ class Conformance:
                     assert_close(ours, theirs, "float64")
         assert snapshot(*arrays, *settings.values()) == before, "an input was written to"
 
-    def test_a_z_loss_has_its_own_divisor(self):
-        """Class and sample weights and ignored labels, so that no two of the divisors are the same."""
+    def test_a_z_loss_has_its_own_denominator(self):
+        """Class and sample weights and ignored labels, so that no two of the denominators are the same."""
         z, hidden, classifier = (np.random.default_rng(k).normal(size=size) for k, size in enumerate(Z_LOSS_SIZES))
         for number, changes in enumerate(Z_LOSS_DIVISORS[:1] if self.adapter.slow else Z_LOSS_DIVISORS):
             settings = Z_LOSS | {"convention": replace(multismooth.conventions["torch"], **changes)}

@@ -99,7 +99,7 @@ def test_json_of_numpy_numbers():
 
 def test_json_without_a_field_has_its_default():
     assert Convention.from_json('{"spread": "others"}') == conventions["others"]
-    for convention in conventions.values():  # as it was written before the z-loss had a divisor of its own
+    for convention in conventions.values():  # as it was written before the z-loss had a denominator of its own
         values = json.loads(convention.to_json())
         del values["z_loss_denominator"]
         assert Convention.from_json(json.dumps(values)) == replace(convention, z_loss_denominator=None)

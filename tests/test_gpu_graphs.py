@@ -63,7 +63,7 @@ def test_calls_that_say_more_are_planned_by_spec(device):
     labels, weight = [0, 1, 2, -100], torch.ones(5, device=device)
     assert plans.supports(*bound(device, labels))
     assert plans.supports(*bound(device, labels, normalizer=7.0))
-    assert plans.supports(*bound(device, labels, convention="liger", z_loss=0.1))  # no weights, so one divisor
+    assert plans.supports(*bound(device, labels, convention="liger", z_loss=0.1))  # no weights, so one denominator
     apart = multismooth.Convention(z_loss_denominator="all")
     assert plans.supports(*bound(device, labels, convention=apart))
     for more in (

@@ -51,7 +51,7 @@ TABLE = {
     "loss of everything": ("loss", {"logits": LOGITS, "targets": LABELS, **EVERYTHING}, {}),
     "loss of soft targets": ("loss", {"logits": LOGITS, "targets": ROWS, "weight": WEIGHT, "prior": softmax(RNG.normal(size=(K, K)))}, {"convention": "paddle", "reduction": "none"}),
     "loss of images": ("loss", {"logits": np.moveaxis(LOGITS, -1, 1), "targets": LABELS, "normalizer": np.array(7.0)}, {"axis": 1, "convention": OTHERS}),
-    "loss with two divisors": ("loss", {"logits": LOGITS, "targets": LABELS, "weight": WEIGHT}, {"convention": "fastai"}),
+    "loss with two denominators": ("loss", {"logits": LOGITS, "targets": LABELS, "weight": WEIGHT}, {"convention": "fastai"}),
     "terms of a divergence": ("terms", {"logits": LOGITS, "targets": LABELS, "prior": softmax(RNG.normal(size=(K, K)))}, {"convention": "torch-kl-div", "ignore_index": -100}),
     "loss_and_grad": ("loss_and_grad", {"logits": LOGITS, "targets": LABELS, **EVERYTHING}, {"reduction": "none"}),
     "loss_and_grad of soft targets": ("loss_and_grad", {"logits": LOGITS, "targets": ROWS}, {"reduction": "sum"}),

@@ -313,9 +313,9 @@ def test_in_float16_nothing_becomes_infinite(normalizer):
     labels[5] = 1  # one row has all of the mean, and is as wrong as can be
     settings = {"normalizer": normalizer, "label_smoothing": 0.0}
     _, (d_hidden, d_classifier, _) = ms.linear_loss_and_grad(hidden, classifier, labels, **settings)
-    divisor = normalizer or 1.0
-    assert_close(d_hidden[5], np.full(2, 6.0 / divisor), "float16", scale=1 / divisor)
-    assert_close(d_classifier, np.array([[4.0, 4.0], [-4.0, -4.0]]) / divisor, "float16", scale=1 / divisor)
+    denominator = normalizer or 1.0
+    assert_close(d_hidden[5], np.full(2, 6.0 / denominator), "float16", scale=1 / denominator)
+    assert_close(d_classifier, np.array([[4.0, 4.0], [-4.0, -4.0]]) / denominator, "float16", scale=1 / denominator)
 
 
 # --- autocast -------------------------------------------------------------------------------------------------------

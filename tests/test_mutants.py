@@ -61,7 +61,7 @@ def test_robustness_is_remarked_and_asked_for_by_strict_alone(mutant):
 
 @pytest.mark.parametrize("name", ["mean_of_sentence_means", "gradient_of_ignored_rows"])
 def test_advice_does_not_deny_what_the_loss_does(name):
-    """Both ignore −100 in what they return; that identify finds no divisor for it, or no mask, is something else."""
+    """Both ignore −100 in what they return; that identify finds no denominator or mask is something else."""
     need("torch")
     mutant = next(mutant for mutant in MUTANTS if mutant.fn.__name__ == name and mutant.framework == "torch")
     assert "ignores no label" not in str(checked(mutant))

@@ -1,4 +1,4 @@
-"""What a z-loss divides by, where it has a divisor of its own: against the formula, and at the edges."""
+"""What a z-loss divides by, where it has a denominator of its own: against the formula, and at the edges."""
 
 from dataclasses import replace
 
@@ -22,10 +22,10 @@ def lse(z):
     return np.log(np.exp(z).sum(-1))
 
 
-def by_hand(divisor):
-    """Liger's loss: the smoothed one over Σ w_y, ζ·Σ lse² of the counted elements over `divisor`."""
+def by_hand(denominator):
+    """Liger's loss: the smoothed one over Σ w_y, ζ·Σ lse² of the counted elements over `denominator`."""
     plain = multismooth.loss(LOGITS, LABELS, convention="torch", weight=WEIGHT)
-    return plain + 0.1 * (lse(LOGITS) ** 2)[LABELS != -100].sum() / divisor
+    return plain + 0.1 * (lse(LOGITS) ** 2)[LABELS != -100].sum() / denominator
 
 
 @pytest.mark.parametrize("adapter", BACKENDS, ids=lambda adapter: adapter.name)
@@ -110,7 +110,7 @@ def test_a_heads_correction_leaves_the_z_loss_as_it_is(kind):
     assert_close(hard + added, smoothed, "float64")
 
 
-def test_a_traced_z_loss_has_the_same_divisor():
+def test_a_traced_z_loss_has_the_same_denominator():
     jax = need("jax")
     with jax.enable_x64(True):
         z, labels, weight = (jax.numpy.asarray(x) for x in (LOGITS, LABELS, WEIGHT))

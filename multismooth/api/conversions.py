@@ -154,6 +154,6 @@ class Conversions:
         if reduction != "mean":
             remedy = "Leave one of the two out: a sum is divided by nothing."
             raise complain(
-                "normalizer", 'reduction="mean", whose divisor it replaces', f"reduction={reduction!r}", remedy
+                "normalizer", 'reduction="mean", whose denominator it replaces', f"reduction={reduction!r}", remedy
             )
         return self._number("normalizer", value, z, validate)

@@ -20,12 +20,11 @@ from multismooth.cpu.chunks import Fallback
 from multismooth.plan import shared
 from multismooth.torch.namespace import XP, float_of
 
-ENTRIES = (
-    2**20
-)  # logits per chunk: 8 MiB with the scratch buffer, a share of the last cache level; half or twice is no faster
+# Logits per chunk: 8 MiB with the scratch buffer, a share of the last cache level. Half or twice is no faster.
+CHUNK_LOGITS = 2**20
 # At this many classes or more, softmax's own sum (sixteen running sums) is computed again, because it is inexact (2e-5
 # off at 128,256 classes).
-LONG = 4096
+MIN_CLASSES_SUMMED_AGAIN = 4096
 # With fewer absent classes than one in 16, they are filled in one by one; else −inf is added to all entries. To fill
 # an entry costs as much as to add ten.
 CLASSES_PER_ABSENT = 16
@@ -100,7 +99,7 @@ def kernel(z, plan, out):
     z_y = p.gather(1, index).squeeze(1)
     torch.softmax(p, 1, out=p)
     p_y = p.gather(1, index).squeeze(1)
-    total = p.sum(1) if p.ndim == 2 and classes >= LONG else None
+    total = p.sum(1) if p.ndim == 2 and classes >= MIN_CLASSES_SUMMED_AGAIN else None
     nll = (p_y if total is None else p_y / total).log().neg_()
     lse = z_y + nll
     smooth = torch.zeros_like(nll) if mean is None else lse * plan.v_sum - mean

@@ -41,7 +41,7 @@ def chunked(logits, plan, axis, with_gradient=True, summed=False, out=None, upst
         fits = out is not None and cpu.fits(layout, as_numpy(logits), as_numpy(out))
         gradient = out if fits else layout.as_logits(memory(logits), XP)
     loss = chunks.evaluate(
-        chunk.kernel, layout, logits, plan_as_tensors(plan), XP, gradient, chunk.ENTRIES, upstream=upstream
+        chunk.kernel, layout, logits, plan_as_tensors(plan), XP, gradient, chunk.CHUNK_LOGITS, upstream=upstream
     )
     if out is not None and gradient is not out:
         gradient = out.copy_(gradient)
@@ -143,7 +143,9 @@ def log_p(logits, axis, dtype, out=None):
         found = (
             torch.log_softmax(logits, axis) if logits.dtype is dtype else torch.log_softmax(logits, axis, dtype=dtype)
         )
-    if classes >= chunk.LONG and found.is_cpu:  # its own sum, in sixteen lanes, is 3e-5 off at 128,256 classes
+    if (
+        classes >= chunk.MIN_CLASSES_SUMMED_AGAIN and found.is_cpu
+    ):  # its own sum, in sixteen lanes, is 3e-5 off at 128,256 classes
         found.sub_(found.exp().sum(axis, keepdim=True).log_())
     return found
 
@@ -217,7 +219,7 @@ def whole_summed(logits, plan, axis, with_gradient):
             and axis == 1
             and lp.numel() > kernels.MAX_BLAS_ENTRIES
             and plan.v is None
-            and classes < chunk.LONG
+            and classes < chunk.MIN_CLASSES_SUMMED_AGAIN
         ):
             smooth = torch.mv(lp, lp.new_full((classes,), 1 / classes)).numpy()
         with np.errstate(invalid="ignore", over="ignore"):
@@ -232,7 +234,9 @@ def whole_summed(logits, plan, axis, with_gradient):
         loss = inner(g, lp)
     if plan.const is not None:
         loss += kernels.constant(plan.const, lp.numel() // classes)
-    if classes >= chunk.LONG:  # the kernel's own sum of g loses as many digits as the one of log softmax
+    if (
+        classes >= chunk.MIN_CLASSES_SUMMED_AGAIN
+    ):  # the kernel's own sum of g loses as many digits as the one of log softmax
         return loss, gradient_(lp.exp(), None, plan_as_tensors(plan._replace(active=None)), axis)
     if scratch is None:
         return loss, log_softmax_backward(g, lp, axis, dtype)

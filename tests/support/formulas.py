@@ -90,11 +90,11 @@ def difference(name, convention=None, z_loss=0.0):
     z, y, w = (np.array(inputs[key]) for key in ("logits", "targets", "class_weight"))
     formula, call = FORMULAS[name], {"weight": w}
     if not callable(formula):
-        each, divisor = formula
-        call = {"ignore_index": int(y[5])} | ({"normalizer": 2} if divisor == "caller" else {})
+        each, denominator = formula
+        call = {"ignore_index": int(y[5])} | ({"normalizer": 2} if denominator == "caller" else {})
 
         def formula(z, y, eps, w):
-            loss = each(z, y, eps)[:5].sum() / (2 if divisor == "caller" else divisor)
+            loss = each(z, y, eps)[:5].sum() / (2 if denominator == "caller" else denominator)
             lse = (z - log_p(z))[:5, 0]
             return loss + z_loss * (lse**2).sum() / Z_LOSSES.get(name, 1)
 

@@ -263,7 +263,7 @@ def z_loss_over_all_elements(z, y):
 
 
 @jax_mutant("sample weights", accepts=("sample_weight",), convention="keras-weighted")
-def sample_weights_not_in_the_divisor(z, y, sample_weight=None):
+def sample_weights_not_in_the_denominator(z, y, sample_weight=None):
     """The loss is weighted, its mean divides by the number of elements."""
     each, _ = jax_exact(z, y, ignored=None)
     return (each if sample_weight is None else each * sample_weight).mean()

@@ -340,10 +340,12 @@ def z_loss_summed(z, y):
 LIGER = {"convention": "liger", "weight": WEIGHT, "z_loss": 0.01}
 
 
-def of_liger(z, y, divisor):
-    """The weighted loss, and Σ lse² of what counts over a divisor."""
+def of_liger(z, y, denominator):
+    """The weighted loss, and Σ lse² of what counts over a denominator."""
     squares = z.logsumexp(1).square().masked_fill(y == -100, 0)
-    return functional.cross_entropy(z, y, z.new_tensor(WEIGHT), label_smoothing=EPS) + 0.01 * squares.sum() / divisor
+    return (
+        functional.cross_entropy(z, y, z.new_tensor(WEIGHT), label_smoothing=EPS) + 0.01 * squares.sum() / denominator
+    )
 
 
 @mutant("divides its lse² by the summed class weights", **LIGER)

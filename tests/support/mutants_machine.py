@@ -265,7 +265,7 @@ def smoothing_that_anneals(z, y, steps=[]):  # noqa: B006 the mistake
 
 
 @mutant()
-def divisor_of_the_call_before(z, y, counts=[]):  # noqa: B006 the mistake
+def denominator_of_the_call_before(z, y, counts=[]):  # noqa: B006 the mistake
     """The count is read before it is updated, as with a running average."""
     counts.append((y != -100).sum())
     return functional.cross_entropy(z, y, label_smoothing=EPS, reduction="sum") / counts[max(len(counts) - 2, 0)]

@@ -248,7 +248,7 @@ class _Problem:
         total += number(self.rules.denominator_add)
         return total if self.rules.denominator_floor is None else max(total, number(self.rules.denominator_floor))
 
-    def divisors(self, elements):
+    def denominators(self, elements):
         """What the label's term, the smoothing term and the z-loss are divided by."""
         rules = self.rules
         each = rules.denominator, rules.smooth_denominator, rules.z_loss_denominator
@@ -261,11 +261,11 @@ class _Problem:
         elements = {n: self.element(n) for n in np.ndindex(self.shape)}
         counted = [e for e in elements.values() if e is not None]
         sums = [sum((getattr(e, term) for e in counted), mpf(0)) for term in ("label", "smooth", "square")]
-        return sum(map(_over, sums, self.divisors(elements)), mpf(0))
+        return sum(map(_over, sums, self.denominators(elements)), mpf(0))
 
     def answer(self):
         elements = {n: self.element(n) for n in np.ndindex(self.shape)}
-        label, smooth, square = self.divisors(elements)
+        label, smooth, square = self.denominators(elements)
         rows = {
             name: np.full((*self.shape, self.classes), mpf(0), dtype=object) for name in ("gradient", "q", "p", "c")
         }
@@ -367,16 +367,17 @@ def evaluate_binary(
             loss[n] = -s * (w * t * mp.log(on) + (1 - t) * mp.log(off))
             gradient[n] = -s * (w * t * off - (1 - t) * on)
             slope[n] = -s * (1 - eps) * (w * mp.log(on) - mp.log(off))
-        divisor = mpf(1)
+        denominator = mpf(1)
         if reduction == "mean":
-            divisor = (
+            denominator = (
                 number(normalizer) if normalizer is not None else sum((number(s) for s in np.ravel(samples)), mpf(0))
             )
         gradient, slope = (
-            np.array([_over(g, divisor) for g in a.ravel()], dtype=object).reshape(a.shape) for a in (gradient, slope)
+            np.array([_over(g, denominator) for g in a.ravel()], dtype=object).reshape(a.shape)
+            for a in (gradient, slope)
         )
         if reduction != "none":
-            loss = _over(sum(loss.ravel().tolist(), mpf(0)), divisor)
+            loss = _over(sum(loss.ravel().tolist(), mpf(0)), denominator)
     return loss, gradient, slope
 
 

@@ -26,7 +26,7 @@ RNG = np.random.default_rng(0)
 N, K, D = 8, 5, 3
 LABELS = jnp.array([0, 1, -100, 3, 4, 2, -100, 1])
 SOFT = jax.nn.softmax(jnp.asarray(RNG.normal(size=(N, K))))
-COUNT = 3.0  # the divisor of all rows' mean, which no device knows by itself
+COUNT = 3.0  # the denominator of all rows' mean, which no device knows by itself
 EACH = {"label_smoothing": jnp.asarray(RNG.uniform(0, 0.3, N)), "sample_weight": jnp.asarray(RNG.uniform(0, 2, N))}
 ROWS = {"hidden": jnp.asarray(RNG.normal(size=(N, D))), "logits": jnp.asarray(RNG.normal(size=(N, K)))}
 SHARED = {
