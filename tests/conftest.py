@@ -55,6 +55,12 @@ def pytest_collection_finish(session):
     gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _frozen():
+    """What earlier modules have made and compiled is skipped, too: `gc.collect()` took a second late in a session."""
+    gc.freeze()
+
+
 def pytest_sessionfinish(session):
     gc.unfreeze()  # else nanobind reports leaks at exit
 

@@ -15,6 +15,7 @@ import pytest
 from oracle import floats
 from problems import VARIATIONS, solved, solved_binary, solved_head
 from requirements import need
+from tolerance import size_of
 
 import multismooth
 from multismooth import linear
@@ -56,12 +57,6 @@ def assert_right(found, expected, size):
     with np.errstate(invalid="ignore"):
         right = (found == expected) | (np.abs(found - expected) <= ROUNDING * (size + np.abs(expected)))
     assert (right | (np.isnan(found) & np.isnan(expected))).all(), (found, expected)
-
-
-def size_of(array, targets, settings):
-    """The largest logit; times the number of elements, if their losses are summed."""
-    finite = np.abs(array[np.isfinite(array)])
-    return (1 + finite.max(initial=0)) * max(1, targets.size if settings.get("reduction") == "sum" else 1)
 
 
 @pytest.mark.parametrize("start", range(5))

@@ -29,6 +29,8 @@ class Adapter:
     settings, heads: how many random settings the loss and the linear loss get: compiling costs time.
     autodiff_every: its autodiff is asked for each so-manieth structure (0: it has none).
     out: whether `out=` exists. slow: each call compiles, so only the core is run. narrow: its half precisions.
+    computes: its widest dtype. One that computes in float32 gets float64 problems cast, and runs the core alone, to the
+    rounding of the largest logit.
     A CPU tensor shares its memory with the NumPy array that it is made from, so writing to an input shows.
     """
 
@@ -43,6 +45,7 @@ class Adapter:
     slow: bool = False
     narrow: tuple[str, ...] = ("bfloat16", "float16")
     kernels: tuple[str, ...] = ()
+    computes: str = "float64"
 
     def functions(self):
         need(self.framework)
@@ -68,10 +71,14 @@ class Adapter:
 
 
 class NumpyAdapter(Adapter):
+    def array(self, value):
+        wide = isinstance(value, np.ndarray) and value.dtype == np.float64
+        return value.astype(self.computes, copy=False) if wide else value
+
     def call(self, function, *arrays, **settings):
         call = getattr(self.functions(), function)
         with self.forced():
-            return call(*arrays, **settings)
+            return call(*map(self.array, arrays), **{name: self.array(value) for name, value in settings.items()})
 
 
 class TorchAdapter(Adapter):
@@ -223,6 +230,7 @@ JAX = JaxAdapter("jax", "jax", "multismooth.jax", settings=1000, heads=12, autod
 REST = ("whole", "spec")  # for empty batches, and for what needs more than a first derivative
 NUMPY_SPEC = replace(NUMPY, name="numpy-spec", kernels=("spec",), settings=500, heads=60)
 NUMPY_CHUNKED = replace(NUMPY, name="numpy-chunked", kernels=("chunked", "spec"))
+NUMPY_FLOAT32 = replace(NUMPY, name="numpy-float32", computes="float32", settings=500, heads=60, out=False)
 NUMPY_NUMBA = replace(NUMPY, name="numpy-numba", kernels=("numba", "chunked", "spec"))
 NUMPY_FUSED = replace(NUMPY, name="numpy-fused", kernels=("fused", "spec"), settings=500, heads=60)
 TORCH_FUSED = replace(TORCH, name="torch-fused", kernels=("fused", "spec"), settings=500, heads=60)
@@ -252,7 +260,7 @@ def marks(adapter):
 
 def suites(namespace, choose):
     """One test class per adapter in a module's namespace, made from the base class that `choose` names for it."""
-    for adapter in ADAPTERS:
+    for adapter in (*ADAPTERS, NUMPY_FLOAT32):
         base = choose(adapter)
         name = "Test" + "".join(word.capitalize() for word in adapter.name.split("-"))
         namespace[name] = type(

@@ -18,6 +18,12 @@ def tolerance(dtype, classes=8):
     return EPSILON[name] / 2 * (1 + 1e-3)
 
 
+def size_of(logits, targets, settings):
+    """The largest number in a loss, in whose rounding float32 errs: the largest logit, times the elements of a sum."""
+    finite = np.abs(logits[np.isfinite(logits)])
+    return (1 + finite.max(initial=0)) * max(1, targets.size if settings.get("reduction") == "sum" else 1)
+
+
 def assert_close(actual, expected, dtype=None, classes=8, scale=1.0):
     """`actual` has the shape of `expected`, the dtype `dtype`, and its values within `tolerance`, absolute or relative.
 
