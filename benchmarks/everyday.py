@@ -7,7 +7,7 @@ A call is the loss and its backward; "forward" has no gradient. The base of a ra
 label_smoothing=0.1 and the same labels and class weights. It has no sample weights, ε per element or mask, so those are
 beside its plain call. "ε = 0, of 0.0" is our own time with the integer over that with the float. One process for each
 number of threads. In each round every call and every base runs once, in a new random order; a ratio is that of two
-medians. Without --numba the process runs as if Numba were not installed.
+medians. The processes run as if Numba were not installed; with --numba others run with it, too.
 """
 
 import argparse
@@ -106,25 +106,25 @@ def measured(shape, rounds, only):
     }
 
 
-def in_a_process(options, threads):
+def in_a_process(options, threads, numba):
     """`measured` for every shape, in a process of its own with so many threads."""
     command = [sys.executable, __file__, "--worker", str(threads), "--shapes", options.shapes]
-    command += ["--rounds", str(options.rounds), "--calls", options.calls, *(["--numba"] if options.numba else [])]
+    command += ["--rounds", str(options.rounds), "--calls", options.calls, *(["--numba"] if numba else [])]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def markdown(results):
-    """A table for each number of threads: calls down, shapes across."""
-    lines = []
-    for threads, shapes in results.items():
-        across = " | ".join(f"({shape.replace(chr(120), chr(44) + chr(32))})" for shape in shapes)
-        lines += [f"{threads} thread(s)", "", f"| call | {across} |"]
-        lines += ["|---|" + "---|" * len(shapes)]
-        for name in next(iter(shapes.values())):
-            lines.append(f"| {name} | " + " | ".join(f"{shapes[s][name][0]:.2f}" for s in shapes) + " |")
-        lines.append("")
-    return "\n".join(lines)
+def markdown(found, threads):
+    """The ratios with so many threads, calls down, shapes across: without Numba, then with it where it was measured."""
+    kinds = [kind[threads] for kind in (found["results"], found.get("with_numba")) if kind]
+    shapes = list(kinds[0])
+    across = " | ".join(f"({shape.replace('x', ', ')})" for shape in shapes)
+    lines = [f"**Time / `F.cross_entropy`, {threads} thread{'s' if threads != '1' else ''}**", "", f"| | {across} |"]
+    lines.append("|---|" + "---|" * len(shapes))
+    for name in kinds[0][shapes[0]]:
+        cells = [" / ".join(f"{kind[shape][name][0]:.2f}" for kind in kinds) for shape in shapes]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
 
 
 def main():
@@ -133,7 +133,7 @@ def main():
     parser.add_argument("--threads", default=THREADS, help="of PyTorch, separated by commas")
     parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--calls", default="", help="only these, separated by commas")
-    parser.add_argument("--numba", action="store_true", help="with Numba's kernels, where the size chooses them")
+    parser.add_argument("--numba", action="store_true", help="measure with Numba's kernels, too")
     parser.add_argument("--out", help="a JSON file for ratios and microseconds")
     parser.add_argument("--markdown", help="a file for the table")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
@@ -146,12 +146,15 @@ def main():
         random.seed(0)
         print(json.dumps({s: measured(s, options.rounds, only) for s in options.shapes.split(",")}))
         return
-    results = {threads: in_a_process(options, threads) for threads in options.threads.split(",")}
-    table = markdown(results)
+    numbers = options.threads.split(",")
+    found = {"torch": torch.__version__, "results": {n: in_a_process(options, n, numba=False) for n in numbers}}
+    if options.numba:
+        found["with_numba"] = {n: in_a_process(options, n, numba=True) for n in numbers}
+    table = "\n".join(markdown(found, threads) for threads in numbers)
     print(table)
     if options.out:
         with open(options.out, "w") as file:
-            json.dump({"torch": torch.__version__, "numba": options.numba, "results": results}, file, indent=1)
+            json.dump(found, file, indent=1)
     if options.markdown:
         with open(options.markdown, "w") as file:
             file.write(table)

@@ -76,6 +76,8 @@ def test_readme_has_the_committed_figures(load):
     result = json.loads((BENCHMARKS / "results" / "cpu.json").read_text())
     readme = (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
     assert load("report").for_readme(result).strip() in readme
+    everyday = json.loads((BENCHMARKS / "results" / "everyday.json").read_text())
+    assert load("everyday").markdown(everyday, "1").strip() in readme
 
 
 # --- on a GPU: the harness itself, on a CPU ---------------------------------------------------------------------------
