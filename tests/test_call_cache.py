@@ -75,6 +75,65 @@ def test_random_calls_of_one_kind_are_what_each_is_alone(functions):
     assert hits > STRUCTURES  # most kinds are remembered, or this test says nothing
 
 
+SQUARE = np.random.default_rng(3).normal(size=(5, 5))
+ONE_THING = {  # what two calls differ in alone: (the first call's options, the second's)
+    "the ignored label": ({"ignore_index": 1}, {"ignore_index": 2}),
+    "no ignored label": ({"ignore_index": 0}, {"ignore_index": None}),
+    "a number's type": ({"ignore_index": 1}, {"ignore_index": np.int64(2)}),
+    "ε": ({"label_smoothing": 0.1}, {"label_smoothing": 0.2}),
+    "ε, a whole number": ({"label_smoothing": 0}, {"label_smoothing": 0.5}),
+    "the convention": ({"convention": "torch"}, {"convention": "others"}),
+    "the reduction": ({"reduction": "mean"}, {"reduction": "sum"}),
+    "the axis": ({"axis": 0}, {"axis": 1}),
+    "the z-loss": ({"z_loss": 0.1}, {"z_loss": 0.2}),
+    "the normalizer": ({"normalizer": 2.0}, {"normalizer": 3.0}),
+    "whether values are checked": ({"validate": True}, {"validate": False}),
+    "class weights": ({}, {"weight": np.linspace(0.5, 1.5, 5)}),
+    "a prior": ({}, {"prior": np.linspace(0.1, 0.3, 5)}),
+    "a prior for each class": (
+        {"prior": np.linspace(0.1, 0.3, 5)},
+        {"prior": np.random.default_rng(4).dirichlet(np.ones(5), 5)},
+    ),
+    "a mask": ({}, {"class_mask": np.array([True, True, True, True, False])}),
+    "sample weights": ({}, {"sample_weight": np.linspace(0, 2, 5)}),
+    "ε for each element": ({"label_smoothing": np.array(0.1)}, {"label_smoothing": np.linspace(0, 0.5, 5)}),
+}
+
+
+@pytest.mark.parametrize("which", ONE_THING)
+def test_calls_that_differ_in_one_thing_are_two(functions, which):
+    own, array, back = functions()
+    labels = np.array([0, 1, 2, 3, 1])
+
+    def call(own, options):
+        options = {name: array(value) for name, value in options.items()}
+        return [back(x) for x in own.loss_and_grad(array(SQUARE), array(labels), **options)]
+
+    for options in (*ONE_THING[which], *reversed(ONE_THING[which])):
+        for _ in range(2):
+            for found, right in zip(call(own, options), call(functions()[0], options), strict=True):
+                np.testing.assert_array_equal(found, right)
+
+
+DROP_IN = {  # the same for the drop-in, which has a cache of its own
+    "ignored label": ({"ignore_index": 1}, {"ignore_index": 2}),
+    "ε": ({"label_smoothing": 0.1}, {"label_smoothing": 0.2}),
+    "reduction": ({"reduction": "mean"}, {"reduction": "sum"}),
+    "class weights": ({}, {"weight": np.linspace(0.5, 1.5, 5)}),
+}
+
+
+@pytest.mark.parametrize("which", DROP_IN)
+def test_calls_of_the_drop_in_that_differ_in_one_thing_are_two(which):
+    torch, ours = need("torch"), need("multismooth.torch")
+    z, y = torch.from_numpy(SQUARE), torch.tensor([0, 1, 2, 3, 1])
+    for options in (*DROP_IN[which], *reversed(DROP_IN[which])):
+        options = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+        for _ in range(2):
+            found, right = ours.cross_entropy(z, y, **options), torch.nn.functional.cross_entropy(z, y, **options)
+            assert_close(found.numpy(), right.numpy(), "float64")
+
+
 GOOD = {
     "label_smoothing": np.array([0.1, 0.2, 0.3, 0.0]),
     "weight": np.array([1.0, 0.5, 2.0, 1.0, 1.5]),
