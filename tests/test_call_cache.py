@@ -97,6 +97,10 @@ ONE_THING = {  # what two calls differ in alone: (the first call's options, the 
     "a mask": ({}, {"class_mask": np.array([True, True, True, True, False])}),
     "sample weights": ({}, {"sample_weight": np.linspace(0, 2, 5)}),
     "ε for each element": ({"label_smoothing": np.array(0.1)}, {"label_smoothing": np.linspace(0, 0.5, 5)}),
+    "class weights of 0": (
+        {"label_smoothing": 0.0, "weight": np.linspace(0.5, 1.5, 5)},
+        {"label_smoothing": 0.0, "weight": np.array([0.0, 0.0, 0.0, 0.0, 1.0])},
+    ),
     "how many class weights": ({"weight": np.linspace(0.5, 1.5, 5)}, {"weight": np.linspace(0.5, 1.5, 6)}),
     "the dtype of class weights": ({"weight": np.linspace(1, 3, 5)}, {"weight": np.arange(1, 6)}),
     "how many shares a prior has": ({"prior": np.full(5, 0.2)}, {"prior": np.full(4, 0.25)}),
@@ -155,6 +159,7 @@ GOOD = {
     "z_loss": np.array(0.1),
 }
 LABELS = np.array([0, 1, -100, 3])
+SOFT = np.random.default_rng(5).dirichlet(np.ones(5), 4)
 BAD = [  # (argument, a value of the same kind, the error, a part of its message)
     ("targets", np.array([0, 1, -100, 5]), TargetError, "targets"),
     ("targets", np.array([0, 1, -1, 3]), TargetError, "-1"),
@@ -170,6 +175,11 @@ BAD = [  # (argument, a value of the same kind, the error, a part of its message
     ("normalizer", -1.0, ValueError, "normalizer"),
     ("z_loss", np.array(-0.1), ValueError, "z_loss"),
     ("logits", np.full((4, 5), 0.2), ValueError, "probabilities"),
+    ("logits", np.tile([0.05, 0.1, 0.05, 0.1, 0.7], (4, 1)), ValueError, "probabilities"),
+    ("targets", 1.02 * SOFT, TargetError, "targets"),
+    ("targets", SOFT * [[1], [1], [1], [0]], TargetError, "targets"),
+    ("targets", SOFT + np.array([0.3, -0.3, 0, 0, 0]), TargetError, "targets"),
+    ("targets", np.where(SOFT > 0.5, np.nan, SOFT), TargetError, "targets"),
 ]
 
 
@@ -178,6 +188,8 @@ def test_a_bad_value_is_refused_in_the_first_call_and_in_every_later_one(functio
     own, array, _ = functions()
     arrays = {"logits": np.random.default_rng(0).normal(size=(4, 5)), "targets": LABELS}
     options = {argument: GOOD[argument]} if argument in GOOD else {}
+    if argument == "targets" and bad.ndim == 2:
+        arrays["targets"] = SOFT
 
     def call(**changed):
         given = {name: array(value) for name, value in (arrays | options | changed).items()}

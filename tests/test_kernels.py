@@ -40,7 +40,7 @@ def kernel(request, monkeypatch):
     if framework == "torch":
         from multismooth.torch import cpu_chunked
 
-        monkeypatch.setattr(cpu_chunked, "ENTRIES", 2000)
+        monkeypatch.setattr(cpu_chunked, "CHUNK_LOGITS", 2000)
     return framework, name
 
 
