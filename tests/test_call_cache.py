@@ -98,8 +98,8 @@ ONE_THING = {  # what two calls differ in alone: (the first call's options, the 
     "sample weights": ({}, {"sample_weight": np.linspace(0, 2, 5)}),
     "ε for each element": ({"label_smoothing": np.array(0.1)}, {"label_smoothing": np.linspace(0, 0.5, 5)}),
     "class weights of 0": (
-        {"label_smoothing": 0.0, "weight": np.linspace(0.5, 1.5, 5)},
-        {"label_smoothing": 0.0, "weight": np.array([0.0, 0.0, 0.0, 0.0, 1.0])},
+        {"label_smoothing": 0.0, "z_loss": 0.1, "weight": np.linspace(0.5, 1.5, 5)},
+        {"label_smoothing": 0.0, "z_loss": 0.1, "weight": np.array([0.0, 0.0, 0.0, 0.0, 1.0])},
     ),
     "how many class weights": ({"weight": np.linspace(0.5, 1.5, 5)}, {"weight": np.linspace(0.5, 1.5, 6)}),
     "the dtype of class weights": ({"weight": np.linspace(1, 3, 5)}, {"weight": np.arange(1, 6)}),
