@@ -25,7 +25,7 @@ from multismooth.implementations import implementation
 from multismooth.registry import conventions
 
 if TYPE_CHECKING:
-    from multismooth import demo, flax, jax, numpy, parity, testing, torch
+    from multismooth import calibration, demo, flax, jax, numpy, parity, testing, torch
     from multismooth.cpu.buffers import keep_buffers
 
 __version__ = "0.1.0"
@@ -38,6 +38,7 @@ __all__ = [
     "SmoothingWarning",
     "TargetError",
     "binary_loss",
+    "calibration",
     "conventions",
     "demo",
     "flax",
@@ -58,6 +59,7 @@ __all__ = [
 ]
 
 _SUBMODULES = {  # name: the package that it needs
+    "calibration": "numpy",
     "demo": "numpy",
     "flax": "flax",
     "jax": "jax",
