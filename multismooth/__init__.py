@@ -20,7 +20,14 @@ from multismooth.dispatch import (
     smoothing_correction,
     terms,
 )
-from multismooth.errors import LabelError, MissingBackendError, SmoothingError, SmoothingWarning, TargetError
+from multismooth.errors import (
+    CalibrationWarning,
+    LabelError,
+    MissingBackendError,
+    SmoothingError,
+    SmoothingWarning,
+    TargetError,
+)
 from multismooth.implementations import implementation
 from multismooth.registry import conventions
 
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CalibrationWarning",
     "Convention",
     "LabelError",
     "MissingBackendError",

@@ -14,6 +14,7 @@ from multismooth.calibration.conventions import ErrorConvention, conventions
 from multismooth.calibration.coverage import RiskCoverage, risk_coverage
 from multismooth.calibration.error import CalibrationTest, calibration_test, expected_calibration_error
 from multismooth.calibration.reliability import ReliabilityCurve, reliability_curve
+from multismooth.calibration.scaling import TemperatureScaling
 from multismooth.calibration.scores import (
     BrierDecomposition,
     brier_decomposition,
@@ -21,20 +22,40 @@ from multismooth.calibration.scores import (
     negative_log_likelihood,
 )
 from multismooth.calibration.smooth import smooth_calibration_error
+from multismooth.calibration.streams import (
+    CalibrationState,
+    CalibrationSummary,
+    compute,
+    init_state,
+    merge,
+    update,
+)
+from multismooth.calibration.temperature import TemperatureFit, fit_temperature
+from multismooth.errors import CalibrationWarning
 
 __all__ = [
     "BrierDecomposition",
+    "CalibrationState",
+    "CalibrationSummary",
     "CalibrationTest",
+    "CalibrationWarning",
     "ErrorConvention",
     "ReliabilityCurve",
     "RiskCoverage",
+    "TemperatureFit",
+    "TemperatureScaling",
     "brier_decomposition",
     "brier_score",
     "calibration_test",
+    "compute",
     "conventions",
     "expected_calibration_error",
+    "fit_temperature",
+    "init_state",
+    "merge",
     "negative_log_likelihood",
     "reliability_curve",
     "risk_coverage",
     "smooth_calibration_error",
+    "update",
 ]

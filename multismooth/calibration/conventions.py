@@ -39,7 +39,7 @@ class ErrorConvention:
         event: "top_label", "class_wise", "pooled", "predicted_class", "class_1_or_top_label", or a class index.
         binning: "width": edges i/B, as float64. "mass": sorted values in min(B, N) parts, the first N mod B one larger,
             edges halfway between neighbours, equal edges merged (Kumar et al. 2019).
-        closed: "right": (lo, hi], and 0 in the first bin. "left": [lo, hi), and 1 in the last. "mass" is always "right".
+        closed: "right": (lo, hi], and 0 in the first bin. "left": [lo, hi), and 1 in the last. "mass" is "right".
         norm: "l1" (p = 1), "l2" (p = 2), or "max", the largest gap, which is called MCE.
         bin_weight: "count": w_b = n_b/N. "equal": one over the number of bins that hold something.
         debias: with "l2", each bin's gap² loses a(1 − a)/(n − 1); bins of one sample count 0, and a negative sum is 0.
@@ -172,7 +172,7 @@ conventions: Mapping[str, ErrorConvention] = MappingProxyType(
             "adaptive": {"binning": "mass", "source": "uncertainty-calibration 0.1.4, get_ece_em"},
             "classwise": {
                 "event": "class_wise",
-                "source": "Kull et al. 2019 (arXiv:1910.12656); focal_calibration ClasswiseECELoss; SCE of Nixon et al.",
+                "source": "Kull et al. 2019 (arXiv:1910.12656); focal_calibration ClasswiseECELoss; Nixon's SCE",
             },
             "ace": {
                 "event": "class_wise",

@@ -96,7 +96,7 @@ def of_rows(confidence, hit, bins: int, confidence_level: float | None) -> Relia
 
 
 def interval(hits, count, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Clopper–Pearson: the shares under which that many hits or more, or that many or fewer, are (1 − level)/2 likely."""
+    """Clopper–Pearson: the shares under which so many hits or more, or so many or fewer, are (1 − level)/2 likely."""
     require("scipy", "calibration")
     from scipy.stats import beta
 

@@ -4,9 +4,8 @@
 by NumPy, a block that fits the cache at a time; others on their device, in float64.
 """
 
+from collections.abc import Iterator
 from contextlib import nullcontext
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,18 @@ from multismooth.namespace import XP
 
 BLOCK = 1 << 16  # entries of a block: 512 KiB of float64
 FEW_CLASSES = 64  # below, a transposed copy reduces faster: at K = 10 a row's maximum takes 2 ns, not 24
+
+
+class once:
+    """`functools.cached_property`, whose lock in Python 3.11 no compiler of PyTorch can trace."""
+
+    def __init__(self, function):
+        self.function, self.name = function, function.__name__
+
+    def __get__(self, instance, owner=None):
+        value = self.function(instance)
+        setattr(instance, self.name, value)
+        return value
 
 
 class Block:
@@ -44,56 +55,56 @@ class Block:
         """The entry at each row's label."""
         return self.xp.pick(x, self.labels, self.axis)
 
-    @cached_property
+    @once
     def maximum(self):
         return self._max(self.scores)
 
-    @cached_property
+    @once
     def shifted(self):
         return self.scores - self._spread(self.maximum)
 
-    @cached_property
+    @once
     def exponentials(self):
         return self.xp.exp(self.shifted) if self.logits else self.scores
 
-    @cached_property
+    @once
     def sum(self):
         return self._sum(self.exponentials)
 
-    @cached_property
+    @once
     def lowest(self):
         return self.xp.min(self.scores, axis=self.axis)
 
-    @cached_property
+    @once
     def confidence(self):
         return 1 / self.sum if self.logits else self.maximum
 
-    @cached_property
+    @once
     def predicted(self):
         return self.xp.argmax(self.scores, axis=self.axis)
 
-    @cached_property
+    @once
     def hit(self):
         """Whether the first of the largest scores is the label's."""
         return self.predicted == self.labels
 
-    @cached_property
+    @once
     def probabilities(self):
         return self.exponentials / self._spread(self.sum) if self.logits else self.scores
 
-    @cached_property
+    @once
     def nll(self):
         """log s − (z_y − m), or −log p_y."""
         return self.xp.log(self.sum) - self._own(self.shifted) if self.logits else -self.xp.log(self._own(self.scores))
 
-    @cached_property
+    @once
     def brier(self):
         """Σ_k (p_k − y_k)² = Σ_k p_k² − p_y² + (1 − p_y)², where the first two are summed without the label."""
         p, own = self.probabilities, self._own(self.probabilities)
         others = self.xp.deposit(p * p, self.labels, -own * own, self.axis)
         return self._sum(others) + (1 - own) ** 2
 
-    @cached_property
+    @once
     def margin(self):
         """The largest probability minus the second largest."""
         p, largest = self.probabilities, self._max(self.probabilities)
@@ -104,7 +115,7 @@ class Block:
     def max_logit(self):
         return self.maximum
 
-    @cached_property
+    @once
     def logit_norm(self):
         """max(z − z̄)/‖z − z̄‖₂, and 0 where all logits are equal."""
         centred = self.scores - self._spread(self._sum(self.scores) / self.scores.shape[self.axis])
@@ -115,7 +126,7 @@ class Block:
 class NumpyBlock(Block):
     """The same with NumPy's faster way to find hits."""
 
-    @cached_property
+    @once
     def hit(self):
         own = self._own(self.scores)
         if np.count_nonzero(self.scores == self._spread(self.maximum)) == own.size:  # no ties, no NaN
@@ -125,41 +136,39 @@ class NumpyBlock(Block):
 
 def reduce(sample: Sample, *names: str) -> tuple[np.ndarray, ...]:
     """The named properties of `Block`, for the rows that count: float64 arrays, `hit` and `predicted` as they are."""
-    values = sample.backend.values(sample.scores, None)
     checked = ("confidence",) if sample.logits else ("lowest", "sum")
-    wanted = list(dict.fromkeys((*names, *checked)))
-    with np.errstate(all="ignore"):
-        found = _by_numpy(sample, values, wanted) if values is not None else _on_device(sample, wanted)
+    found: dict[str, np.ndarray] = {}
+    for part, block in blocks(sample):
+        for name in dict.fromkeys((*names, *checked)):
+            result = sample.backend.values(getattr(block, name), True)
+            if name == "probabilities":
+                result = np.moveaxis(result, block.axis, -1)
+            if name not in found:
+                found[name] = np.empty((len(sample.labels), *result.shape[1:]), result.dtype)
+            found[name][part] = result
     _check(sample, found)
     counted = sample.counted
     return tuple(found[name] if counted is None else found[name][counted] for name in names)
 
 
-def _by_numpy(sample, values, names) -> dict[str, np.ndarray]:
-    rows, classes = values.shape
-    few = classes < FEW_CLASSES
-    step = max(1, BLOCK // max(1, classes))
-    found: dict[str, Any] = {}
-    for start in range(0, max(rows, 1), step):
-        part = values[start : start + step]
-        part = np.ascontiguousarray(part.T, np.float64) if few else part.astype(np.float64, copy=False)
-        axis = 0 if few else -1
-        block = NumpyBlock(XP, part, sample.labels[start : start + step], axis, sample.logits)
-        for name in names:
-            result = np.moveaxis(block.probabilities, axis, -1) if name == "probabilities" else getattr(block, name)
-            if name not in found:
-                found[name] = np.empty((rows, *result.shape[1:]), result.dtype)
-            found[name][start : start + step] = result
-    return found
-
-
-def _on_device(sample, names) -> dict[str, np.ndarray]:
-    """In the backend's own namespace. JAX computes in float64 whatever its setting is."""
-    xp, backend = sample.backend.xp, sample.backend
-    with doubles(backend):
-        scores = xp.astype(sample.scores, xp.float64)
-        block = Block(xp, scores, backend.take("targets", sample.labels, scores), -1, sample.logits)
-        return {name: backend.values(getattr(block, name), True) for name in names}
+def blocks(sample: Sample) -> Iterator[tuple[slice, Block]]:
+    """(rows, their Block), in order. Scores on a device are one Block, in the namespace of their framework."""
+    backend, labels = sample.backend, sample.labels
+    values = backend.values(sample.scores, None)
+    with np.errstate(all="ignore"):
+        if values is None:
+            with doubles(backend):  # JAX computes in float64 whatever its setting is
+                scores = backend.xp.astype(sample.scores, backend.xp.float64)
+                taken = backend.take("targets", labels, scores)
+                yield slice(None), Block(backend.xp, scores, taken, -1, sample.logits)
+            return
+        axis = 0 if sample.classes < FEW_CLASSES else -1
+        step = max(1, BLOCK // sample.classes)
+        for start in range(0, max(len(values), 1), step):
+            part = slice(start, start + step)
+            scores = values[part].T if axis == 0 else values[part]
+            scores = np.ascontiguousarray(scores, np.float64)
+            yield part, NumpyBlock(XP, scores, labels[part], axis, sample.logits)
 
 
 def doubles(backend):
