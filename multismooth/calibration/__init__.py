@@ -13,6 +13,7 @@ arrays. Rows are reduced where they are; results are Python floats and NumPy arr
 from multismooth.calibration.conventions import ErrorConvention, conventions
 from multismooth.calibration.coverage import RiskCoverage, risk_coverage
 from multismooth.calibration.error import CalibrationTest, calibration_test, expected_calibration_error
+from multismooth.calibration.identification import MetricIdentification, identify
 from multismooth.calibration.reliability import ReliabilityCurve, reliability_curve
 from multismooth.calibration.scaling import TemperatureScaling
 from multismooth.calibration.scores import (
@@ -40,6 +41,7 @@ __all__ = [
     "CalibrationTest",
     "CalibrationWarning",
     "ErrorConvention",
+    "MetricIdentification",
     "ReliabilityCurve",
     "RiskCoverage",
     "TemperatureFit",
@@ -51,6 +53,7 @@ __all__ = [
     "conventions",
     "expected_calibration_error",
     "fit_temperature",
+    "identify",
     "init_state",
     "merge",
     "negative_log_likelihood",
