@@ -34,7 +34,7 @@ LAYERS = [
     {"cpu"},
     {"api"},
     {"backend", "numpy", "torch", "jax", "flax"},
-    {"dispatch", "testing", "parity", "demo", "cli", "__main__", ""},
+    {"dispatch", "calibration", "testing", "parity", "demo", "cli", "__main__", ""},
 ]
 FRAMEWORK_ROOMS = {"torch", "jax", "flax"}
 
@@ -89,10 +89,12 @@ def test_no_module_imports_itself_in_a_circle():
 
 FRAMEWORKS = {
     "torch": {"torch", "demo", "parity"},
-    "jax": {"jax", "flax", "demo", "parity"},
+    "jax": {"jax", "flax", "demo", "parity", "calibration"},  # calibration: to switch 64 bits on
     "flax": {"flax", "demo"},
     "optax": {"demo"},
-    "matplotlib": {"demo"},
+    "matplotlib": {"demo", "calibration"},
+    "scipy": {"calibration"},
+    "sklearn": {"calibration", "demo"},
     "typer": {"cli"},
     "rich": {"cli", "demo"},
     "array_api_compat": {"torch"},

@@ -16,10 +16,9 @@ class Bins(NamedTuple):
     accuracy: np.ndarray
 
 
-def width_edges(bins: int, low: float = 0.0) -> np.ndarray:
-    """i/B for i = 0 … B, each rounded once to float64; or from `low` to 1."""
-    steps = np.arange(bins + 1) / bins
-    return steps if low == 0 else low + (1 - low) * steps
+def width_edges(bins: int) -> np.ndarray:
+    """i/B for i = 0 … B, each rounded once to float64."""
+    return np.arange(bins + 1) / bins
 
 
 def mass_edges(probabilities: np.ndarray, bins: int) -> np.ndarray:
@@ -34,10 +33,10 @@ def mass_edges(probabilities: np.ndarray, bins: int) -> np.ndarray:
     return np.concatenate([[0.0], inner, [1.0]])
 
 
-def edges_of(probabilities: np.ndarray, convention: ErrorConvention, classes: int) -> np.ndarray:
+def edges_of(probabilities: np.ndarray, convention: ErrorConvention) -> np.ndarray:
     if convention.binning == "mass":
         return mass_edges(probabilities, convention.bins)
-    edges = width_edges(convention.bins, 0.0 if convention.start == "zero" else 1 / classes)
+    edges = width_edges(convention.bins)
     return np.append(edges, np.inf) if convention.one == "own" else edges
 
 

@@ -15,8 +15,6 @@ CHOICES = {
     "closed": ("right", "left"),
     "norm": ("l1", "l2", "max"),
     "bin_weight": ("count", "equal"),
-    "start": ("zero", "chance"),
-    "representative": ("mean", "centre"),
     "one": ("last", "own"),
 }
 EVENTS = {
@@ -43,8 +41,6 @@ class ErrorConvention:
         norm: "l1" (p = 1), "l2" (p = 2), or "max", the largest gap, which is called MCE.
         bin_weight: "count": w_b = n_b/N. "equal": one over the number of bins that hold something.
         debias: with "l2", each bin's gap² loses a(1 − a)/(n − 1); bins of one sample count 0, and a negative sum is 0.
-        start: "zero": bins on [0, 1]. "chance": bins on [1/K, 1].
-        representative: a bin's confidence is its "mean" or its "centre".
         one: p = 1 is in the "last" bin, or in a bin of its "own" after it (closed "left" only).
         name, source: of the registry's entries.
 
@@ -62,8 +58,6 @@ class ErrorConvention:
     norm: str = "l1"
     bin_weight: str = "count"
     debias: bool = False
-    start: str = "zero"
-    representative: str = "mean"
     one: str = "last"
     name: str = ""
     source: str = ""
@@ -83,7 +77,7 @@ class ErrorConvention:
             raise complain("debias", "True or False", repr(self.debias), "It is whether, not how much.")
         if self.debias and self.norm != "l2":
             raise complain("debias", 'norm="l2"', f"norm={self.norm!r}", "Only squared gaps have this correction.")
-        if self.binning == "mass" and (self.closed, self.start, self.representative) != ("right", "zero", "mean"):
+        if self.binning == "mass" and self.closed != "right":
             raise complain("binning", 'closed="right", as "mass" has no other', repr(self), "Leave closed= out.")
         if self.one == "own" and self.closed != "left":
             raise complain("one", 'closed="left"', f"closed={self.closed!r}", "(lo, hi] has 1 in its last bin.")
@@ -108,8 +102,6 @@ class ErrorConvention:
             if self.norm == "max"
             else [f"weighted by {self.bin_weight}" if self.bin_weight == "count" else "bins weigh equally"]
         )
-        parts += ["bins from 1/K"] if self.start == "chance" else []
-        parts += ["bin centres for their confidences"] if self.representative == "centre" else []
         parts += ["p = 1 in a bin of its own"] if self.one == "own" else []
         return (f"{self.name}: " if self.name else "") + ", ".join(parts)
 
@@ -156,12 +148,6 @@ conventions: Mapping[str, ErrorConvention] = MappingProxyType(
                 "bin_weight": "equal",
                 "source": "netcal 1.4.0, ACE: the mean over the bins that hold something",
             },
-            "wenger": {
-                "bins": 100,
-                "start": "chance",
-                "representative": "centre",
-                "source": "pycalib (Wenger et al. 2020), scoring.py, expected_calibration_error",
-            },
             "kumar": {
                 "binning": "mass",
                 "norm": "l2",
@@ -180,7 +166,10 @@ conventions: Mapping[str, ErrorConvention] = MappingProxyType(
                 "source": "Nixon et al. 2019 (arXiv:1904.01685), ACE; robustness_metrics",
             },
             "pooled": {"event": "pooled", "source": "PyCalib 0.1.0.dev6, ECE"},
-            "predicted_class": {"event": "predicted_class", "source": "MAPIE 1.6.0, top_label_ece"},
+            "predicted_class": {
+                "event": "predicted_class",
+                "source": "MAPIE 1.6.0, top_label_ece; its num_bins counts edges",
+            },
             "class_1": {"event": 1, "source": "scikit-learn 1.9, calibration_curve and a mean weighted by count"},
         }.items()
     }

@@ -60,6 +60,19 @@ def from_half(probs, labels, bins):
     return _between(probs, labels, np.linspace(low, 1, bins + 1)[1:-1])
 
 
+def from_chance(probs, labels, bins):
+    """Bins on [1/K, 1], K the classes that occur, and for a bin's confidence a number near its centre."""
+    confidence, hit = _top(probs, labels)
+    low = 1 / len(np.unique(np.concatenate([labels, probs.argmax(axis=1)])))
+    index = np.searchsorted(np.linspace(low, 1, bins + 1)[1:-1], confidence, side="right")
+    stated = np.linspace(low + 1 / (2 * bins), 1 - 1 / (2 * bins), bins)
+    return sum(np.mean(index == b) * abs(hit[index == b].mean() - stated[b]) for b in np.unique(index))
+
+
+def from_one_over_n(probs, labels, bins):
+    return _between(probs, labels, np.linspace(1 / len(labels), 1, bins)[:-1])
+
+
 def last_bin_left_out(probs, labels, bins, power=2):
     confidence, hit = _top(probs, labels)
     order = np.argsort(confidence, kind="stable")
@@ -84,6 +97,8 @@ OTHERS = {
     "interpolated": Other("equal mass by interpolated edges, (lo, hi] (focal_calibration AdaptiveECE)", interpolated),
     "quantiles": Other("bins between quantiles (scikit-learn calibration_curve, weighted by count)", quantiles),
     "from_half": Other("bins on [1/2, 1] for two classes (UQ360)", from_half),
+    "from_chance": Other("bins on [1/K, 1], stated by their centres (Wenger's pycalib)", from_chance),
+    "from_one_over_n": Other("the first bin [0, 1/N], the others equal (fortuna)", from_one_over_n),
     "last_bin_left_out": Other("l2 of equal parts, the surest part left out (Hendrycks calib_err)", last_bin_left_out),
     "thresholded": Other("class by class, p ≥ .01 in equal parts (TACE of robustness_metrics)", thresholded),
 }

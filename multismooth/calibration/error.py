@@ -68,43 +68,37 @@ def of_sample(sample: Sample, convention: ErrorConvention) -> float:
         event = 1 if classes == 2 else "top_label"
     if event == "top_label":
         confidence, hit = rows.reduce(sample, "confidence", "hit")
-        return binned_error(confidence, hit, convention, classes)
+        return binned_error(confidence, hit, convention)
     if event == "predicted_class":
         confidence, hit, predicted = rows.reduce(sample, "confidence", "hit", "predicted")
-        each = [
-            binned_error(confidence[predicted == k], hit[predicted == k], convention, classes)
-            for k in np.unique(predicted)
-        ]
+        each = [binned_error(confidence[predicted == k], hit[predicted == k], convention) for k in np.unique(predicted)]
         return float(np.mean(each)) if each else float("nan")
     (probabilities,), labels = rows.reduce(sample, "probabilities"), sample.counted_labels
     if event == "pooled":
         happened = labels[:, None] == np.arange(classes)
-        return binned_error(probabilities.reshape(-1), happened.reshape(-1), convention, classes)
+        return binned_error(probabilities.reshape(-1), happened.reshape(-1), convention)
     if event != "class_wise":
         if event >= classes:
             raise complain("event", f"a class in [0, {classes})", repr(event), "Classes are numbered from 0.")
-        return binned_error(np.ascontiguousarray(probabilities[:, event]), labels == event, convention, classes)
+        return binned_error(np.ascontiguousarray(probabilities[:, event]), labels == event, convention)
     columns = np.ascontiguousarray(probabilities.T)
-    errors = np.array([binned_error(columns[k], labels == k, convention, classes) for k in range(classes)])
+    errors = np.array([binned_error(columns[k], labels == k, convention) for k in range(classes)])
     if convention.norm == "max":
         return float(errors.max())
     return float(np.mean(errors)) if convention.norm == "l1" else float(np.sqrt(np.mean(errors**2)))
 
 
-def binned_error(probabilities, happened, convention: ErrorConvention, classes: int) -> float:
+def binned_error(probabilities, happened, convention: ErrorConvention) -> float:
     """The error of N probabilities of an event that happened or not."""
     if len(probabilities) == 0:
         return float("nan")
-    edges = binning.edges_of(probabilities, convention, classes)
+    edges = binning.edges_of(probabilities, convention)
     return _norm(binning.fill(probabilities, happened, edges, convention.closed), convention)
 
 
 def _norm(bins: binning.Bins, convention: ErrorConvention) -> float:
     filled = bins.count > 0
     count, accuracy, confidence = bins.count[filled], bins.accuracy[filled], bins.confidence[filled]
-    if convention.representative == "centre":
-        edges = np.minimum(bins.edges, 1.0)
-        confidence = ((edges[:-1] + edges[1:]) / 2)[filled]
     gap = np.abs(accuracy - confidence)
     if convention.norm == "max":
         return float(gap.max())
@@ -180,7 +174,7 @@ def calibration_test(
     confidence, hit = rows.reduce(sample, "confidence", "hit")
     if len(confidence) == 0:
         return CalibrationTest(*[float("nan")] * 5)
-    error = binned_error(confidence, hit, convention, sample.classes)
+    error = binned_error(confidence, hit, convention)
     drawn = _drawn_errors(np.sort(confidence), convention.bins, resamples, np.random.default_rng(seed))
     low, high = np.quantile(drawn, [0.025, 0.975])
     at_least = np.count_nonzero(drawn >= error * (1 - 1e-12))  # equal errors may differ by rounding

@@ -172,8 +172,7 @@ def _on_edges(call, survivors, values, remarks):
 
 def _candidates(numbers) -> Iterator[Dialect]:
     """All conventions that differ on some probe, for each number of bins."""
-    places = [{}, {"closed": "left"}, {"closed": "left", "one": "own"}, {"binning": "mass"}, {"start": "chance"}]
-    places += [{"representative": "centre"}, {"start": "chance", "representative": "centre"}]
+    places = [{}, {"closed": "left"}, {"closed": "left", "one": "own"}, {"binning": "mass"}]
     norms = [{"norm": norm, "bin_weight": weight} for norm in ("l1", "l2") for weight in ("count", "equal")]
     norms += [{"norm": "max"}, {"norm": "l2", "debias": True}]
     events = ("top_label", "class_wise", "pooled", "predicted_class", 1, "class_1_or_top_label")

@@ -128,9 +128,9 @@ class NumpyBlock(Block):
 
     @once
     def hit(self):
-        own = self._own(self.scores)
-        if np.count_nonzero(self.scores == self._spread(self.maximum)) == own.size:  # no ties, no NaN
-            return own == self.maximum
+        known = np.count_nonzero(self.maximum == self.maximum)  # a row with NaN equals its maximum nowhere
+        if np.count_nonzero(self.scores == self._spread(self.maximum)) == known:  # no ties
+            return self._own(self.scores) == self.maximum
         return self.predicted == self.labels
 
 
@@ -140,7 +140,7 @@ def reduce(sample: Sample, *names: str) -> tuple[np.ndarray, ...]:
     found: dict[str, np.ndarray] = {}
     for part, block in blocks(sample):
         for name in dict.fromkeys((*names, *checked)):
-            result = sample.backend.values(getattr(block, name), True)
+            result = seen(sample, getattr(block, name))
             if name == "probabilities":
                 result = np.moveaxis(result, block.axis, -1)
             if name not in found:
@@ -149,6 +149,11 @@ def reduce(sample: Sample, *names: str) -> tuple[np.ndarray, ...]:
     _check(sample, found)
     counted = sample.counted
     return tuple(found[name] if counted is None else found[name][counted] for name in names)
+
+
+def seen(sample: Sample, result) -> np.ndarray:
+    """A result of a Block as a NumPy array."""
+    return result if isinstance(result, np.ndarray) else sample.backend.values(result, True)
 
 
 def blocks(sample: Sample) -> Iterator[tuple[slice, Block]]:

@@ -165,7 +165,9 @@ def _inner_edges(bins, dtype):
     if "64" in str(dtype):
         return edges
     near = [np.float32(edge) for edge in edges]
-    return [float(np.nextafter(n, np.float32(0)) if n > edge else n) for n, edge in zip(near, edges, strict=True)]
+    return [
+        float(np.nextafter(n, np.float32(0)) if float(n) > edge else n) for n, edge in zip(near, edges, strict=True)
+    ]
 
 
 def _centres(xp, bins, like):
@@ -232,8 +234,9 @@ def merge(a: CalibrationState, b: CalibrationState) -> CalibrationState:
 def compute(state: CalibrationState) -> CalibrationSummary:
     """The metrics of a state: Python numbers, or 0-d arrays under a trace."""
     backend = backend_object(state.count)
-    values = None if backend.watched() else [backend.values(part, True) for part in state]
-    if values is None or any(value is None for value in values):
+    watched = backend.watched()
+    values = [x if isinstance(x, np.ndarray) or watched else backend.values(x, True) for x in state]
+    if watched or any(value is None for value in values):
         return _summary(state, backend.xp)
     wide = [value if value.dtype.kind == "i" else value.astype(np.float64) for value in values]
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -128,17 +128,14 @@ def _gaps(block):
 
 
 def _total(sample, part, row):
-    values = sample.backend.values(row, True)
+    values = rows.seen(sample, row)
     return float(np.sum(values if sample.counted is None else values[sample.counted[part]]))
 
 
 def _largest_gaps(sample) -> float:
     """The mean of max d, which is the slope for β → ∞. It is 0 where every label has its row's largest logit."""
     gaps = np.concatenate(
-        [
-            sample.backend.values(block.xp.max(_gaps(block)[1], axis=block.axis), True)
-            for _, block in rows.blocks(sample)
-        ]
+        [rows.seen(sample, block.xp.max(_gaps(block)[1], axis=block.axis)) for _, block in rows.blocks(sample)]
     )
     gaps = gaps if sample.counted is None else np.where(sample.counted, gaps, 0.0)
     if not np.isfinite(gaps).all():
