@@ -1,13 +1,15 @@
 """Probabilities to bins, and what a bin holds: how many, how sure, how often right. All in float64."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from multismooth.calibration.conventions import ErrorConvention
 
 
-class Bins(NamedTuple):
+@dataclass(frozen=True)
+class Bins:
     """For each bin: its number of samples, their mean probability, the share of them that happened. NaN where empty."""
 
     edges: np.ndarray  # (bins + 1,)
@@ -48,7 +50,7 @@ def assign(probabilities: np.ndarray, edges: np.ndarray, closed: str) -> np.ndar
     """
     bins = len(edges) - 1
     if bins < 4 or np.isinf(edges[-1]) or not np.array_equal(edges, np.arange(bins + 1) / bins):
-        side = "left" if closed == "right" else "right"
+        side: Literal["left", "right"] = "left" if closed == "right" else "right"
         return np.searchsorted(edges[1:-1], probabilities, side=side)
     guess = probabilities * bins
     index = np.minimum(np.maximum(guess, 0, out=guess), bins - 1, out=guess).astype(np.intp)

@@ -119,60 +119,59 @@ def _similar(value, allowed):
 
 GUO = "Guo et al. 2017, eq. 3 (arXiv:1706.04599); temperature_scaling.py, _ECELoss"
 
+ENTRIES: dict[str, dict[str, Any]] = {
+    "guo": {"source": GUO},
+    "torchcp": {"source": "TorchCP, torchcp/classification/utils/metrics"},
+    "focal_calibration": {"source": "focal_calibration, Metrics/metrics.py, ECELoss"},
+    "pycalib_conf": {"source": "PyCalib 0.1.0.dev6, conf_ECE"},
+    "uncertainty_calibration_ece": {"source": "uncertainty-calibration 0.1.4, get_ece"},
+    "calzone": {"source": "calzone 0.1.0, calculate_ece_mce"},
+    "mce": {"norm": "max", "source": "Guo et al. 2017, eq. 5 (arXiv:1706.04599)"},
+    "left_closed": {"closed": "left", "source": "fd-shifts; TensorFlow Probability expected_calibration_error"},
+    "torchmetrics": {"closed": "left", "one": "own", "source": "torchmetrics 1.9.0, _binning_bucketize"},
+    "torchmetrics_l2": {
+        "closed": "left",
+        "one": "own",
+        "norm": "l2",
+        "source": "torchmetrics 1.9.0, norm='l2'",
+    },
+    "torchmetrics_max": {"closed": "left", "one": "own", "norm": "max", "source": "torchmetrics 1.9.0, 'max'"},
+    "relplot": {"closed": "left", "one": "own", "source": "relplot 1.0.3, binnedECE"},
+    "netcal": {"bins": 10, "event": "class_1_or_top_label", "source": "netcal 1.4.0, ECE"},
+    "netcal_mce": {"bins": 10, "event": "class_1_or_top_label", "norm": "max", "source": "netcal 1.4.0, MCE"},
+    "netcal_ace": {
+        "bins": 10,
+        "event": "class_1_or_top_label",
+        "bin_weight": "equal",
+        "source": "netcal 1.4.0, ACE: the mean over the bins that hold something",
+    },
+    "kumar": {
+        "binning": "mass",
+        "norm": "l2",
+        "debias": True,
+        "source": "Kumar et al. 2019 (arXiv:1909.10155); uncertainty-calibration get_top_calibration_error",
+    },
+    "kumar_plugin": {"binning": "mass", "norm": "l2", "source": "uncertainty-calibration 0.1.4, plugin"},
+    "adaptive": {"binning": "mass", "source": "uncertainty-calibration 0.1.4, get_ece_em"},
+    "classwise": {
+        "event": "class_wise",
+        "source": "Kull et al. 2019 (arXiv:1910.12656); focal_calibration ClasswiseECELoss; Nixon's SCE",
+    },
+    "ace": {
+        "event": "class_wise",
+        "binning": "mass",
+        "source": "Nixon et al. 2019 (arXiv:1904.01685), ACE; robustness_metrics",
+    },
+    "pooled": {"event": "pooled", "source": "PyCalib 0.1.0.dev6, ECE"},
+    "predicted_class": {
+        "event": "predicted_class",
+        "source": "MAPIE 1.6.0, top_label_ece; its num_bins counts edges",
+    },
+    "class_1": {"event": 1, "source": "scikit-learn 1.9, calibration_curve and a mean weighted by count"},
+}
+
 conventions: Mapping[str, ErrorConvention] = MappingProxyType(
-    {
-        name: ErrorConvention(name=name, **entry)
-        for name, entry in {
-            "guo": {"source": GUO},
-            "torchcp": {"source": "TorchCP, torchcp/classification/utils/metrics"},
-            "focal_calibration": {"source": "focal_calibration, Metrics/metrics.py, ECELoss"},
-            "pycalib_conf": {"source": "PyCalib 0.1.0.dev6, conf_ECE"},
-            "uncertainty_calibration_ece": {"source": "uncertainty-calibration 0.1.4, get_ece"},
-            "calzone": {"source": "calzone 0.1.0, calculate_ece_mce"},
-            "mce": {"norm": "max", "source": "Guo et al. 2017, eq. 5 (arXiv:1706.04599)"},
-            "left_closed": {"closed": "left", "source": "fd-shifts; TensorFlow Probability expected_calibration_error"},
-            "torchmetrics": {"closed": "left", "one": "own", "source": "torchmetrics 1.9.0, _binning_bucketize"},
-            "torchmetrics_l2": {
-                "closed": "left",
-                "one": "own",
-                "norm": "l2",
-                "source": "torchmetrics 1.9.0, norm='l2'",
-            },
-            "torchmetrics_max": {"closed": "left", "one": "own", "norm": "max", "source": "torchmetrics 1.9.0, 'max'"},
-            "relplot": {"closed": "left", "one": "own", "source": "relplot 1.0.3, binnedECE"},
-            "netcal": {"bins": 10, "event": "class_1_or_top_label", "source": "netcal 1.4.0, ECE"},
-            "netcal_mce": {"bins": 10, "event": "class_1_or_top_label", "norm": "max", "source": "netcal 1.4.0, MCE"},
-            "netcal_ace": {
-                "bins": 10,
-                "event": "class_1_or_top_label",
-                "bin_weight": "equal",
-                "source": "netcal 1.4.0, ACE: the mean over the bins that hold something",
-            },
-            "kumar": {
-                "binning": "mass",
-                "norm": "l2",
-                "debias": True,
-                "source": "Kumar et al. 2019 (arXiv:1909.10155); uncertainty-calibration get_top_calibration_error",
-            },
-            "kumar_plugin": {"binning": "mass", "norm": "l2", "source": "uncertainty-calibration 0.1.4, plugin"},
-            "adaptive": {"binning": "mass", "source": "uncertainty-calibration 0.1.4, get_ece_em"},
-            "classwise": {
-                "event": "class_wise",
-                "source": "Kull et al. 2019 (arXiv:1910.12656); focal_calibration ClasswiseECELoss; Nixon's SCE",
-            },
-            "ace": {
-                "event": "class_wise",
-                "binning": "mass",
-                "source": "Nixon et al. 2019 (arXiv:1904.01685), ACE; robustness_metrics",
-            },
-            "pooled": {"event": "pooled", "source": "PyCalib 0.1.0.dev6, ECE"},
-            "predicted_class": {
-                "event": "predicted_class",
-                "source": "MAPIE 1.6.0, top_label_ece; its num_bins counts edges",
-            },
-            "class_1": {"event": 1, "source": "scikit-learn 1.9, calibration_curve and a mean weighted by count"},
-        }.items()
-    }
+    {name: ErrorConvention(name=name, **entry) for name, entry in ENTRIES.items()}
 )
 
 

@@ -50,7 +50,7 @@ def expected_calibration_error(
     >>> from multismooth import calibration
     >>> probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
     >>> round(calibration.expected_calibration_error(probs=probs, targets=np.array([0, 1, 1, 0]), bins=5), 4)
-    0.2
+    0.25
 
     Source: Guo et al. 2017, eq. 3 (arXiv:1706.04599).
     """
@@ -77,7 +77,7 @@ def of_sample(sample: Sample, convention: ErrorConvention) -> float:
     if event == "pooled":
         happened = labels[:, None] == np.arange(classes)
         return binned_error(probabilities.reshape(-1), happened.reshape(-1), convention)
-    if event != "class_wise":
+    if not isinstance(event, str):
         if event >= classes:
             raise complain("event", f"a class in [0, {classes})", repr(event), "Classes are numbered from 0.")
         return binned_error(np.ascontiguousarray(probabilities[:, event]), labels == event, convention)
@@ -178,7 +178,7 @@ def calibration_test(
     drawn = _drawn_errors(np.sort(confidence), convention.bins, resamples, np.random.default_rng(seed))
     low, high = np.quantile(drawn, [0.025, 0.975])
     at_least = np.count_nonzero(drawn >= error * (1 - 1e-12))  # equal errors may differ by rounding
-    return CalibrationTest(error, float(np.mean(drawn)), float(low), float(high), (1 + at_least) / (1 + resamples))
+    return CalibrationTest(error, float(np.mean(drawn)), float(low), float(high), (1 + int(at_least)) / (1 + resamples))
 
 
 DRAWS = 1 << 20  # random numbers at a time: 8 MiB

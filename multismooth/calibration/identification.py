@@ -172,10 +172,12 @@ def _on_edges(call, survivors, values, remarks):
 
 def _candidates(numbers) -> Iterator[Dialect]:
     """All conventions that differ on some probe, for each number of bins."""
-    places = [{}, {"closed": "left"}, {"closed": "left", "one": "own"}, {"binning": "mass"}]
-    norms = [{"norm": norm, "bin_weight": weight} for norm in ("l1", "l2") for weight in ("count", "equal")]
+    places: list[dict[str, Any]] = [{}, {"closed": "left"}, {"closed": "left", "one": "own"}, {"binning": "mass"}]
+    norms: list[dict[str, Any]] = [
+        {"norm": norm, "bin_weight": weight} for norm in ("l1", "l2") for weight in ("count", "equal")
+    ]
     norms += [{"norm": "max"}, {"norm": "l2", "debias": True}]
-    events = ("top_label", "class_wise", "pooled", "predicted_class", 1, "class_1_or_top_label")
+    events: tuple[str | int, ...] = ("top_label", "class_wise", "pooled", "predicted_class", 1, "class_1_or_top_label")
     for bins, place, norm, event in product(numbers, places, norms, events):
         convention = ErrorConvention(bins=bins, event=event, **place, **norm)
         yield from (Dialect(convention, factor=factor) for factor in ("", "percent"))

@@ -92,7 +92,7 @@ def of_rows(confidence, hit, bins: int, confidence_level: float | None) -> Relia
             found.count,
             confidence_level,
         )
-    return ReliabilityCurve(*found, low, high)
+    return ReliabilityCurve(found.edges, found.count, found.confidence, found.accuracy, low, high)
 
 
 def interval(hits, count, level: float) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ class TemperatureScaling:
     >>> logits = np.array([[4.0, 0.0], [3.0, 0.0], [0.0, 5.0], [2.0, 0.0]])
     >>> scaling = calibration.TemperatureScaling().fit(logits, np.array([0, 0, 1, 1]))
     >>> round(scaling.temperature_, 3), scaling.predict_proba(logits)[0].round(3).tolist()
-    (2.678, [0.817, 0.183])
+    (2.043, [0.876, 0.124])
 
     Source: Guo et al. 2017, §4.2 (arXiv:1706.04599).
     """

@@ -81,7 +81,7 @@ def brier_decomposition(
     >>> from multismooth import calibration
     >>> probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
     >>> print(calibration.brier_decomposition(probs=probs, targets=np.array([0, 1, 1, 0])))
-    Brier 0.4500 = 0.2000 miscalibration − 0.7500 discrimination + 1.0000 uncertainty
+    Brier 0.4500 = 0.2000 miscalibration − 0.2500 discrimination + 0.5000 uncertainty
 
     Source: Dimitriadis, Gneiting & Jordan 2021, Stable reliability diagrams (CORP), PNAS 118(8), eq. 3.
     """

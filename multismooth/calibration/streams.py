@@ -222,13 +222,14 @@ def merge(a: CalibrationState, b: CalibrationState) -> CalibrationState:
         raise complain("b", "a state of as many bins and classes as a", got, "Start both with the same init_state.")
     framework = b if isinstance(a.count, np.ndarray) else a
     backend = backend_object(framework.count)
-    a, b = ([backend.array(part, framework.count) for part in state] for state in (a, b))
-    a, b = CalibrationState(*a), CalibrationState(*b)
+    a, b = (CalibrationState(*[backend.array(part, framework.count) for part in state]) for state in (a, b))
     sums: list[Any] = []
     for total, rest in (("offset", "offset_rest"), ("nll", "nll_rest"), ("brier", "brier_rest")):
         new, lost = _compensated(backend.xp, getattr(a, total), getattr(a, rest), getattr(b, total))
         sums += [new, lost + getattr(b, rest)]
-    return CalibrationState(a.count + b.count, a.hits + b.hits, *sums, a.classes)
+    offset, offset_rest, nll, nll_rest, brier, brier_rest = sums
+    counts = a.count + b.count, a.hits + b.hits
+    return CalibrationState(*counts, offset, offset_rest, nll, nll_rest, brier, brier_rest, a.classes)
 
 
 def compute(state: CalibrationState) -> CalibrationSummary:

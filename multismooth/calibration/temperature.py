@@ -70,7 +70,7 @@ def fit_temperature(logits, targets, *, ignore_index: int | None = -100, axis: i
     >>> from multismooth import calibration
     >>> logits = np.array([[4.0, 0.0], [3.0, 0.0], [0.0, 5.0], [2.0, 0.0]])
     >>> print(calibration.fit_temperature(logits, np.array([0, 0, 1, 1])))
-    T = 2.678 ± 2.8: the model is over-confident; NLL 0.5503 → 0.4738
+    T = 2.043 ± 1.7: the model is over-confident; NLL 0.5501 → 0.4300
 
     Source: Guo et al. 2017, §4.2 (arXiv:1706.04599).
     """
@@ -108,7 +108,7 @@ def at(sample: Sample, beta: float) -> Point:
     """One pass. With d = z − z_y and p = softmax(β·d): the NLL is log Σ e^(β·d), its derivatives E_p d and Var_p d."""
     total = np.zeros(3)
     for part, block in rows.blocks(sample):
-        xp, exists, d = block.xp, *_gaps(block)
+        xp, (exists, d) = block.xp, _gaps(block)
         top = xp.max(d, axis=block.axis)
         e = xp.where(exists, xp.exp(beta * (d - xp.expand_dims(top, axis=block.axis))), xp.zeros_like(d))
         s = xp.sum(e, axis=block.axis)
