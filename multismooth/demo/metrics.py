@@ -33,7 +33,7 @@ class Evaluation:
 
 
 def evaluate(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
-    """Metrics of logits (count, classes) for integer labels (count,). NaN if training left a logit that is no number."""
+    """Metrics of logits (count, classes) for labels (count,). NaN if training left a logit that is no number."""
     accuracy = float(np.mean(logits.argmax(axis=1) == labels))
     if not np.isfinite(logits).all():
         accuracy, labels = float("nan"), np.full_like(labels, -100)

@@ -166,8 +166,8 @@ usually are.</p>
 shows what these runs measured, not which ε is best.</p>
 <h2>Confidence against truth</h2>
 <p>Each dot is a bin of predictions: how confident they were and how often they were right. Its size, and the grey bar
-below it, say how many they are; hollow dots are fewer than {FEWEST}. Lines are exact 95&nbsp;% intervals. Below the diagonal a
-classifier is overconfident, above it underconfident. {_calibration(outcome)}</p>
+below it, say how many they are; hollow dots are fewer than {FEWEST}. Lines are exact 95&nbsp;% intervals. Below the
+diagonal a classifier is overconfident, above it underconfident. {_calibration(outcome)}</p>
 {panels_of(sections["reliability"])}
 </section>"""
 
