@@ -32,7 +32,7 @@ from multismooth.implementations import implementation
 from multismooth.registry import conventions
 
 if TYPE_CHECKING:
-    from multismooth import calibration, demo, flax, jax, numpy, parity, testing, torch
+    from multismooth import calibration, demo, flax, jax, numpy, parity, sweep, testing, torch
     from multismooth.cpu.buffers import keep_buffers
 
 __version__ = "0.1.0"
@@ -61,6 +61,7 @@ __all__ = [
     "parity",
     "smooth_targets",
     "smoothing_correction",
+    "sweep",
     "terms",
     "testing",
     "torch",
@@ -73,6 +74,7 @@ _SUBMODULES = {  # name: the package that it needs
     "jax": "jax",
     "numpy": "numpy",
     "parity": "numpy",
+    "sweep": "numpy",
     "testing": "numpy",
     "torch": "torch",
 }
