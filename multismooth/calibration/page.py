@@ -15,7 +15,7 @@ from multismooth.calibration.error import expected_calibration_error
 from multismooth.calibration.reliability import ReliabilityCurve, reliability_curve
 from multismooth.calibration.temperature import TemperatureFit
 from multismooth.pages import html
-from multismooth.pages.drawing import LIGHT, PAPER, RULE, SOFT, WIDE, Panel, drawn
+from multismooth.pages.drawing import LIGHT, PAPER, RULE, SOFT, Panel, drawn
 
 
 @dataclass(frozen=True)
@@ -98,15 +98,15 @@ def write(found: Assessment, path: Path) -> None:
 def panels(found: Assessment) -> list[Panel]:
     made: list[Panel] = []
     colour = LIGHT["all"]
-    with drawn(made, "reliability", "Accuracy against confidence, with exact intervals", WIDE) as axes:
+    with drawn(made, "reliability", "Accuracy against confidence, with exact intervals") as axes:
         plotting.reliability_diagram(found.curve, axes, colour=colour, soft=SOFT, rule=RULE, paper=PAPER)
         axes.set(title=f"Reliability, ECE {found.measures['ece']:.4f}")
-    with drawn(made, "confidence", "How many predictions have which confidence", WIDE) as axes:
+    with drawn(made, "confidence", "How many predictions have which confidence") as axes:
         plotting.confidence_histogram(found.curve, axes, colour=colour, soft=SOFT)
         axes.set(title="Confidence")
-    with drawn(made, "risk", "Risk against coverage", WIDE) as axes:
+    with drawn(made, "risk", "Risk against coverage") as axes:
         plotting.risk_coverage_curve(found.risk, axes, colour=colour, soft=SOFT)
-        axes.set(title=f"Risk and coverage, AURC {found.risk.aurc:.4f}; dashed: errors last")
+        axes.set(title=f"Risk, AURC {found.risk.aurc:.4f}")
     return made
 
 
@@ -117,7 +117,7 @@ def _top(found, title):
 <p class="note">{found.count:,} predictions, {found.classes} classes. Dots are bins of predictions: how confident they
 were and how often they were right; lines are exact 95&nbsp;% intervals, hollow dots hold fewer than
 {plotting.FEWEST}. Above the diagonal the model is under-confident.</p>
-{html.panels_of(panels(found), "wide")}
+{html.panels_of(panels(found))}
 </header>"""
 
 
@@ -147,7 +147,7 @@ def _numbers(found):
     )
     return f"""<section>
 <h2>The numbers</h2>
-{html.table(["", "", "meaning"], rows)}
+{html.table(["", "", "meaning"], rows, left=(0, 2))}
 <p class="note">{caveat}</p>
 </section>"""
 
@@ -162,7 +162,7 @@ def _dialects(found):
 <h2>The same predictions in other dialects</h2>
 <p>Libraries that say “calibration error” compute different numbers: here {low:.4f} to {high:.4f}. Compare a number only
 with one of the same dialect.</p>
-{html.table(["name", "error", "what it computes"], rows)}
+{html.table(["name", "error", "what it computes"], rows, left=(0, 2))}
 </section>"""
 
 

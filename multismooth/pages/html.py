@@ -77,8 +77,8 @@ def panels_of(panels: list[Panel], kind: str = "") -> str:
     return f'<div class="panels {kind}">\n{drawings}\n</div>'
 
 
-def table(columns: list[str], rows: list[str]) -> str:
-    """A table that scrolls where it does not fit. Rows are HTML cells."""
-    head = "".join(f"<th{' class=name' if i == 0 else ''}>{escape(text)}</th>" for i, text in enumerate(columns))
+def table(columns: list[str], rows: list[str], left: tuple[int, ...] = (0,)) -> str:
+    """A table that scrolls where it does not fit. Rows are HTML cells; `left` are the columns of words."""
+    head = "".join(f"<th{' class=name' if i in left else ''}>{escape(text)}</th>" for i, text in enumerate(columns))
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -45,10 +45,7 @@ def verdict(sweep: Sweep) -> str:
 
 def _top(sweep):
     columns = ["ε", *(heading for heading, _, _ in COLUMNS.values())]
-    rows = [
-        "".join(f"<td{' class=name' if i == 0 else ''}>{escape(cell)}</td>" for i, cell in enumerate(row))
-        for row in sweep.rows()
-    ]
+    first = 1 + list(COLUMNS).index("nll_after")  # two tables side by side are too wide for a screen
     lost = "; ".join(f"ε = {run.label_smoothing:g}, seed {run.seed}: {run.status}" for run in sweep.without_temperature)
     note = f" No best temperature, so 1: {escape(lost)}." if lost else ""
     return f"""<header>
@@ -58,8 +55,17 @@ def _top(sweep):
 test data, mean&nbsp;±&nbsp;standard error over the seeds. The temperature T was fitted on validation data; T below 1
 means that the model is under-confident. “If calibrated” is the error that a perfectly calibrated model with these
 confidences would show: an error near it cannot be told from none.{note}</p>
-{html.table(columns, rows)}
+{_table(sweep, columns, range(first))}
+{_table(sweep, columns, [0, *range(first, len(columns))])}
 </header>"""
+
+
+def _table(sweep, columns, shown):
+    """The given columns of the table; the first is ε."""
+    rows = [
+        "".join(f"<td{' class=name' if i == 0 else ''}>{escape(row[i])}</td>" for i in shown) for row in sweep.rows()
+    ]
+    return html.table([columns[i] for i in shown], rows)
 
 
 def _curves(sweep):
