@@ -512,3 +512,10 @@ def test_half_precision_is_exact_and_the_arguments_stay_as_they_are():
     bfloat = torch.from_numpy(wide).to(torch.bfloat16)
     assert ECE(bfloat, torch.from_numpy(labels)) == ECE(bfloat.double(), torch.from_numpy(labels))
     assert ECE(wide, labels) == ECE(wide.astype(float), labels)
+
+
+def test_the_guides_table_is_the_registrys():
+    import dialect_table
+
+    text = dialect_table.PAGE.read_text(encoding="utf-8")
+    assert dialect_table.table() == text.split(dialect_table.START)[1].split(dialect_table.END)[0]
