@@ -32,8 +32,9 @@ from multismooth.implementations import implementation
 from multismooth.registry import conventions
 
 if TYPE_CHECKING:
-    from multismooth import calibration, demo, flax, jax, numpy, parity, sweep, testing, torch
+    from multismooth import calibration, demo, flax, jax, numpy, parity, testing, torch
     from multismooth.cpu.buffers import keep_buffers
+    from multismooth.sweeping import Sweep, sweep
 
 __version__ = "0.1.0"
 
@@ -44,6 +45,7 @@ __all__ = [
     "MissingBackendError",
     "SmoothingError",
     "SmoothingWarning",
+    "Sweep",
     "TargetError",
     "binary_loss",
     "calibration",
@@ -74,15 +76,16 @@ _SUBMODULES = {  # name: the package that it needs
     "jax": "jax",
     "numpy": "numpy",
     "parity": "numpy",
-    "sweep": "numpy",
     "testing": "numpy",
     "torch": "torch",
 }
 
+_LATE = {"keep_buffers": "multismooth.cpu.buffers", "Sweep": "multismooth.sweeping", "sweep": "multismooth.sweeping"}
+
 
 def __getattr__(name):
-    if name == "keep_buffers":
-        return import_module("multismooth.cpu.buffers").keep_buffers
+    if name in _LATE:
+        return getattr(import_module(_LATE[name]), name)
     if name not in _SUBMODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return import_module(f"{__name__}.{name}")

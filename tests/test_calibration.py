@@ -42,7 +42,7 @@ def own(request, monkeypatch):
 
 
 def test_recorded_values_in_every_backend(own):
-    pytest.importorskip("scipy", reason="multismooth[calibration]")
+    need("scipy")
     largest = 0.0
     for (name, smoothing), (_, _, logits, labels) in sets().items():
         exact, z, y = recorded(name, smoothing)["exact"], own(logits), own(labels)
@@ -261,7 +261,7 @@ def test_the_order_of_the_rows_and_ignored_rows_do_not_matter(problem):
 @settings(max_examples=25)
 @given(problems())
 def test_the_decomposition_sums_and_each_part_is_positive(problem):
-    pytest.importorskip("scipy", reason="multismooth[calibration]")
+    need("scipy")
     logits, labels, _ = problem
     parts = calibration.brier_decomposition(logits, labels)
     assert parts.score == calibration.brier_score(logits, labels)
@@ -270,7 +270,7 @@ def test_the_decomposition_sums_and_each_part_is_positive(problem):
 
 
 def test_isotonic_regression_is_the_min_max_formula():
-    pytest.importorskip("scipy", reason="multismooth[calibration]")
+    need("scipy")
     from multismooth.calibration.scores import isotonic
 
     random = np.random.default_rng(3)
@@ -304,7 +304,7 @@ def test_a_label_of_probability_0_costs_infinitely_much():
 
 
 def test_clopper_pearson_inverts_the_binomial():
-    pytest.importorskip("scipy", reason="multismooth[calibration]")
+    need("scipy")
     from multismooth.calibration.reliability import interval
 
     hits, count = np.array([0, 3, 10, 10, 0]), np.array([5, 7, 10, 300, 0])
@@ -327,7 +327,7 @@ def test_clopper_pearson_inverts_the_binomial():
 
 
 def test_the_curve_agrees_with_the_error_and_has_bands():
-    pytest.importorskip("scipy", reason="multismooth[calibration]")
+    need("scipy")
     _, _, logits, labels = sets()["digits-mlp", "0.1"]
     curve = calibration.reliability_curve(logits, labels)
     assert curve.error == pytest.approx(ECE(logits, labels), abs=1e-15)
@@ -462,6 +462,7 @@ def test_bad_input_is_an_error_with_a_remedy(name):
         call()
 
 
+@pytest.mark.compiles
 def test_a_trace_is_told_of_the_streams():
     jax, torch = need("jax"), need("torch")
     with pytest.raises(ValueError, match=r"Under a trace use calibration.update"):
@@ -471,7 +472,7 @@ def test_a_trace_is_told_of_the_streams():
 
 
 def test_nothing_counted_is_nan():
-    pytest.importorskip("scipy", reason="multismooth[calibration]")
+    need("scipy")
     for z, y in ((LOGITS, np.array([-100, -100])), (np.zeros((0, 3)), np.zeros(0, int))):
         for name in calibration.conventions:
             if name != "class_1" or len(z):

@@ -34,7 +34,7 @@ LAYERS = [
     {"cpu"},
     {"api"},
     {"backend", "numpy", "torch", "jax", "flax"},
-    {"dispatch", "calibration", "pages", "sweep", "testing", "parity", "demo", "cli", "__main__", ""},
+    {"dispatch", "calibration", "pages", "sweeping", "testing", "parity", "demo", "cli", "__main__", ""},
 ]
 FRAMEWORK_ROOMS = {"torch", "jax", "flax"}
 
@@ -94,7 +94,7 @@ FRAMEWORKS = {
     "optax": {"demo"},
     "matplotlib": {"demo", "calibration", "pages"},
     "scipy": {"calibration"},
-    "sklearn": {"calibration", "demo", "sweep"},
+    "sklearn": {"calibration", "demo", "sweeping"},
     "typer": {"cli"},
     "rich": {"cli", "demo"},
     "array_api_compat": {"torch"},

@@ -90,6 +90,7 @@ def test_merging_is_associative_and_adds():
         calibration.merge(a, calibration.init_state(10, bins=10))
 
 
+@pytest.mark.compiles
 def test_forty_million_rows_in_float32():
     """A constant .9, half of it right: a float32 counter stops at 2²⁴ and gives .0 (torchmetrics 1.9)."""
     jax = need("jax")
@@ -110,6 +111,7 @@ def test_forty_million_rows_in_float32():
     assert found == pytest.approx((rows * times, 0.5, 0.9, nll, 0.82, 0.4, 0.4), rel=1e-6)
 
 
+@pytest.mark.compiles
 def test_edges_are_those_of_float64_in_float32_too():
     jax = need("jax")
     for bins in (10, 15):
@@ -123,6 +125,7 @@ def test_edges_are_those_of_float64_in_float32_too():
         assert np.array_equal(np.asarray(state.count), curve.count)
 
 
+@pytest.mark.compiles
 def test_what_is_no_row_is_an_error_or_nan():
     jax = need("jax")
     jnp = jax.numpy

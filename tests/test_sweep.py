@@ -19,9 +19,8 @@ for package in ("scipy", "matplotlib", "typer"):
 from typer.testing import CliRunner  # noqa: E402
 
 import multismooth  # noqa: E402
-from multismooth import calibration, cli  # noqa: E402
-from multismooth.sweep import sweep  # noqa: E402
-from multismooth.sweep.run import evaluated, projected  # noqa: E402
+from multismooth import calibration, cli, sweep  # noqa: E402
+from multismooth.sweeping.run import evaluated, projected  # noqa: E402
 
 ROOT = Path(multismooth.__file__).parents[1]
 
@@ -199,7 +198,7 @@ def test_a_process_that_dies_is_an_error_that_says_what_to_do(tmp_path):
 
 def test_digits_train_and_smoothing_lowers_the_confidence():
     need("sklearn")
-    from multismooth.sweep import digits
+    from multismooth.sweeping import digits
 
     hard, smoothed = (evaluated(digits.train, smoothing, 0) for smoothing in (0.0, 0.3))
     assert min(hard.measures["accuracy"], smoothed.measures["accuracy"]) > 0.95

@@ -5,7 +5,8 @@ by NumPy, a block that fits the cache at a time; others on their device, in floa
 """
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager
+from importlib import import_module
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from multismooth.errors import complain
 from multismooth.namespace import XP
 
 BLOCK = 1 << 16  # entries of a block: 512 KiB of float64
+DEVICE_BLOCK = 1 << 25  # on a device: 256 MiB
 FEW_CLASSES = 64  # below, a transposed copy reduces faster: at K = 10 a row's maximum takes 2 ns, not 24
 
 
@@ -138,14 +140,15 @@ def reduce(sample: Sample, *names: str) -> tuple[np.ndarray, ...]:
     """The named properties of `Block`, for the rows that count: float64 arrays, `hit` and `predicted` as they are."""
     checked = ("confidence",) if sample.logits else ("lowest", "sum")
     found: dict[str, np.ndarray] = {}
-    for part, block in blocks(sample):
-        for name in dict.fromkeys((*names, *checked)):
-            result = seen(sample, getattr(block, name))
-            if name == "probabilities":
-                result = np.moveaxis(result, block.axis, -1)
-            if name not in found:
-                found[name] = np.empty((len(sample.labels), *result.shape[1:]), result.dtype)
-            found[name][part] = result
+    with computing(sample):
+        for part, block in blocks(sample):
+            for name in dict.fromkeys((*names, *checked)):
+                result = seen(sample, getattr(block, name))
+                if name == "probabilities":
+                    result = np.moveaxis(result, block.axis, -1)
+                if name not in found:
+                    found[name] = np.empty((len(sample.labels), *result.shape[1:]), result.dtype)
+                found[name][part] = result
     _check(sample, found)
     counted = sample.counted
     return tuple(found[name] if counted is None else found[name][counted] for name in names)
@@ -157,32 +160,38 @@ def seen(sample: Sample, result) -> np.ndarray:
 
 
 def blocks(sample: Sample) -> Iterator[tuple[slice, Block]]:
-    """(rows, their Block), in order. Scores on a device are one Block, in the namespace of their framework."""
+    """(rows, their Block), in order, within `computing`. Those on a device are in their framework's namespace."""
     backend, labels = sample.backend, sample.labels
     values = backend.values(sample.scores, None)
+    if values is None:
+        for part in _parts(sample, DEVICE_BLOCK):
+            scores = backend.xp.astype(sample.scores[part], backend.xp.float64)
+            yield part, Block(backend.xp, scores, backend.take("targets", labels[part], scores), -1, sample.logits)
+        return
+    axis = 0 if sample.classes < FEW_CLASSES else -1
+    for part in _parts(sample, BLOCK):
+        scores = np.ascontiguousarray(values[part].T if axis == 0 else values[part], np.float64)
+        yield part, NumpyBlock(XP, scores, labels[part], axis, sample.logits)
+
+
+def _parts(sample, entries):
+    """Slices of rows of about so many entries; one, if there are no rows."""
+    step, rows = max(1, entries // sample.classes), len(sample.labels)
+    return (slice(start, min(start + step, rows)) for start in range(0, max(rows, 1), step))
+
+
+@contextmanager
+def computing(sample: Sample) -> Iterator[None]:
+    """No warnings of NumPy, since every result is checked; and 64 bits in JAX, whatever its setting is."""
     with np.errstate(all="ignore"):
-        if values is None:
-            with doubles(backend):  # JAX computes in float64 whatever its setting is
-                scores = backend.xp.astype(sample.scores, backend.xp.float64)
-                taken = backend.take("targets", labels, scores)
-                yield slice(None), Block(backend.xp, scores, taken, -1, sample.logits)
+        if sample.backend.name != "jax":
+            yield
             return
-        axis = 0 if sample.classes < FEW_CLASSES else -1
-        step = max(1, BLOCK // sample.classes)
-        for start in range(0, max(len(values), 1), step):
-            part = slice(start, start + step)
-            scores = values[part].T if axis == 0 else values[part]
-            scores = np.ascontiguousarray(scores, np.float64)
-            yield part, NumpyBlock(XP, scores, labels[part], axis, sample.logits)
+        import jax
 
-
-def doubles(backend):
-    """64-bit numbers, which JAX has only on demand."""
-    if backend.name != "jax":
-        return nullcontext()
-    import jax
-
-    return jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64()
+        switch = getattr(jax, "enable_x64", None)  # jax.experimental.enable_x64 in older releases
+        with (switch or import_module("jax.experimental").enable_x64)(True):
+            yield
 
 
 def _check(sample, found):

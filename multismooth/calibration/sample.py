@@ -42,7 +42,11 @@ def read(logits, targets, probs, ignore_index, axis) -> Sample:
     if backend.watched() or backend.traced(z):
         remedy = "Under a trace use calibration.update(state, logits, targets); compute(state) gives the summary."
         raise complain(name, "values that can be read now", "a traced array", remedy)
-    labels = backend.values(targets, True).astype(np.int64, copy=False)
+    seen = backend.values(targets, True)
+    if seen is None or backend.values(backend.xp.reshape(z, (-1,))[:1], True) is None:
+        remedy = "Gather it (full_tensor(), process_allgather), or update a state with each part and add the states."
+        raise complain(name, "an array that this process can read", type(z).__name__, remedy)
+    labels = seen.astype(np.int64, copy=False)
     clean = target_checks.labels(labels, z.shape[axis], ignore_index)
     if name == "logits" and (row := backend.first_row(z, axis, True)) is not None:
         slack = target_checks.tolerance(z.dtype)

@@ -107,16 +107,21 @@ class Point(NamedTuple):
 def at(sample: Sample, beta: float) -> Point:
     """One pass. With d = z − z_y and p = softmax(β·d): the NLL is log Σ e^(β·d), its derivatives E_p d and Var_p d."""
     total = np.zeros(3)
-    for part, block in rows.blocks(sample):
-        xp, (exists, d) = block.xp, _gaps(block)
-        top = xp.max(d, axis=block.axis)
-        e = xp.where(exists, xp.exp(beta * (d - xp.expand_dims(top, axis=block.axis))), xp.zeros_like(d))
-        s = xp.sum(e, axis=block.axis)
-        mean = xp.sum(e * d, axis=block.axis) / s
-        off = d - xp.expand_dims(mean, axis=block.axis)
-        found = (xp.log(s) + beta * top, mean, xp.sum(e * off * off, axis=block.axis) / s)
-        total += [_total(sample, part, row) for row in found]
+    with rows.computing(sample):
+        for part, block in rows.blocks(sample):
+            total += [_total(sample, part, row) for row in _terms(block, beta)]
     return Point(*(total / sample.counted_labels.size).tolist())
+
+
+def _terms(block, beta):
+    """The row's NLL and its two derivatives."""
+    xp, (exists, d) = block.xp, _gaps(block)
+    top = xp.max(d, axis=block.axis)
+    e = xp.where(exists, xp.exp(beta * (d - xp.expand_dims(top, axis=block.axis))), xp.zeros_like(d))
+    s = xp.sum(e, axis=block.axis)
+    mean = xp.sum(e * d, axis=block.axis) / s
+    off = d - xp.expand_dims(mean, axis=block.axis)
+    return xp.log(s) + beta * top, mean, xp.sum(e * off * off, axis=block.axis) / s
 
 
 def _gaps(block):
@@ -134,9 +139,9 @@ def _total(sample, part, row):
 
 def _largest_gaps(sample) -> float:
     """The mean of max d, which is the slope for β → ∞. It is 0 where every label has its row's largest logit."""
-    gaps = np.concatenate(
-        [rows.seen(sample, block.xp.max(_gaps(block)[1], axis=block.axis)) for _, block in rows.blocks(sample)]
-    )
+    with rows.computing(sample):
+        each = [block.xp.max(_gaps(block)[1], axis=block.axis) for _, block in rows.blocks(sample)]
+    gaps = np.concatenate([rows.seen(sample, part) for part in each])
     gaps = gaps if sample.counted is None else np.where(sample.counted, gaps, 0.0)
     if not np.isfinite(gaps).all():
         number, index = first(~np.isfinite(gaps).reshape(sample.shape))

@@ -12,7 +12,7 @@ from multismooth.cli.app import AsJson, app, error_console, errors_as_status_2, 
 from multismooth.cli.target import GRAMMAR, load
 from multismooth.errors import complain
 
-DIGITS = "multismooth.sweep.digits:train"
+DIGITS = "multismooth.sweeping.digits:train"
 Target = typer.Argument(help=f"{GRAMMAR}; called as train(label_smoothing, seed).", metavar="TRAIN")
 Keywords = typer.Option("--with", help="name=value for the function; may be repeated.")
 
@@ -84,7 +84,7 @@ def _smoothings(text):
 def _with_progress(job, smoothings, seeds, processes, out, resume):
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from multismooth.sweep import sweep as run_sweep
+    from multismooth.sweeping import sweep as run_sweep
 
     columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=error_console) as progress:

@@ -1,6 +1,6 @@
 """A training to sweep out of the box: a small network on real digits, in NumPy. Any `train` of your own looks alike.
 
-`multismooth sweep multismooth.sweep.digits:train` runs it. A run takes about 2 seconds.
+`multismooth sweep multismooth.sweeping.digits:train` runs it. A run takes about 2 seconds.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from typing import Any
 
 from multismooth.api.argument_checks import integer, positive
 from multismooth.errors import SmoothingError, complain
-from multismooth.sweep import run as runs
-from multismooth.sweep.results import Sweep
-from multismooth.sweep.run import Run
+from multismooth.sweeping import run as runs
+from multismooth.sweeping.results import Sweep
+from multismooth.sweeping.run import Run
 
 OnRun = Callable[[Run, bool], None]
 """Called after each run with the run and whether it was found in its file."""

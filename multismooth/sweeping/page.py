@@ -10,7 +10,7 @@ import numpy as np
 from multismooth.calibration import plotting
 from multismooth.pages import html
 from multismooth.pages.drawing import LIGHT, PAPER, RULE, SOFT, Panel, drawn
-from multismooth.sweep.results import COLUMNS, Sweep
+from multismooth.sweeping.results import COLUMNS, Sweep
 
 SHADES = [LIGHT[f"e{index}"] for index in range(5)]
 CLASS_SHADES = (LIGHT["all"], LIGHT["others"], LIGHT["flax"])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import multismooth
-from multismooth.sweep.run import Run
+from multismooth.sweeping.run import Run
 
 COLUMNS = {  # measure: (heading, factor, digits)
     "accuracy": ("accuracy %", 100, 2),
@@ -122,7 +122,7 @@ class Sweep:
 
     def page(self, path: str | Path) -> None:
         """Write one self-contained page."""
-        from multismooth.sweep.page import write
+        from multismooth.sweeping.page import write
 
         write(self, Path(path))
 
