@@ -410,6 +410,19 @@ def test_conventions_are_values():
     assert ECE(z, y, event=1) == pytest.approx(ECE(z, y, convention="class_1"), abs=0)
 
 
+def test_the_floor_of_many_rows_is_drawn_in_groups(monkeypatch):
+    confidence = np.random.default_rng(0).beta(8, 1, 3000).clip(0.5, 1)
+    probs, labels = two_columns(confidence), np.zeros(3000, int)
+    one_by_one = calibration.calibration_test(probs=probs, targets=labels, resamples=4000)
+    monkeypatch.setattr(calibration.error, "MANY", 100)
+    grouped = calibration.calibration_test(probs=probs, targets=labels, resamples=4000)
+    assert grouped.error == one_by_one.error
+    spread = (one_by_one.high - one_by_one.low) / 4
+    assert grouped.expected == pytest.approx(one_by_one.expected, abs=5 * spread / math.sqrt(2000))
+    assert (grouped.low, grouped.high) == pytest.approx((one_by_one.low, one_by_one.high), abs=spread / 5)
+    assert grouped.expected != one_by_one.expected
+
+
 LOGITS, LABELS, PROBS = np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([0, 1]), np.array([[0.9, 0.1], [0.4, 0.6]])
 BAD = {
     "neither": (lambda: ECE(targets=LABELS), ValueError, "exactly one of logits and probs; got neither"),
@@ -422,6 +435,7 @@ BAD = {
     "label": (lambda: ECE(LOGITS, np.array([0, 2])), LabelError, r"labels in \[0, 2\)"),
     "soft": (lambda: ECE(LOGITS, PROBS), TargetError, "integer labels"),
     "shape": (lambda: ECE(LOGITS, np.array([0, 1, 1])), TargetError, "shape"),
+    "no axis": (lambda: ECE(np.float64(1.0), LABELS), ValueError, "at least one axis"),
     "one class": (lambda: ECE(LOGITS[:, :1], LABELS), ValueError, "at least two classes"),
     "integers": (lambda: ECE(LOGITS.astype(int), LABELS), ValueError, "a floating dtype"),
     "type": (lambda: ECE("logits", LABELS), TypeError, "numpy.ndarray"),
@@ -460,6 +474,13 @@ def test_bad_input_is_an_error_with_a_remedy(name):
     call, error, text = BAD[name]
     with pytest.raises(error, match=text):
         call()
+
+
+def test_values_that_no_process_has_are_refused():
+    torch = need("torch")
+    logits, labels = torch.zeros(2, 3, device="meta"), torch.zeros(2, dtype=torch.long, device="meta")
+    with pytest.raises(ValueError, match=r"an array that this process can read; got Tensor\. Gather it"):
+        ECE(logits, labels)
 
 
 @pytest.mark.compiles

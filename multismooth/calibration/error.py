@@ -155,7 +155,7 @@ def calibration_test(
     Args:
         logits, targets, probs, ignore_index, axis: as in `expected_calibration_error`.
         bins: of equal width, (lo, hi].
-        resamples: how many perfectly calibrated models to draw. The time is that of resamples·N random numbers.
+        resamples: how many perfectly calibrated models to draw.
         seed: of the draws. The result does not depend on the order of the rows.
 
     >>> import numpy as np
@@ -182,17 +182,28 @@ def calibration_test(
 
 
 DRAWS = 1 << 20  # random numbers at a time: 8 MiB
+MANY = 1 << 14  # rows; more are drawn in groups: 1e6 rows take 0.6 s, and 5 s one by one
+GROUPS = 1 << 12  # on [0, 1]
 
 
 def _drawn_errors(confidence, bins, resamples, random: Any) -> np.ndarray:
-    """The errors of `resamples` sets of labels, each right with its confidence; the confidences are sorted."""
+    """The errors of `resamples` sets of labels, each right with its confidence; the confidences are sorted.
+
+    Of many rows, those of a bin whose confidences differ by less than 1/GROUPS share their mean: the number of hits has
+    the same mean, and a variance that differs by 3e-4 of itself at most.
+    """
     index = binning.assign(confidence, binning.width_edges(bins), "right")
+    size, n = np.ones(len(confidence), np.int64), len(confidence)
+    if n > MANY:
+        starts = np.flatnonzero(np.diff(np.floor(confidence * GROUPS), prepend=-1) + np.diff(index, prepend=-1))
+        size = np.diff(starts, append=n)
+        confidence, index = np.clip(np.add.reduceat(confidence, starts) / size, 0, 1), index[starts]
     starts = np.flatnonzero(np.diff(index, prepend=-1))
-    total = np.add.reduceat(confidence, starts)
-    n, errors = len(confidence), []
-    step = max(1, DRAWS // n)
+    total = np.add.reduceat(confidence * size, starts)
+    errors, step = [], max(1, DRAWS // len(size))
     for start in range(0, resamples, step):
-        draws = random.random((min(step, resamples - start), n)) < confidence
-        hits = np.add.reduceat(draws, starts, axis=1, dtype=np.int64)
+        shape = min(step, resamples - start), len(size)
+        right = random.binomial(size, confidence, shape) if n > MANY else random.random(shape) < confidence
+        hits = np.add.reduceat(right, starts, axis=1, dtype=np.int64)
         errors.append(np.abs(hits - total).sum(axis=1) / n)
     return np.concatenate(errors)

@@ -189,8 +189,8 @@ def computing(sample: Sample) -> Iterator[None]:
             return
         import jax
 
-        switch = getattr(jax, "enable_x64", None)  # jax.experimental.enable_x64 in older releases
-        with (switch or import_module("jax.experimental").enable_x64)(True):
+        home = jax if hasattr(jax, "enable_x64") else import_module("jax.experimental")  # in older releases
+        with home.enable_x64(True):
             yield
 
 
