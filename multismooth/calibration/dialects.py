@@ -9,12 +9,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from multismooth.calibration.smooth import of_rows
+
 
 class Other(NamedTuple):
-    """A text that says what it is and whose, and (probs, labels, bins) → error."""
+    """A text that says what it is and whose, and (probs, labels, bins) → error.
+
+    close: how near another implementation comes. binned: whether the number of bins matters.
+    """
 
     text: str
     error: Callable[..., float]
+    close: float = 0.0
+    binned: bool = True
 
 
 def _top(probs, labels):
@@ -92,7 +99,12 @@ def thresholded(probs, labels, bins, least=0.01):
     return float(np.mean(errors))
 
 
+def smooth(probs, labels, bins):
+    return of_rows(*_top(probs, labels))
+
+
 OTHERS = {
+    "smooth": Other("smooth calibration error (relplot smECE, apart from p near 1)", smooth, 2e-3, binned=False),
     "ranked": Other("sorted rows in equal parts, ties as they come (torch-uncertainty, MAPIE array split)", ranked),
     "interpolated": Other("equal mass by interpolated edges, (lo, hi] (focal_calibration AdaptiveECE)", interpolated),
     "quantiles": Other("bins between quantiles (scikit-learn calibration_curve, weighted by count)", quantiles),

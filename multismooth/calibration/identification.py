@@ -42,9 +42,10 @@ class Dialect:
         return error * {"": 1, "percent": 100, "summed over classes": probs.shape[1]}[self.factor]
 
     def __str__(self) -> str:
-        text = (
-            f"{self.convention.bins} bins: {dialects.OTHERS[self.other].text}" if self.other else str(self.convention)
-        )
+        text = str(self.convention)
+        if self.other:
+            other = dialects.OTHERS[self.other]
+            text = f"{self.convention.bins} bins: {other.text}" if other.binned else other.text
         return text + (f", {self.factor}" if self.factor else "")
 
 
@@ -183,13 +184,15 @@ def _candidates(numbers) -> Iterator[Dialect]:
         yield from (Dialect(convention, factor=factor) for factor in ("", "percent"))
         if event in ("class_wise", "pooled"):
             yield Dialect(convention, factor="summed over classes")
-    for bins, other in product(numbers, dialects.OTHERS):
-        yield from (Dialect(ErrorConvention(bins=bins), other, factor) for factor in ("", "percent"))
+    for name, other in dialects.OTHERS.items():
+        for bins, factor in product(numbers if other.binned else numbers[:1], ("", "percent")):
+            yield Dialect(ErrorConvention(bins=bins), name, factor)
 
 
 def _agrees(dialect, probs, labels, outcome) -> bool:
     expected = dialect.value(probs, labels)
-    return abs(expected - outcome) <= CLOSE * max(1.0, abs(expected))
+    close = max(CLOSE, dialects.OTHERS[dialect.other].close if dialect.other else 0)
+    return abs(expected - outcome) <= close * max(1.0, abs(expected))
 
 
 def probes() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

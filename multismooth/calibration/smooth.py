@@ -26,7 +26,11 @@ def smooth_calibration_error(
 
     Source: Błasiok & Nakkiran 2023, Smooth ECE (arXiv:2309.12236), eq. 4 and 8.
     """
-    confidence, hit = rows.reduce(read(logits, targets, probs, ignore_index, axis), "confidence", "hit")
+    return of_rows(*rows.reduce(read(logits, targets, probs, ignore_index, axis), "confidence", "hit"))
+
+
+def of_rows(confidence, hit) -> float:
+    """The error of confidences and whether each is right."""
     if len(confidence) == 0:
         return float("nan")
     spectrum = np.fft.rfft(_reflected(_residuals(confidence, hit)))
