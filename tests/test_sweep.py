@@ -114,7 +114,7 @@ def test_runs_are_kept_and_taken(tmp_path):
     with pytest.raises(ValueError, match=r"runs of .*:without_features; got runs of .*:train"):
         sweep(without_features, out=tmp_path)
     assert sweep(without_features, 0, seeds=1, out=tmp_path, resume=False).runs[0].clusters is None
-    (tmp_path / "runs" / "0-0.json").write_text("{")
+    (tmp_path / "runs" / "0.0-0.json").write_text("{")
     with pytest.raises(ValueError, match="Delete it, and it runs again"):
         sweep(without_features, 0, seeds=1, out=tmp_path)
 

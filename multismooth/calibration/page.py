@@ -57,10 +57,15 @@ class Assessment:
             "verdict": self.verdict,
             "count": self.count,
             "classes": self.classes,
-            "measures": self.measures | self.after,
-            "temperature": fit,
-            "dialects": self.dialects,
+            "measures": _finite(self.measures | self.after),
+            "temperature": None if fit is None else _finite(fit),
+            "dialects": _finite(self.dialects),
         }
+
+
+def _finite(numbers: dict) -> dict:
+    """JSON has no NaN and no infinity; both become null."""
+    return {name: None if isinstance(x, float) and not np.isfinite(x) else x for name, x in numbers.items()}
 
 
 def assess(source, targets, *, logits=None, probs=None, validation=None, bins=15, ignore_index=-100) -> Assessment:
@@ -136,7 +141,7 @@ def rows_of(found) -> list[tuple[str, str, str]]:
 
 def _numbers(found):
     rows = [
-        f"<td class=name>{escape(name)}</td><td>{escape(value)}</td><td class=name>{escape(meaning)}</td>"
+        f"<td class=name>{escape(name)}</td><td>{escape(value)}</td><td class=words>{escape(meaning)}</td>"
         for name, value, meaning in rows_of(found)
     ]
     caveat = (
@@ -154,7 +159,7 @@ def _numbers(found):
 
 def _dialects(found):
     rows = [
-        f"<td class=name>{escape(name)}</td><td>{value:.4f}</td><td class=name>{escape(_text(name))}</td>"
+        f"<td class=name>{escape(name)}</td><td>{value:.4f}</td><td class=words>{escape(_text(name))}</td>"
         for name, value in found.dialects.items()
     ]
     low, high = np.nanmin([*found.dialects.values()]), np.nanmax([*found.dialects.values()])

@@ -165,7 +165,7 @@ def blocks(sample: Sample) -> Iterator[tuple[slice, Block]]:
     values = backend.values(sample.scores, None)
     if values is None:
         for part in _parts(sample, DEVICE_BLOCK):
-            scores = backend.xp.astype(sample.scores[part], backend.xp.float64)
+            scores = backend.xp.astype(backend.xp.stop_gradient(sample.scores[part]), backend.xp.float64)
             yield part, Block(backend.xp, scores, backend.take("targets", labels[part], scores), -1, sample.logits)
         return
     axis = 0 if sample.classes < FEW_CLASSES else -1

@@ -43,7 +43,9 @@ def sweep(
     out: Annotated[Path, typer.Option(help="Folder for report.html, results.json and runs.", file_okay=False)] = Path(
         "multismooth-sweep"
     ),
-    resume: Annotated[bool, typer.Option(help="Keep the runs that are in the folder already.")] = True,
+    resume: Annotated[
+        bool, typer.Option(help="Keep the runs that are in the folder already. --no-resume after a change of TRAIN.")
+    ] = True,
     keywords: Annotated[list[str] | None, Keywords] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -35,6 +35,7 @@ th, td { padding: .35rem .9rem .35rem 0; text-align: right; white-space: nowrap;
          border-bottom: 1px solid var(--rule) }
 th { font-weight: 500; color: var(--soft); vertical-align: bottom }
 td.name, th.name { text-align: left }
+td.words { text-align: left; white-space: normal; min-width: 7rem }
 .number { white-space: nowrap }
 code { font: .88em ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere }
 .note, footer { color: var(--soft); font-size: .95rem }

@@ -39,7 +39,8 @@ def verdict(sweep: Sweep) -> str:
     side = "under" if means[last]["confidence"].value < means[last]["accuracy"].value else "over"
     return (
         f"{text}. The smallest calibration error is {100 * means[calibrated]['ece'].value:.2f} % at "
-        f"ε = {calibrated:g}; at ε = {last:g} the model is {side}-confident."
+        f"ε = {calibrated:g}, where chance alone gives {100 * means[calibrated]['ece_if_calibrated'].value:.2f} %. "
+        f"At ε = {last:g} the model is {side}-confident."
     )
 
 

@@ -82,7 +82,7 @@ def _as_numpy(array):
 
 def place(folder: Path, label_smoothing: float, seed: int) -> Path:
     """The file of a run."""
-    return folder / "runs" / f"{label_smoothing:g}-{seed}.json"
+    return folder / "runs" / f"{label_smoothing!r}-{seed}.json"
 
 
 def write(run: Run, folder: Path) -> None:

@@ -44,7 +44,8 @@ def sweep(
         seeds: how many, from 0, or which.
         processes: more than 1 trains in parallel; `train` must then be importable by its name.
         out: a folder in which each run is kept. None keeps nothing.
-        resume: take the runs that are in `out` already. False trains all of them again.
+        resume: take the runs that are in `out` already. False trains all of them again, as is needed after `train`
+            itself has changed, which nothing here can notice.
         on_run: called after each run with it and whether it was taken from `out`.
 
     Returns:
