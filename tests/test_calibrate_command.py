@@ -40,7 +40,7 @@ def test_it_prints_the_numbers_and_writes_a_page(tmp_path):
     assert page.count("<svg") == 3
     assert not re.search(r'(src|href)="(?!#|data:)', page)
     for name in calibration.conventions:
-        assert f">{name}<" in page
+        assert f">{name}<small>" in page
 
 
 def test_json_names_and_probabilities(tmp_path):

@@ -141,7 +141,7 @@ def rows_of(found) -> list[tuple[str, str, str]]:
 
 def _numbers(found):
     rows = [
-        f"<td class=name>{escape(name)}</td><td>{escape(value)}</td><td class=words>{escape(meaning)}</td>"
+        f"<td class=words>{escape(name)}<small>{escape(meaning)}</small></td><td>{escape(value)}</td>"
         for name, value, meaning in rows_of(found)
     ]
     caveat = (
@@ -152,14 +152,14 @@ def _numbers(found):
     )
     return f"""<section>
 <h2>The numbers</h2>
-{html.table(["", "", "meaning"], rows, left=(0, 2))}
+{html.table(["measure", ""], rows)}
 <p class="note">{caveat}</p>
 </section>"""
 
 
 def _dialects(found):
     rows = [
-        f"<td class=name>{escape(name)}</td><td>{value:.4f}</td><td class=words>{escape(_text(name))}</td>"
+        f"<td class=words>{escape(name)}<small>{escape(_text(name))}</small></td><td>{value:.4f}</td>"
         for name, value in found.dialects.items()
     ]
     low, high = np.nanmin([*found.dialects.values()]), np.nanmax([*found.dialects.values()])
@@ -167,7 +167,7 @@ def _dialects(found):
 <h2>The same predictions in other dialects</h2>
 <p>Libraries that say “calibration error” compute different numbers: here {low:.4f} to {high:.4f}. Compare a number only
 with one of the same dialect.</p>
-{html.table(["name", "error", "what it computes"], rows, left=(0, 2))}
+{html.table(["dialect", "error"], rows)}
 </section>"""
 
 

@@ -35,7 +35,8 @@ th, td { padding: .35rem .9rem .35rem 0; text-align: right; white-space: nowrap;
          border-bottom: 1px solid var(--rule) }
 th { font-weight: 500; color: var(--soft); vertical-align: bottom }
 td.name, th.name { text-align: left }
-td.words { text-align: left; white-space: normal; min-width: 7rem }
+td.words { text-align: left; white-space: normal; overflow-wrap: anywhere }
+td.words small { display: block; color: var(--soft) }
 .number { white-space: nowrap }
 code { font: .88em ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere }
 .note, footer { color: var(--soft); font-size: .95rem }
@@ -78,8 +79,8 @@ def panels_of(panels: list[Panel], kind: str = "") -> str:
     return f'<div class="panels {kind}">\n{drawings}\n</div>'
 
 
-def table(columns: list[str], rows: list[str], left: tuple[int, ...] = (0,)) -> str:
-    """A table that scrolls where it does not fit. Rows are HTML cells; `left` are the columns of words."""
-    head = "".join(f"<th{' class=name' if i in left else ''}>{escape(text)}</th>" for i, text in enumerate(columns))
+def table(columns: list[str], rows: list[str]) -> str:
+    """A table that scrolls where it does not fit. Rows are HTML cells."""
+    head = "".join(f"<th{' class=name' if i == 0 else ''}>{escape(text)}</th>" for i, text in enumerate(columns))
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
