@@ -1,5 +1,6 @@
 """The table of docs/calibration.md: python tests/support/dialect_table.py writes it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from calibration_data import sets, softmax
@@ -14,11 +15,16 @@ START, END = "<!-- dialects -->\n", "<!-- /dialects -->"
 
 def table():
     lines = ["| name | what it computes | whose | digits | two classes |", "| --- | --- | --- | --- | --- |"]
-    for name, entry in calibration.conventions.items():
+    groups: dict[calibration.ErrorConvention, list[calibration.ErrorConvention]] = {}
+    for entry in calibration.conventions.values():
+        groups.setdefault(replace(entry, name="", source=""), []).append(entry)
+    for convention, entries in groups.items():
         errors = [
-            calibration.expected_calibration_error(*sets()[model][2:], convention=entry, bins=15) for model in MODELS
+            calibration.expected_calibration_error(*sets()[model][2:], convention=convention, bins=15)
+            for model in MODELS
         ]
-        lines.append(_row(f"`{name}`", str(entry).partition(": ")[2], entry.source, errors))
+        names, sources = ", ".join(f"`{e.name}`" for e in entries), "; ".join(e.source for e in entries)
+        lines.append(_row(names, str(convention), sources, errors))
     for name, other in dialects.OTHERS.items():
         errors = [other.error(softmax(sets()[model][2]), sets()[model][3], 15) for model in MODELS]
         what, _, whose = other.text.rstrip(")").rpartition(" (")
