@@ -121,11 +121,11 @@ GUO = "Guo et al. 2017, eq. 3 (arXiv:1706.04599); temperature_scaling.py, _ECELo
 
 ENTRIES: dict[str, dict[str, Any]] = {
     "guo": {"source": GUO},
-    "torchcp": {"source": "TorchCP, torchcp/classification/utils/metrics"},
+    "torchcp": {"source": "TorchCP, torchcp/classification/trainer/ts_trainer.py, _ECELoss"},
     "focal_calibration": {"source": "focal_calibration, Metrics/metrics.py, ECELoss"},
     "pycalib_conf": {"source": "PyCalib 0.1.0.dev6, conf_ECE"},
     "uncertainty_calibration_ece": {"source": "uncertainty-calibration 0.1.4, get_ece"},
-    "calzone": {"source": "calzone 0.1.0, calculate_ece_mce"},
+    "calzone": {"source": "calzone 0.1.0, calzone/metrics.py, calculate_ece_mce"},
     "mce": {"norm": "max", "source": "Guo et al. 2017, eq. 5 (arXiv:1706.04599)"},
     "left_closed": {"closed": "left", "source": "fd-shifts; TensorFlow Probability expected_calibration_error"},
     "torchmetrics": {"closed": "left", "one": "own", "source": "torchmetrics 1.9.0, _binning_bucketize"},
