@@ -10,7 +10,12 @@ from multismooth import calibration
 from multismooth.calibration import ErrorConvention, dialects, identification
 
 ECE = calibration.expected_calibration_error
-SETTINGS = [{}, {"closed": "left"}, {"closed": "left", "one": "own"}, {"event": "class_1_or_top_label", "bins": 10}]
+SETTINGS = [
+    {},
+    {"closed": "left"},
+    {"closed": "left", "one": "own"},
+    {"event": "class_1_or_top_label", "closed": "left", "bins": 10},
+]
 SETTINGS += [{"binning": "mass", "norm": "l2", "debias": True}, {"event": "class_wise"}, {"norm": "max"}]
 SETTINGS += [{"bin_weight": "equal", "bins": 20}, {"event": "pooled"}, {"event": 1}, {"event": "predicted_class"}]
 
@@ -84,6 +89,27 @@ def test_functions_of_rows_and_scikit_learns_recipe():
     found = calibration.identify(recipe, "numpy", bins=10, takes="rows")
     assert {dialect.convention.bins for dialect in found.found} == {10}
     assert found.convention.event == "top_label"
+
+
+def test_real_libraries_are_found_by_their_names():
+    from importlib import import_module
+
+    metrics = need("torchmetrics.functional.classification")
+    for norm, name in (("l1", "torchmetrics"), ("l2", "torchmetrics_l2"), ("max", "torchmetrics_max")):
+
+        def metric(probs, labels, norm=norm):
+            return metrics.multiclass_calibration_error(probs, labels, probs.shape[1], n_bins=15, norm=norm)
+
+        assert name in calibration.identify(metric, "torch", bins=15).names
+    need("calibration")  # the package uncertainty-calibration
+    theirs = import_module("calibration")
+    for function, name in (
+        (theirs.get_ece, "uncertainty_calibration_ece"),
+        (theirs.get_ece_em, "adaptive"),
+        (theirs.get_top_calibration_error, "kumar"),
+        (theirs.get_calibration_error, "kumar_classwise"),
+    ):
+        assert name in calibration.identify(function, "numpy", bins=15).names
 
 
 def test_what_is_none_and_what_cannot_be_called():

@@ -22,6 +22,7 @@ class Other(NamedTuple):
     error: Callable[..., float]
     close: float = 0.0
     binned: bool = True
+    undecided: str = ""  # a probe on which implementations differ
 
 
 def _top(probs, labels):
@@ -104,7 +105,7 @@ def smooth(probs, labels, bins):
 
 
 OTHERS = {
-    "smooth": Other("smooth calibration error (relplot smECE, apart from p near 1)", smooth, 2e-3, binned=False),
+    "smooth": Other("smooth calibration error (relplot smECE, apart from p near 1)", smooth, 2e-3, False, "p = 1"),
     "ranked": Other("sorted rows in equal parts, ties as they come (torch-uncertainty, MAPIE array split)", ranked),
     "interpolated": Other("equal mass by interpolated edges, (lo, hi] (focal_calibration AdaptiveECE)", interpolated),
     "quantiles": Other("bins between quantiles (scikit-learn calibration_curve, weighted by count)", quantiles),

@@ -21,7 +21,7 @@ from multismooth.calibration.error import of_sample
 from multismooth.calibration.sample import read
 from multismooth.errors import complain
 
-BINS = (15, 10, 20, 5, 8, 12, 16, 25, 30, 32, 40, 50, 64, 100)
+BINS = (15, 10, 20, 5, 8, 9, 12, 14, 16, 19, 25, 30, 32, 40, 49, 50, 64, 100)  # MAPIE counts edges, so 15 are 14
 CLOSE = 2e-6  # functions compute in float32, too; on the probes two dialects differ by 1e-4 and more
 FRAMEWORKS = ("numpy", "torch", "jax")
 
@@ -87,7 +87,7 @@ class MetricIdentification:
             lines = [str(self.found[0])]
             lines += [f"  also called: {', '.join(self.names)}"] if self.names else []
             lines += [f"  not told apart from: {other}" for other in self.found[1:4]]
-        return "\n".join(lines + [f"  remarks {name}: {error}" for name, error in self.remarks.items()])
+        return "\n".join(lines + [f"  {name}: {error}" for name, error in self.remarks.items()])
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -133,7 +133,7 @@ def identify(
             remarks[name] = outcome
             continue
         values[name] = outcome
-        survivors = [dialect for dialect in survivors if _agrees(dialect, probs, labels, outcome)]
+        survivors = [dialect for dialect in survivors if _agrees(dialect, name, probs, labels, outcome)]
     if len(values) < 2:
         raise complain(
             "function",
@@ -163,7 +163,7 @@ def _on_edges(call, survivors, values, remarks):
             remarks[name] = outcome
             continue
         values[name] = outcome
-        same = [d for d in survivors if d.convention.bins != number or _agrees(d, probs, labels, outcome)]
+        same = [d for d in survivors if d.convention.bins != number or _agrees(d, name, probs, labels, outcome)]
         if any(d.convention.bins == number for d in same) or len({d.convention.bins for d in survivors}) > 1:
             survivors = same or survivors
         else:
@@ -189,10 +189,12 @@ def _candidates(numbers) -> Iterator[Dialect]:
             yield Dialect(ErrorConvention(bins=bins), name, factor)
 
 
-def _agrees(dialect, probs, labels, outcome) -> bool:
+def _agrees(dialect, name, probs, labels, outcome) -> bool:
+    other = dialects.OTHERS.get(dialect.other)
+    if other and other.undecided == name:
+        return True
     expected = dialect.value(probs, labels)
-    close = max(CLOSE, dialects.OTHERS[dialect.other].close if dialect.other else 0)
-    return abs(expected - outcome) <= close * max(1.0, abs(expected))
+    return abs(expected - outcome) <= max(CLOSE, other.close if other else 0) * max(1.0, abs(expected))
 
 
 def probes() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
