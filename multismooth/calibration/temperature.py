@@ -60,7 +60,7 @@ def fit_temperature(logits, targets, *, ignore_index: int | None = -100, axis: i
         targets, ignore_index, axis: as in `expected_calibration_error`.
 
     Returns:
-        A `TemperatureFit`. T is right to 1e-6, relatively; T(c·z) = c·T(z) and T(z + a) = T(z). 7 to 12 passes
+        A `TemperatureFit`. T is right to 1e-6, relatively; T(c·z) = c·T(z) and T(z + a) = T(z). 8 to 10 passes
         over real logits.
 
     Warns:
