@@ -20,24 +20,35 @@ from multismooth.dispatch import (
     smoothing_correction,
     terms,
 )
-from multismooth.errors import LabelError, MissingBackendError, SmoothingError, SmoothingWarning, TargetError
+from multismooth.errors import (
+    CalibrationWarning,
+    LabelError,
+    MissingBackendError,
+    SmoothingError,
+    SmoothingWarning,
+    TargetError,
+)
 from multismooth.implementations import implementation
 from multismooth.registry import conventions
 
 if TYPE_CHECKING:
-    from multismooth import demo, flax, jax, numpy, parity, testing, torch
+    from multismooth import calibration, demo, flax, jax, numpy, parity, testing, torch
     from multismooth.cpu.buffers import keep_buffers
+    from multismooth.sweeping import Sweep, sweep
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CalibrationWarning",
     "Convention",
     "LabelError",
     "MissingBackendError",
     "SmoothingError",
     "SmoothingWarning",
+    "Sweep",
     "TargetError",
     "binary_loss",
+    "calibration",
     "conventions",
     "demo",
     "flax",
@@ -52,12 +63,14 @@ __all__ = [
     "parity",
     "smooth_targets",
     "smoothing_correction",
+    "sweep",
     "terms",
     "testing",
     "torch",
 ]
 
 _SUBMODULES = {  # name: the package that it needs
+    "calibration": "numpy",
     "demo": "numpy",
     "flax": "flax",
     "jax": "jax",
@@ -67,10 +80,12 @@ _SUBMODULES = {  # name: the package that it needs
     "torch": "torch",
 }
 
+_LATE = {"keep_buffers": "multismooth.cpu.buffers", "Sweep": "multismooth.sweeping", "sweep": "multismooth.sweeping"}
+
 
 def __getattr__(name):
-    if name == "keep_buffers":
-        return import_module("multismooth.cpu.buffers").keep_buffers
+    if name in _LATE:
+        return getattr(import_module(_LATE[name]), name)
     if name not in _SUBMODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return import_module(f"{__name__}.{name}")

@@ -40,6 +40,11 @@ def backend_of(array):
     )
 
 
+def backend_object(array):
+    """The `Backend` for an array, for what is written in its namespace and is no function of `Functions`."""
+    return backend_of(array)._functions._backend
+
+
 def _dispatched(method: Callable[Concatenate[Any, Arguments], Result]) -> Callable[Arguments, Result]:
     """A function that calls the method of the backend to which its first argument belongs."""
     name, signature = method.__name__, inspect.signature(method)

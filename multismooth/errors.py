@@ -19,6 +19,10 @@ class SmoothingWarning(UserWarning):
     """The numbers are defined but probably not meant: the smoothed optimum no longer predicts the label."""
 
 
+class CalibrationWarning(UserWarning):
+    """No temperature is best for these logits and labels, so 1 is used."""
+
+
 class MissingBackendError(ImportError):
     """A framework that is needed is not installed."""
 

@@ -310,3 +310,9 @@ def test_what_an_eager_call_in_jax_costs_is_measured(load):
     seconds, peak = load("jax_calls").measure_eager((6, 5), "bfloat16", 1, None, 1)
     assert seconds > 0
     assert peak < 2**24
+
+
+def test_the_calibration_error_is_timed_beside_plain_numpy(load, capsys):
+    ratios = load("calibration").main(["--rows", "2000", "--repeats", "1"])
+    assert set(ratios) == {(name, dtype) for name in ("probs", "logits") for dtype in ("float32", "float64")}
+    assert "plain NumPy" in capsys.readouterr().out

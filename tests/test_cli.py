@@ -37,7 +37,7 @@ def asked(monkeypatch):
     return asked
 
 
-COMMANDS = ("explain", "convert", "check", "compare", "identify", "doctor", "demo")
+COMMANDS = ("explain", "convert", "check", "compare", "identify", "doctor", "demo", "calibrate", "sweep")
 
 
 def test_help_names_the_commands():

@@ -14,14 +14,14 @@ import pytest
 from requirements import need
 
 torch, jax = need("torch"), need("jax")
-for package in ("flax", "optax", "matplotlib", "sklearn", "mlxtend"):
+for package in ("flax", "optax", "matplotlib", "scipy", "sklearn", "mlxtend"):
     need(package)
 
 import multismooth.jax  # noqa: E402
 import multismooth.torch  # noqa: E402
-from multismooth import demo  # noqa: E402
+from multismooth import calibration, demo  # noqa: E402
 from multismooth.demo import Case, Settings, data, metrics, model, page, training, with_flax, with_torch  # noqa: E402
-from multismooth.demo.results import scientific  # noqa: E402
+from multismooth.pages.html import scientific  # noqa: E402
 
 TINY = Settings(smoothings=(0.0, 0.1), steps=5, float32_steps=3, batch_size=16)
 SMOOTHED = Case("others", 0.1)
@@ -280,38 +280,21 @@ class TestData:
 
 
 class TestMetrics:
-    def test_calibration_error_by_hand(self):
-        bins = metrics.reliability([0.9, 0.8, 0.6, 0.1], [1, 0, 1, 0], bins=2)
-        assert bins.count.tolist() == [1, 3]
-        np.testing.assert_allclose(bins.confidence, [0.1, 2.3 / 3])
-        np.testing.assert_allclose(bins.accuracy, [0.0, 2 / 3])
-        np.testing.assert_allclose(bins.calibration_error, 0.25 * 0.1 + 0.75 * 0.1)
-        np.testing.assert_allclose(bins.mean_confidence, 0.6)
-
-    def test_edges_belong_to_the_bin_below(self):
-        edges = np.arange(16) / 15
-        assert metrics.reliability(edges, np.ones(16)).count.tolist() == [2] + [1] * 14
-        above = np.nextafter(edges[:-1], 1)
-        assert metrics.reliability(above, np.ones(15)).count.tolist() == [1] * 15
-
-    def test_certain_predictions(self):
-        assert metrics.reliability([1.0, 1.0], [1, 1]).calibration_error == 0
-        assert metrics.reliability([1.0, 1.0], [0, 1]).calibration_error == 0.5
-        assert metrics.reliability([0.0], [0]).count[0] == 1
-
-    def test_empty_bins_are_nan_and_count_for_nothing(self):
-        bins = metrics.reliability([0.97], [1])
-        assert np.isnan(bins.accuracy[:-1]).all()
-        np.testing.assert_allclose(bins.calibration_error, 0.03)
-        assert np.isnan(metrics.reliability([], []).calibration_error)
-        assert np.isnan(metrics.reliability([], []).mean_confidence)
-
     def test_evaluation_by_hand(self):
         logits = np.log([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3]])
         result = metrics.evaluate(logits, np.array([0, 2]))
         assert result.accuracy == 0.5
         np.testing.assert_allclose(result.nll, -(np.log(0.7) + np.log(0.3)) / 2)
         np.testing.assert_allclose(result.ece, 0.5 * 0.3 + 0.5 * 0.6)
+        assert result.temperature.status == "converged"
+        assert result.test.expected > 0
+
+    def test_the_error_is_that_of_the_calibration_room(self):
+        random = np.random.default_rng(0)
+        logits, labels = random.normal(size=(200, 10)) * 3, random.integers(0, 10, 200)
+        result = metrics.evaluate(logits, labels)
+        assert result.ece == calibration.expected_calibration_error(logits, labels)
+        np.testing.assert_allclose(result.reliability.error, result.ece)
 
     def test_huge_logits_do_not_overflow(self):
         result = metrics.evaluate(np.array([[1e4, 0.0], [0.0, 1e4]]), np.array([0, 0]))

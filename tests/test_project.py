@@ -34,7 +34,7 @@ LAYERS = [
     {"cpu"},
     {"api"},
     {"backend", "numpy", "torch", "jax", "flax"},
-    {"dispatch", "testing", "parity", "demo", "cli", "__main__", ""},
+    {"dispatch", "calibration", "pages", "sweeping", "testing", "parity", "demo", "cli", "__main__", ""},
 ]
 FRAMEWORK_ROOMS = {"torch", "jax", "flax"}
 
@@ -89,10 +89,12 @@ def test_no_module_imports_itself_in_a_circle():
 
 FRAMEWORKS = {
     "torch": {"torch", "demo", "parity"},
-    "jax": {"jax", "flax", "demo", "parity"},
+    "jax": {"jax", "flax", "demo", "parity", "calibration"},  # calibration: to switch 64 bits on
     "flax": {"flax", "demo"},
     "optax": {"demo"},
-    "matplotlib": {"demo"},
+    "matplotlib": {"demo", "calibration", "pages"},
+    "scipy": {"calibration"},
+    "sklearn": {"calibration", "demo", "sweeping"},
     "typer": {"cli"},
     "rich": {"cli", "demo"},
     "array_api_compat": {"torch"},
@@ -134,7 +136,7 @@ BLOCKED = """
 import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] in ('torch', 'jax', 'jaxlib', 'flax', 'optax', 'matplotlib', 'typer'):
+        if name.partition('.')[0] in ('torch', 'jax', 'jaxlib', 'flax', 'optax', 'matplotlib', 'scipy', 'typer'):
             raise ModuleNotFoundError(f'No module named {name!r}', name=name)
 sys.meta_path.insert(0, Absent())
 """
@@ -153,12 +155,20 @@ for room in ('torch', 'jax', 'flax'):
         getattr(multismooth, room)
     except multismooth.MissingBackendError as error:
         print(isinstance(error, ImportError), error)
+print(multismooth.calibration.fit_temperature(logits, numpy.array([1])).status != 'converged')
+print(round(multismooth.calibration.expected_calibration_error(logits, numpy.array([0])), 4))
+try:
+    multismooth.calibration.brier_decomposition(logits, numpy.array([0]))
+except multismooth.MissingBackendError as error:
+    print(error)
 """
     )
     lines = run(code).splitlines()
     assert lines[:2] == ["0.391311", "True"]
     assert all(line.startswith("True ") and 'pip install "multismooth[' in line for line in lines[2:5]), lines
     assert [line.rpartition("[")[2].rstrip('"]') for line in lines[2:5]] == ["torch", "jax", "jax"]
+    assert lines[5:7] == ["True", "0.2144"]
+    assert 'needs scipy, which is not installed: pip install "multismooth[calibration]"' in lines[7]
 
 
 def test_dir_names_the_rooms_whose_framework_is_there(monkeypatch):

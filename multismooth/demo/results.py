@@ -15,8 +15,9 @@ import multismooth
 from multismooth.demo.data import SOURCES, Digits
 from multismooth.demo.settings import Settings
 from multismooth.demo.training import QUANTITIES, Run
+from multismooth.pages.html import scientific
 
-PACKAGES = ("torch", "jax", "flax", "optax", "numpy", "scikit-learn", "mlxtend", "matplotlib")
+PACKAGES = ("torch", "jax", "flax", "optax", "numpy", "scipy", "scikit-learn", "mlxtend", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,6 @@ class Outcome:
         )
 
 
-def scientific(value: float) -> str:
-    """7.9e-14, and 1e-9 for 1e-09, 0 for 0: two digits, no filling zeros."""
-    digits, _, exponent = f"{value:.1e}".partition("e")
-    return f"{digits.removesuffix('.0')}e{int(exponent)}" if exponent and value else digits.removesuffix(".0")
-
-
 def versions() -> dict[str, str]:
     """Python, the platform and the packages that decide the numbers."""
     found = {"multismooth": multismooth.__version__, "python": platform.python_version()}
@@ -129,6 +124,8 @@ def _run(run: Run) -> dict:
                     "accuracy": e.accuracy,
                     "nll": e.nll,
                     "ece": e.ece,
+                    "ece_if_calibrated": e.test.expected,
+                    "temperature": asdict(e.temperature),
                     "reliability": asdict(e.reliability),
                 }
                 for framework, e in run.evaluations.items()
