@@ -121,6 +121,12 @@ def run(code, *arguments):
     return subprocess.run([sys.executable, *arguments, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
+def test_the_map_of_the_tests_names_each_file():
+    tests = Path(__file__).parent
+    named = re.findall(r"`(test_\w+)`", (tests / "README.md").read_text(encoding="utf-8"))
+    assert sorted(named) == sorted(path.stem for path in tests.glob("test_*.py"))
+
+
 def test_importing_loads_no_framework_and_is_quick():
     code = (
         "import sys, time; start = time.perf_counter(); import multismooth; took = time.perf_counter() - start\n"
