@@ -8,10 +8,12 @@ from requirements import need
 
 import multismooth
 from multismooth import spec
-from multismooth.problem import Call
+from multismooth.problem import Call, Problem, Settings
 from multismooth.reduction import reduced_plan
 
 torch = need("torch")
+
+from torch.overrides import TorchFunctionMode  # noqa: E402 torch first
 
 from multismooth.torch import autograd, operators  # noqa: E402 torch first
 from multismooth.torch.gpu import launch, plans  # noqa: E402 torch first
@@ -99,6 +101,27 @@ def test_the_loss_is_planned_this_way(device, monkeypatch):
     assert len(calls) == 1
     expected = torch.nn.functional.cross_entropy(problem.logits, problem.targets, label_smoothing=0.1)
     torch.testing.assert_close(loss, expected)
+
+
+class NothingFromTheHost(TorchFunctionMode):
+    """Fails where a tensor is made of the host's values: to copy them, a device waits, and a graph cannot capture it."""
+
+    MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy)
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        assert function not in self.MAKERS, arguments
+        return function(*arguments, **(options or {}))
+
+
+def test_no_plan_of_any_convention_is_copied_from_the_host():
+    labels = torch.empty(4, dtype=torch.long, device="meta")
+    logits, weight, each = (torch.empty(*shape, device="meta") for shape in ((4, 9), (9,), (4,)))
+    for convention in (*multismooth.conventions.values(), multismooth.Convention(exclude=(1, 7))):
+        settings = Settings(convention, 1)
+        for more in ({}, {"weight": weight, "sample_weight": each, "z_loss": 0.1}, {"class_mask": weight > 0}):
+            with NothingFromTheHost():
+                plan = reduced_plan(Problem(logits, labels, 0.1, normalizer=7.0, **more), settings, XP)
+            assert {x.device.type for x in plan if isinstance(x, torch.Tensor)} == {"meta"}, convention.name
 
 
 # --- operators ------------------------------------------------------------------------------------------------------
