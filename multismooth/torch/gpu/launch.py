@@ -10,12 +10,11 @@ from functools import lru_cache
 import torch
 
 from multismooth.torch.gpu import choice, tiles
-from multismooth.torch.gpu.choice import compiled, device, fits, interpreted, supports
+from multismooth.torch.gpu.choice import device, fits, interpreted, supports
 from multismooth.torch.gpu.layout import arranged, without_axis
 from multismooth.torch.namespace import float_of
 
 __all__ = [
-    "compiled",
     "device",
     "fits",
     "gradient",
