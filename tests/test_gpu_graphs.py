@@ -104,7 +104,7 @@ def test_the_loss_is_planned_this_way(device, monkeypatch):
 
 
 class NothingFromTheHost(TorchFunctionMode):
-    """Fails where a tensor is made of the host's values: to copy them, a device waits, and a graph cannot capture it."""
+    """Fails where a tensor is made of values of the host. A device waits for their copy, and no graph captures it."""
 
     MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy)
 
