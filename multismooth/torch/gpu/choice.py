@@ -90,7 +90,7 @@ def max_cluster_blocks(device):
 
 
 def compiles_clusters():
-    """Whether this Triton compiles reductions over several blocks. Up to Triton 3.7 its compiler fails."""
+    """Whether this Triton compiles our reductions over several blocks. Up to Triton 3.8 its compiler fails."""
     from triton import __version__
 
-    return tuple(int(part) for part in __version__.split(".")[:2]) >= (3, 8)
+    return tuple(int(part) for part in __version__.split(".")[:2]) >= (3, 9)

@@ -30,12 +30,16 @@ __all__ = [
 # computes.
 REGISTERS_FOR_TWO_BLOCKS = 64
 
+MAX_GRID_AXIS = 2**15  # of the axes 1 and 2 of a grid; CUDA allows 65,535
+
 RESCALE_BLOCK = 2**12  # numbers that a program of `rescale` takes at a time
 RESCALE_PROGRAMS = 8  # for each multiprocessor, at most
 
 
 def coefficient(value, shape, logits):
     """(a number or a tensor, STEP): None for a number, 0 for a tensor of one entry, 1 for one entry per element."""
+    if value is None:
+        return None, None
     if isinstance(value, torch.Tensor) and value.is_cpu and value.numel() == 1:
         value = value.item()
     if isinstance(value, (int, float)):
@@ -45,6 +49,11 @@ def coefficient(value, shape, logits):
     return (value, 0) if value.numel() == 1 else (value.expand(shape).contiguous(), 1)
 
 
+def grid_of(tiles, programs):
+    """Programs that share a tile's elements on axis 0, tiles on axes 1 and 2, which are shorter than axis 0."""
+    return programs, min(tiles, MAX_GRID_AXIS), -(-tiles // MAX_GRID_AXIS)
+
+
 class Call:
     """The arguments of one call as the kernels take them, and a method for each kernel, which takes the tile."""
 
@@ -52,7 +61,7 @@ class Call:
         logits = logits.detach()
         self.elements, self.dtype = without_axis(logits.shape, axis), float_of(logits)
         self.logits, self.gradient, self.layout = arranged(logits, axis, with_gradient, out)
-        values = (plan.a, plan.b, plan.v_sum, 0.0 if plan.z_loss is None else plan.z_loss)
+        values = (plan.a, plan.b, plan.v_sum, plan.z_loss)
         values, self.steps = zip(*(coefficient(value, self.elements, logits) for value in values), strict=True)
         active = None if plan.active is None else plan.active.expand(self.elements).contiguous()
         rows = (None if row is None else row.reshape(-1) for row in (plan.v, plan.mask))
@@ -65,9 +74,9 @@ class Call:
         self._launch(choice.compiled().forward, tile, *found)
         return found
 
-    def both(self, tile):
-        """(losses, peaks, totals) of all elements, and `self.gradient` is written."""
-        found = self._losses_peaks_totals()
+    def both(self, tile, keeps=True):
+        """(losses, peaks, totals) of all elements, and `self.gradient` is written. keeps: else the losses alone."""
+        found = self._losses_peaks_totals() if keeps else (self._per_element(), None, None)
         self._launch(choice.compiled().both, tile, *found)
         return found
 
@@ -81,7 +90,10 @@ class Call:
         return self.gradient if out is None or self.gradient is out else out.copy_(self.gradient)
 
     def _losses_peaks_totals(self):
-        return tuple(torch.empty(self.elements, dtype=self.dtype, device=self.logits.device) for _ in range(3))
+        return tuple(self._per_element() for _ in range(3))
+
+    def _per_element(self):
+        return torch.empty(self.elements, dtype=self.dtype, device=self.logits.device)
 
     def _launch(self, kernel, tile, losses, peaks, totals, programs_per_element=1, upstream=None, skip_if_one=False):
         kernels, at = choice.compiled(), self.layout
@@ -91,10 +103,10 @@ class Call:
         long_resident = tile.group == 0 and tile.cols >= tiles.MAX_TILE_TWO_BLOCKS
         registers = REGISTERS_FOR_TWO_BLOCKS if self.needs_few_registers and long_resident else None
         with torch.cuda.device_of(self.logits):
-            kernel[(at.batch * -(-at.positions // tile.rows) * programs_per_element,)](
+            kernel[grid_of(at.batch * -(-at.positions // tile.rows), programs_per_element)](
                 self.logits, self.gradient, losses, peaks, totals, upstream, *self.plan,
-                at.classes, at.positions, *at.logits_strides, *at.gradient_strides, self.steps,
-                skip_if_one, tile.rows, tile.cols, tile.group, tile.vec, tile.edge, compute,
+                at.batch, at.classes, at.positions, *at.logits_strides, *at.gradient_strides, self.steps,
+                skip_if_one, tile.rows, tile.cols, tile.group, tile.ctas, tile.vec, tile.edge, compute,
                 num_warps=tile.warps, num_ctas=tile.ctas, maxnreg=registers, enable_fp_fusion=True,
             )  # fmt: skip
 
@@ -107,7 +119,7 @@ def triton(logits, plan, axis, with_gradient=True, summed=False, out=None):
     if not with_gradient:
         loss, found = losses(logits, plan, axis)[0], None
     else:
-        loss, found, *_ = losses_and_gradient(logits, plan, axis, out)
+        loss, found, *_ = losses_and_gradient(logits, plan, axis, out, keeps=False)
     return loss.sum() if summed else loss, found
 
 
@@ -130,14 +142,17 @@ def gradient(logits, plan, axis, peaks, totals, out=None, upstream=None, skip_if
     return call.gradient_in(out)
 
 
-def losses_and_gradient(logits, plan, axis, out=None):
-    """(per-element losses, gradient of their sum, peaks, totals), by the kernels that read the logits least often."""
+def losses_and_gradient(logits, plan, axis, out=None, keeps=True):
+    """(per-element losses, gradient of their sum, peaks, totals), by the kernels that read the logits least often.
+
+    keeps: peaks and totals are needed, for another gradient.
+    """
     call = Call(logits, plan, axis, out=out)
     tile = tiles.both_tile(call.layout, logits.itemsize, choice.max_cluster_blocks(logits.device))
     if tile is None:
         loss, *found = losses(logits, plan, axis)
         return loss, gradient(logits, plan, axis, *found, out), *found
-    loss, *found = call.both(tile)
+    loss, *found = call.both(tile, keeps)
     return with_const(loss, plan), call.gradient_in(out), *found
 
 
