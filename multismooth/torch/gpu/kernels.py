@@ -30,6 +30,7 @@ Triton has no such barrier, and the label is found by comparing every class. Tha
 import triton
 import triton.language as tl
 
+from multismooth.torch.gpu.plan_kernels import everyday, guard, sums
 from multismooth.torch.gpu.tile_arithmetic import (
     LOWEST_PEAK,
     coefficients,
@@ -50,6 +51,8 @@ from multismooth.torch.gpu.tile_arithmetic import (
     tile_elements,
     whole_accesses,
 )
+
+__all__ = ["backward", "both", "everyday", "forward", "guard", "lookup", "rescale", "sums", "tl"]
 
 
 @triton.jit

@@ -18,6 +18,8 @@ __all__ = [
     "device",
     "fits",
     "gradient",
+    "guarded",
+    "guards",
     "interpreted",
     "losses",
     "losses_and_gradient",
@@ -33,6 +35,8 @@ REGISTERS_FOR_TWO_BLOCKS = 64
 MAX_GRID_AXIS = 2**15  # of the axes 1 and 2 of a grid; CUDA allows 65,535
 
 RESCALE_BLOCK = 2**12  # numbers that a program of `rescale` takes at a time
+GUARD_BLOCK = 2**10  # numbers that a program of `guard` takes
+
 RESCALE_PROGRAMS = 8  # for each multiprocessor, at most
 
 
@@ -174,6 +178,24 @@ def rescaled_(memory, factor):
     with torch.cuda.device_of(memory):
         choice.compiled().rescale[(programs,)](memory, factor, memory.numel(), RESCALE_BLOCK, enable_fp_fusion=True)
     return memory
+
+
+# --- values that no check can read -----------------------------------------------------------------------------------
+
+
+def guards(values, logits):
+    """Whether `guarded` can look at an argument of these logits."""
+    return float_of(logits) is torch.float32 and values.numel() > 0 and choice.device(values)
+
+
+def guarded(values, high):
+    """`Backend.nan_outside` as float32, by one launch."""
+    values = values.contiguous()
+    found = torch.empty_like(values, dtype=torch.float32)
+    with torch.cuda.device_of(values):
+        programs = -(-values.numel() // GUARD_BLOCK)
+        choice.compiled().guard[(programs,)](values, found, values.numel(), high, GUARD_BLOCK, enable_fp_fusion=True)
+    return found
 
 
 @lru_cache
