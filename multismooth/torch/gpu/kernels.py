@@ -72,7 +72,7 @@ def forward(
         ROWS, COLS, GROUP, VEC, EDGE, COMPUTE, "",
     )  # fmt: skip
     loss = loss_of(peak, total, v_sum_z, anchor, z_y, v, K, a, b, v_sum, z_loss, plan[4] is not None)
-    tl.store(losses + element, tl.where(active, loss, 0.0), mask=exists)
+    tl.store(losses + element, tl.where(active, loss, a), mask=exists)
     tl.store(peaks + element, peak, mask=exists)
     tl.store(totals + element, total, mask=exists)
 
@@ -164,9 +164,9 @@ def both(
     if peaks is not None:  # stored now: if they wait for the loss, they spill where blocks share a row
         tl.store(peaks + element, peak, mask=exists)
         tl.store(totals + element, total, mask=exists)
-    a, b, scale = gradient_factors(active, peak, total, a, b, v_sum, z_loss, plan[4] is not None)
     loss = loss_of(peak, total, v_sum_z, anchor, z_y, v, K, a, b, v_sum, z_loss, plan[4] is not None)
-    tl.store(losses + element, tl.where(active, loss, 0.0), mask=exists)
+    tl.store(losses + element, tl.where(active, loss, a), mask=exists)
+    a, b, scale = gradient_factors(active, peak, total, a, b, v_sum, z_loss, plan[4] is not None)
     tl.debug_barrier()  # the gradient may overwrite the logits, and another warp may not have read the label's yet
     if GROUP == 0:
         store_gradient(
@@ -211,10 +211,10 @@ def store_coefficient(memory, pair, i, exists, ignored, factor):
 @triton.jit
 def lookup(
     targets, labels, active, memory, pairs, size, K, ignore_index, share, ignored_share, add, floor,
-    DIVIDES_BY_COUNT: tl.constexpr, BLOCK: tl.constexpr,
+    DIVIDES_BY_COUNT: tl.constexpr, NOTHING_IS_NAN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A plan's labels, active, a, b, const and z_loss from pairs of numbers: see `plans`. One program for all."""
-    factor = 1.0
+    factor, of_ignored = 1.0, 0.0
     if DIVIDES_BY_COUNT:  # a mean: `reduction.denominator`
         counts = tl.zeros((BLOCK,), tl.int32)
         for start in range(0, size, BLOCK):
@@ -223,6 +223,8 @@ def lookup(
         number_ignored = tl.sum(counts)
         total = tl.maximum(share * (size - number_ignored) + ignored_share * number_ignored + add, floor)
         factor = tl.where(total == 0, 0.0, 1 / tl.where(total == 0, 1.0, total))
+        if NOTHING_IS_NAN:
+            of_ignored = tl.where(total == 0, float("nan"), 0.0)
     for start in range(0, size, BLOCK):
         i, exists, y, ignored = load_labels(targets, start, size, ignore_index, BLOCK)
         is_class = (y >= 0) & (y < K)
@@ -232,7 +234,8 @@ def lookup(
         nan_if_bad = tl.where(
             is_class | ignored, factor, float("nan")
         )  # a label that names no class: its element is NaN
-        store_coefficient(memory[0], pairs[0], i, exists, ignored, nan_if_bad)
+        a = tl.where(ignored, pairs[0][1] * factor + of_ignored, pairs[0][0] * nan_if_bad)
+        tl.store(memory[0] + i, a, mask=exists)
         store_coefficient(memory[1], pairs[1], i, exists, ignored, factor)
         store_coefficient(memory[2], pairs[2], i, exists, ignored, nan_if_bad)
         store_coefficient(memory[3], pairs[3], i, exists, ignored, factor)

@@ -119,7 +119,7 @@ def reciprocal(total, some, IS_CHECKED: tl.constexpr):
 def everyday(
     header, labels, active, a, b, squares, v, v_sum, targets, weight, mask, sample_weight, epsilon, z_loss, normalizer,
     size, K, ignore_index, fixed_share, add, floor, scale,
-    STEPS: tl.constexpr, MODE: tl.constexpr, PROGRAMS: tl.constexpr, BLOCK: tl.constexpr,
+    STEPS: tl.constexpr, MODE: tl.constexpr, NOTHING_IS_NAN: tl.constexpr, PROGRAMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The plan's labels, active, a, b, z_loss (`squares`), row v and Σv.
 
@@ -133,7 +133,7 @@ def everyday(
         number, weights = class_sums(weight, mask, K, BLOCK)
     else:
         number, weights = tl.load(header), tl.load(header + 1)
-    factor = scale
+    factor, of_uncounted = scale, 0.0
     if DIVISOR != "none":
         if header is None:
             total, some = share_sums(
@@ -148,6 +148,8 @@ def everyday(
         else:
             total = tl.maximum((total if fixed_share is None else fixed_share * size) + add, floor)
             factor *= reciprocal(total, some, weight is None)
+            if NOTHING_IS_NAN:
+                of_uncounted = tl.where(total == 0, float("nan"), 0.0)
     for start in range(p * BLOCK, size, programs * BLOCK):
         i = start + tl.arange(0, BLOCK)
         here = i < size
@@ -162,7 +164,7 @@ def everyday(
         logits_count = (here if MODE[2] else counted) & (s != 0)
         counted = counted & (s != 0)
         tl.store(labels + i, label, mask=here)
-        tl.store(a + i, tl.where(counted, f * (1 - mass) * w, 0.0), mask=here)
+        tl.store(a + i, tl.where(counted, f * (1 - mass) * w, of_uncounted), mask=here)
         tl.store(b + i, tl.where(logits_count, smooth, 0.0), mask=here)
         if squares is not None:
             tl.store(squares + i, tl.where(counted, factor * s * z_loss, 0.0), mask=here)

@@ -80,7 +80,7 @@ def planned(problem, settings):
         choice.compiled().lookup[(1,)](
             targets, labels, active, memory, pairs, targets.numel(), classes, settings.ignore_index,
             *map(float, plan.denominator_share), float(convention.denominator_add), float(floor), divides_by_count,
-            ELEMENTS_AT_A_TIME, num_warps=WARPS, enable_fp_fusion=True,
+            settings.nothing_is_nan, ELEMENTS_AT_A_TIME, num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
     coefficients = dict(zip(COEFFICIENTS, memory, strict=True))
     return plan._replace(labels=labels, active=active, denominator_share=1.0, label_weight=1.0, **coefficients)
@@ -170,7 +170,7 @@ def planned_from_arrays(problem, settings):
         kernels.everyday[(programs,)](
             header, labels, active, a, b, squares, v, v_sum, *given, normalizer, size, classes, settings.ignore_index,
             fixed, convention.denominator_add, -math.inf if floor is None else floor, convention.scale,
-            steps, mode, PROGRAMS, BLOCK, num_warps=8, enable_fp_fusion=True,
+            steps, mode, settings.nothing_is_nan, PROGRAMS, BLOCK, num_warps=8, enable_fp_fusion=True,
         )  # fmt: skip
     row = [1] * z.ndim
     row[settings.axis] = classes
@@ -178,6 +178,11 @@ def planned_from_arrays(problem, settings):
         labels, a=a, b=b, v=None if v is None else v.view(row), v_sum=1.0 if v_sum is None else v_sum,
         z_loss=squares, active=active, mask=None if problem.class_mask is None else problem.class_mask.view(row),
     )  # fmt: skip
+
+
+def knows(problem, settings):
+    """Whether `known` makes the plan of a call on a GPU."""
+    return problem.targets.is_cuda and (supports(problem, settings) or supports_arrays(problem, settings))
 
 
 def known(problem, settings):
