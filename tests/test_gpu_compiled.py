@@ -165,7 +165,8 @@ def others():
 
         return {name: _Grid(launch)}
 
-    choice.compiled = lambda: SimpleNamespace(**launcher("lookup"), **launcher("rescale"))
+    launchers = [launcher(name) for name in ("lookup", "everyday", "sums", "guard", "rescale")]
+    choice.compiled = lambda: SimpleNamespace(**{name: grid for one in launchers for name, grid in one.items()})
     choice.device = lambda tensor: True
     plans, problem, conventions = (need(f"multismooth.{name}") for name in ("torch.gpu.plans", "problem", "registry"))
     call = problem.Problem(torch.zeros(100, 7), torch.zeros(100, dtype=torch.int64), 0.1)
@@ -173,6 +174,16 @@ def others():
         for reduction, ignored, z_loss in (("mean", -100, None), ("sum", None, 0.1)):
             settings = problem.Settings(conventions.resolve(convention), 1, False, ignored, reduction)
             plans.planned(call._replace(z_loss=z_loss), settings)
+    weight, each = torch.ones(7), torch.ones(100)
+    arrays = call._replace(weight=weight, sample_weight=each, label_smoothing=each, class_mask=weight > 0, z_loss=0.1)
+    for convention in ("torch", "others"):
+        settings = problem.Settings(conventions.resolve(convention), 1)
+        for size in (100, 1):
+            plans.MAX_ELEMENTS_IN_ONE_LAUNCH = size
+            for one in (arrays, arrays._replace(normalizer=each[0]), call._replace(weight=weight)):
+                plans.planned_from_arrays(one, settings)
+    for high in (1.0, None):
+        launch.guarded(each, high)
     for dtype in (torch.bfloat16, torch.float32):
         launch.rescaled_(torch.zeros(100, 7, dtype=dtype), torch.ones(()))
     choice.compiled = lambda: kernels
@@ -272,7 +283,8 @@ def test_nothing_spills(codes, clusters):
 
 def test_kernels_that_take_no_tile_compile_too(triton):
     found = answers("one block, images", triton)["others"]
-    assert {name: len(stacks) for name, stacks in found.items()} == {"lookup": 4, "rescale": 2}
+    launched = {"lookup": 4, "everyday": 12, "sums": 6, "guard": 2, "rescale": 2}
+    assert {name: len(stacks) for name, stacks in found.items()} == launched
     assert not any(map(any, found.values()))
 
 

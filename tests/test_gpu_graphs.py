@@ -152,6 +152,7 @@ def test_calls_that_say_more_are_planned_by_spec(device):
         {"convention": multismooth.Convention(objective="kl"), "weight": weight},
         {"class_mask": torch.ones(4, 5, dtype=torch.bool, device=device)},
         {"z_loss": torch.tensor(0.1, device=device)},
+        {"sample_weight": torch.ones(4, 2, device=device)[:, 0]},
     )
     for more in (*arrays, *others):
         call = bound(device, labels, **more)

@@ -95,9 +95,8 @@ def sums(
 ):  # fmt: skip
     """Each program's `share_sums` go to header[2 + 2p …], the `class_sums` of the first one to header[0 … 1]."""
     p, programs = tl.program_id(0), tl.num_programs(0)
-    number = K * 1.0
     if p == 0:
-        number, weights = class_sums(weight, mask, K, BLOCK)
+        number, weights = class_sums(weight, mask, K, 8 * BLOCK)
         tl.store(header, number)
         tl.store(header + 1, weights)
     total, some = share_sums(
@@ -130,7 +129,7 @@ def everyday(
     DIVISOR: tl.constexpr = MODE[4]
     p, programs = tl.program_id(0), tl.num_programs(0)
     if header is None:
-        number, weights = class_sums(weight, mask, K, BLOCK)
+        number, weights = class_sums(weight, mask, K, 8 * BLOCK)
     else:
         number, weights = tl.load(header), tl.load(header + 1)
     factor, of_uncounted = scale, 0.0

@@ -88,12 +88,14 @@ def planned(problem, settings):
 
 # --- arrays among the arguments: class weights, a class mask, sample weights, ε per element, a normalizer -----------
 
-MAX_ELEMENTS_IN_ONE_LAUNCH = 2**13  # one block goes through them twice, and through the classes twice
-MAX_CLASSES_IN_ONE_LAUNCH = 2**15
-BLOCK = 2**10
+# Up to these numbers one block does it all. It goes through the elements twice, and through the classes twice.
+MAX_ELEMENTS_IN_ONE_LAUNCH = 2**13
+MAX_CLASSES_IN_ONE_LAUNCH = 2**13
+
+BLOCK = 2**10  # elements or classes at a time
+WARPS_OF_EVERYDAY = 8
 PROGRAMS = 2**6  # that sum the shares of many elements
 MAX_PROGRAMS = 2**10  # that write the coefficients
-EVERYDAY_DENOMINATORS = ("target_weight", "counted", "nonzero", "all", "classes", "caller")
 
 
 def step_of(value, size):
@@ -120,6 +122,9 @@ def supports_arrays(problem, settings):
     if weighted and not problem.weight.is_contiguous():
         return False
     if NotImplemented in (step_of(value, size) for value in (problem.sample_weight, problem.label_smoothing)):
+        return False
+    tensors = [x for x in [*problem][2:] if isinstance(x, torch.Tensor)]
+    if any(x.device != z.device for x in tensors):  # a 0-d tensor on the CPU, which PyTorch's operators take
         return False
     few = 0 < size < 2**31 and z.dtype is not torch.float64 and z.shape[settings.axis] > 1
     return few and choice.device(z)
@@ -166,11 +171,14 @@ def planned_from_arrays(problem, settings):
         if size > MAX_ELEMENTS_IN_ONE_LAUNCH or classes > MAX_CLASSES_IN_ONE_LAUNCH:
             header = torch.empty(2 + 2 * PROGRAMS, dtype=torch.float32, device=device)
             programs = min(-(-max(size, classes) // BLOCK), MAX_PROGRAMS)
-            kernels.sums[(PROGRAMS,)](header, *given, size, classes, settings.ignore_index, steps, mode, BLOCK)
+            kernels.sums[(PROGRAMS,)](
+                header, *given, size, classes, settings.ignore_index, steps, mode, BLOCK,
+                num_warps=WARPS_OF_EVERYDAY, enable_fp_fusion=True,
+            )  # fmt: skip
         kernels.everyday[(programs,)](
             header, labels, active, a, b, squares, v, v_sum, *given, normalizer, size, classes, settings.ignore_index,
             fixed, convention.denominator_add, -math.inf if floor is None else floor, convention.scale,
-            steps, mode, settings.nothing_is_nan, PROGRAMS, BLOCK, num_warps=8, enable_fp_fusion=True,
+            steps, mode, settings.nothing_is_nan, PROGRAMS, BLOCK, num_warps=WARPS_OF_EVERYDAY, enable_fp_fusion=True,
         )  # fmt: skip
     row = [1] * z.ndim
     row[settings.axis] = classes
@@ -189,8 +197,7 @@ def known(problem, settings):
     """The plan by Triton's kernels, on a GPU or where the caller asks for the interpreter. None: `spec` makes it."""
     if not (problem.targets.is_cuda or is_requested("triton")):
         return None
-    takes_arrays, takes_numbers = supports_arrays(problem, settings), supports(problem, settings)
-    few = problem.targets.numel() <= MAX_ELEMENTS_IN_ONE_LAUNCH
-    if takes_numbers and (few or not takes_arrays):
-        return planned(problem, settings)
-    return planned_from_arrays(problem, settings) if takes_arrays else None
+    takes_numbers, few = supports(problem, settings), problem.targets.numel() <= MAX_ELEMENTS_IN_ONE_LAUNCH
+    if not (takes_numbers and few) and supports_arrays(problem, settings):
+        return planned_from_arrays(problem, settings)
+    return planned(problem, settings) if takes_numbers else None
