@@ -3,8 +3,8 @@
 `plan_of` makes a plan of some fifty operations on arrays of the elements' size. To launch them takes as long as to
 compute loss and gradient of 8,192 × 32,000 logits.
 
-`planned` is for calls of numbers. There an element's coefficients depend only on whether its label is ignored. So we run
-`plan_of` on two labels (a class, the ignored one) and let a kernel pick one of the two results per element.
+`planned` is for calls of numbers. There an element's coefficients depend only on whether its label is ignored. So we
+run `plan_of` on two labels (a class, the ignored one) and let a kernel pick one of the two results per element.
 `planned_from_arrays` is for class weights, a class mask, sample weights, ε per element and a normalizer on the device.
 """
 
