@@ -61,7 +61,10 @@ def forward(
     STEPS: tl.constexpr, SKIP_IF_ONE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr,
     CTAS: tl.constexpr, VEC: tl.constexpr, EDGE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """Losses, peaks and totals (B·P), from one read."""
+    """Losses, peaks and totals (B·P), from one read.
+
+    The loss of an element whose logits do not count is 0, or NaN if its a is: so a plan marks a mean over nothing.
+    """
     batch, p, exists = tile_elements(B, P, ROWS)
     element, start = batch * P + p, batch * sb + p * sp  # (ROWS, 1)
     label, a, b, v_sum, z_loss, active = coefficients(plan, element, exists, STEPS, COMPUTE)
@@ -72,7 +75,7 @@ def forward(
         ROWS, COLS, GROUP, VEC, EDGE, COMPUTE, "",
     )  # fmt: skip
     loss = loss_of(peak, total, v_sum_z, anchor, z_y, v, K, a, b, v_sum, z_loss, plan[4] is not None)
-    tl.store(losses + element, tl.where(active, loss, a), mask=exists)
+    tl.store(losses + element, tl.where(active, loss, tl.where(a == a, 0.0, a)), mask=exists)
     tl.store(peaks + element, peak, mask=exists)
     tl.store(totals + element, total, mask=exists)
 
@@ -165,7 +168,7 @@ def both(
         tl.store(peaks + element, peak, mask=exists)
         tl.store(totals + element, total, mask=exists)
     loss = loss_of(peak, total, v_sum_z, anchor, z_y, v, K, a, b, v_sum, z_loss, plan[4] is not None)
-    tl.store(losses + element, tl.where(active, loss, a), mask=exists)
+    tl.store(losses + element, tl.where(active, loss, tl.where(a == a, 0.0, a)), mask=exists)
     a, b, scale = gradient_factors(active, peak, total, a, b, v_sum, z_loss, plan[4] is not None)
     tl.debug_barrier()  # the gradient may overwrite the logits, and another warp may not have read the label's yet
     if GROUP == 0:
