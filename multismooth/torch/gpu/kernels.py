@@ -17,7 +17,7 @@ tests/test_gpu_compiled.py` prints all of it. An H200 can issue 27 instructions 
     128,256               19 (20)   13 (14)   24         8 blocks
     262,144               19 (20)   13 (14)   24         16 blocks
     32,000, no cluster                        20 (22)    1 block of 32 warps
-    128,256, no cluster                       30 (33)    nothing: the row is read twice
+    128,256, no cluster                       25 (27)    nothing: the row is read twice
     150, images           53 (56)   20 (20)   54 (53)    1 block of 8 warps: 32 elements side by side
 
 There is one exponential for each logit, and one for each 16 bytes of logits where a maximum is running. Logits and

@@ -41,7 +41,8 @@ BACKWARD_TILE = 2**12
 # `both` reads a row twice where no tile can hold it: the second time from the L2 cache, if the rows in flight fit.
 L2_BYTES = 40 * 2**20  # of the 50 MiB of an H100 or H200
 MULTIPROCESSORS = 132  # of an H100 or H200
-WARPS_OF_A_MULTIPROCESSOR = 32  # with 33 to 64 registers per thread
+WARPS_OF_A_MULTIPROCESSOR = 32  # with 33 to 64 registers per thread, so 1,024 threads fit
+LOGITS_PER_THREAD_READ_TWICE = 64  # with 32, a thread may need 32 registers, and twice as many rows are in flight
 
 # --- thresholds ------------------------------------------------------------------------------------------------------
 
@@ -134,7 +135,7 @@ def tile_read_twice(layout, itemsize):
     if rows == 0:
         return None
     warps = max(WARPS_OF_A_MULTIPROCESSOR >> (rows.bit_length() - 1), 8)
-    return tile_of(1, warps * WARP * LOGITS_PER_THREAD, ACCESS_BYTES // itemsize)
+    return Tile(1, warps * WARP * LOGITS_PER_THREAD_READ_TWICE, ACCESS_BYTES // itemsize, warps)
 
 
 def looping_tile(layout, itemsize, size):
