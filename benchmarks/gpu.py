@@ -32,6 +32,7 @@ import sys
 from contextlib import suppress
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 
 import torch
 from contenders import FLOOR
@@ -104,7 +105,8 @@ def problems(options):
                 yield contenders, partial(kind, shape_of(shape), dtype, options.device, **settings), f"{shape} {dtype}"
 
 
-def run(options, result, progress):
+def run(options, result, progress, keep=lambda: None):
+    """Measure every problem. `keep` is called after each: what is measured stays, whatever happens to the next one."""
     device = Device(options.device)
     for contenders, make, name in problems(options):
         if options.compile:
@@ -117,6 +119,7 @@ def run(options, result, progress):
             found = [], [about | {"reason": str(error).splitlines()[0]}]
         result["rows"] += found[0]
         result["left out"] += found[1]
+        keep()
         device.free()
     if "jax" in options.parts:
         floors = [row for row in result["rows"] if row["name"] == FLOOR and row["dtype"] in options.dtypes.split(",")]
@@ -124,6 +127,7 @@ def run(options, result, progress):
             rows, left_out = measure_jax(floor, options)
             result["rows"] += rows
             result["left out"] += left_out
+            keep()
 
 
 def about_gpu():
@@ -192,9 +196,15 @@ def main(arguments=None):
         return print_jax_row(options)
     result = {"machine": {}, "rows": [], "left out": []}
     broken = None
+
+    def keep():
+        result["machine"] = about_machine(options.device)
+        if options.out:
+            Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
+
     try:
         with Progress() as progress:
-            run(options, result, progress)
+            run(options, result, progress, keep)
     except DeadDevice as error:
         broken = str(error)
     result["machine"] = about_machine(options.device)

@@ -50,6 +50,16 @@ def eager(problem, reduction, loss=F.cross_entropy, **options):
     return lambda: loss(problem.leaf, problem.labels, **options)
 
 
+def everyday(loss, **options):
+    """`loss` with class weights, and every label 0 ignored."""
+
+    def call(problem, reduction):
+        weight = torch.linspace(0.5, 1.5, problem.shape[1], dtype=problem.logits.dtype, device=problem.logits.device)
+        return eager(problem, reduction, loss, weight=weight, ignore_index=0, **options)
+
+    return call
+
+
 def compiled(problem, reduction):
     return eager(problem, reduction, torch.compile(F.cross_entropy, dynamic=False))
 
@@ -112,6 +122,7 @@ def jax_ours(problem):
 
 ADDITION, PRODUCTS = "add (6-byte floor)", "the three products"
 IN_PLACE = "writes the gradient over the logits; the host waits for the device"
+WEIGHTED = "with class weights and ignored labels"
 LOSSES = (
     (BASE, eager, "", SMOOTHING),
     ("torch.compile", compiled, "", SMOOTHING),
@@ -126,6 +137,8 @@ OF_LOGITS = (
     *(Contender(name, by_autograd(loss), remark, smoothing) for name, loss, remark, smoothing in LOSSES),
     Contender("multismooth.torch, loss_and_grad", ours_at_once, "no autograd"),
     Contender("multismooth.torch, out=", lambda p: ours_at_once(p, out=True), "no autograd; into existing memory"),
+    Contender(f"{BASE}, everyday", by_autograd(everyday(F.cross_entropy)), WEIGHTED, None),
+    Contender("multismooth.torch, everyday", by_autograd(everyday(multismooth.torch.loss, axis=1)), WEIGHTED, None),
     Contender("quack, return_dx", quack_at_once, "no smoothing, no autograd, gradient of the sum", 0.0, "sum"),
     *(
         Contender(f"{name}, upstream", by_autograd(loss, "none"), remark, smoothing, "random")

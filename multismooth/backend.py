@@ -53,6 +53,11 @@ class Backend:
     def check_device(self, argument, array, like):
         """Refuse an array that is on another device than `like`."""
 
+    def nan_outside(self, value, high, z):
+        """The numbers in the dtype that is computed in, with NaN for those outside [0, high]. None: all finite ones."""
+        xp, low_enough = self.xp, value < float("inf") if high is None else value <= high
+        return xp.where((value >= 0) & low_enough, xp.constant(value, z), xp.constant(np.nan, z))
+
     def traced(self, array):
         """Whether this array is a tracer, whose values are not known yet."""
         return self.tracing()

@@ -6,6 +6,8 @@ Of the logits only the shape and the dtype are used. Letters as in `spec`.
 """
 
 import math
+from functools import reduce
+from operator import and_
 
 from multismooth.spec import Plan, along, rank, rows_at, scaled, times, wide, xlogy, zero_unless
 
@@ -62,8 +64,7 @@ def reference(problem, settings, labels, t, xp):
     z, axis, prior = problem.logits, settings.axis, problem.prior
     allowed = mask = existing(problem, settings, xp)
     if settings.convention.exclude:
-        included = [k not in settings.convention.exclude for k in range(z.shape[axis])]
-        included = along(xp.constant(included, z) > 0, z, axis, xp)
+        included = included_classes(settings.convention, z, axis, xp)
         allowed = included if mask is None else included & mask
     if prior is not None:
         prior = xp.astype(prior, xp.float_of(z))
@@ -79,6 +80,12 @@ def reference(problem, settings, labels, t, xp):
     total = xp.sum(r, axis=axis, keepdims=True)
     has_mass = None if prior is None else xp.squeeze(total, axis=axis) != 0
     return r / xp.where(total == 0, xp.ones_like(total), total), mask, xp.sum(ones, axis=axis), has_mass
+
+
+def included_classes(convention, z, axis, xp):
+    """Where a class takes smoothed mass. It is made on z's device, which a list of K numbers would have to wait for."""
+    classes = along(xp.arange(0, z.shape[axis], device=getattr(z, "device", None)), z, axis, xp)
+    return reduce(and_, (classes != k for k in convention.exclude))
 
 
 def smoothed_mass(convention, label_smoothing, classes, xp):

@@ -117,6 +117,25 @@ def test_the_gpu_harness_runs_and_says_that_a_cpu_proves_nothing(load, tmp_path)
     assert files[2].stat().st_size > 10_000
 
 
+def test_what_the_gpu_harness_has_measured_is_saved_before_the_next_problem(load, tmp_path, monkeypatch):
+    gpu, saved = load("gpu"), tmp_path / "a.json"
+    measure = gpu.measure
+
+    def until_the_time_is_up(problem, *arguments):
+        if saved.exists():
+            raise KeyboardInterrupt
+        return measure(problem, *arguments)
+
+    monkeypatch.setattr(gpu, "measure", until_the_time_is_up)
+    options = ["--device", "cpu", "--no-compile", "--rounds", "1", "--parts", "small", "--shapes", "6x4,7x5"]
+    with pytest.raises(KeyboardInterrupt):
+        gpu.main([*options, "--out", str(saved)])
+    result = json.loads(saved.read_text())
+    assert {tuple(row["shape"]) for row in result["rows"]} == {(6, 4)}
+    assert {"torch eager, everyday", "multismooth.torch, everyday"} <= {row["name"] for row in result["rows"]}
+    assert result["machine"]["warning"].startswith("MEASURED ON A CPU")
+
+
 @pytest.mark.parametrize(
     ("kind", "shape", "contenders"),
     [("Logits", (70, 50), "OF_LOGITS"), ("Logits", (6, 4, 2, 3), "OF_LOGITS"), ("Head", (70, 16, 33), "OF_HEADS")],
@@ -129,14 +148,14 @@ def test_the_error_column_is_exact(load, kind, shape, contenders):
     for contender in getattr(load("gpu_contenders"), contenders):
         if contender.smoothing is None or "compile" in contender.name:
             continue
-        try:
-            run = contender.make(problem)
-        except ImportError:
-            continue
         problem.fill(1)
-        result, reference = run(), problem.exact(contender)
+        reference, other = problem.exact(contender), problem.exact(contender._replace(smoothing=0.2))
+        try:
+            result = contender.make(problem)()
+        except Exception:  # a peer that is not here, or does not run on a CPU. Some write over the logits
+            assert not contender.name.startswith(("torch eager", "multismooth"))
+            continue
         assert max(problem.error(result, reference, contender)) < tolerance("float64"), contender.name
-        other = problem.exact(contender._replace(smoothing=0.2))
         assert max(problem.error(result, other, contender)) > 1e-2, contender.name  # labels at random: of the gradient
         checked.append(contender.name)
     assert len(checked) >= 4, checked
@@ -283,7 +302,7 @@ def test_every_tile_of_the_gpu_race_computes_the_same(load, tmp_path, monkeypatc
     assert [row["name"] for row in ours if row["chosen"]] == ["resident, 8,192 logits, 8 warps"]
     kinds = [row["name"].partition(",")[0] for row in ours]
     assert kinds.count("resident") == 2
-    assert kinds.count("looping") == 9
+    assert kinds.count("looping") == 6
     assert ours[-1]["name"] == "forward, then backward"
     for row in ours:
         assert max(row["error"]) < tolerance("float32"), row

@@ -39,6 +39,15 @@ def test_nothing_follows_a_plain_call():
     assert not compat.forward_mode()
 
 
+def test_modes_can_be_left_for_a_while():
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        assert type(torch.ones(1)) is not torch.Tensor
+        with compat.without_modes():
+            assert torch.ones(1).item() == 1
+
+
 def test_what_follows_a_call_is_noticed():
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.utils.flop_counter import FlopCounterMode

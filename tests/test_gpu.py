@@ -324,6 +324,37 @@ def test_the_conformance_suite_runs_them(device):
     assert counted[True] > 60
 
 
+class Broken:
+    """Kernels of which none can be launched, as on a machine without a C compiler."""
+
+    def __getattr__(self, name):
+        return self
+
+    def __getitem__(self, grid):
+        return self
+
+    def __call__(self, *arguments, **options):
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+
+def test_where_the_kernels_cannot_be_compiled_others_take_over_with_one_warning(device, monkeypatch):
+    z, y = torch.randn(4, 3, device=device, requires_grad=True), torch.zeros(4, dtype=torch.long, device=device)
+    expected = torch.nn.functional.cross_entropy(z, y, label_smoothing=0.1)
+    choice.works_on.cache_clear()
+    monkeypatch.setattr(choice, "compiled", Broken)
+    try:
+        with multismooth.implementation("triton", "whole") as ran:
+            with pytest.warns(RuntimeWarning, match=f"do not run on {device}.*Failed to find C compiler") as found:
+                loss = multismooth.torch.loss(z, y)
+            torch.testing.assert_close(loss, expected)
+            loss.backward()
+            multismooth.torch.loss_and_grad(z, y)  # warns no second time, which pytest would make an error
+        assert len(found) == 1
+        assert ran == ["whole", "whole"]
+    finally:
+        choice.works_on.cache_clear()
+
+
 # --- on a device alone -----------------------------------------------------------------------------------------------
 
 

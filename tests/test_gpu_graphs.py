@@ -8,10 +8,12 @@ from requirements import need
 
 import multismooth
 from multismooth import spec
-from multismooth.problem import Call
+from multismooth.problem import Call, Problem, Settings
 from multismooth.reduction import reduced_plan
 
 torch = need("torch")
+
+from torch.overrides import TorchFunctionMode  # noqa: E402 torch first
 
 from multismooth.torch import autograd, operators  # noqa: E402 torch first
 from multismooth.torch.gpu import launch, plans  # noqa: E402 torch first
@@ -59,6 +61,76 @@ def test_a_plan_in_one_launch_is_that_of_spec_for_every_convention(device, reduc
     assert tried > 60
 
 
+COEFFICIENTS = ("labels", "a", "b", "z_loss", "v", "v_sum", "mask", "active")
+
+
+def everyday_arguments(device, count, classes):
+    """Arguments that are arrays: some of each at a time, then all of them."""
+    generator = torch.Generator().manual_seed(3)
+    weight, each, epsilon = (torch.rand(n, generator=generator) for n in (classes, count, count))
+    arrays = {"weight": weight, "sample_weight": each * (torch.arange(count) % 4), "label_smoothing": epsilon / 3}
+    arrays |= {"class_mask": torch.arange(classes) != 3, "normalizer": torch.tensor(7.0)}
+    arrays = {name: value.to(device) for name, value in arrays.items()}
+    yield from ({name: value} for name, value in arrays.items())
+    yield {"weight": arrays["weight"], "sample_weight": arrays["sample_weight"], "z_loss": 0.1}
+    yield {"weight": arrays["weight"] * 0}  # a mean over no weight is NaN if any element counts
+    yield arrays | {"z_loss": 0.1}
+
+
+def assert_same_plan(found, right, labels, name):
+    count, active = labels.numel(), right.active
+    for field in COEFFICIENTS:
+        mine, theirs = getattr(found, field), getattr(right, field)
+        if field in ("active", "z_loss", "mask", "v"):
+            mine, theirs = (({"active": True, "v": 1.0}.get(field, 0.0) if x is None else x) for x in (mine, theirs))
+        if field == "v" and isinstance(theirs, float) != isinstance(mine, float):
+            raise AssertionError((name, "only one of the plans has a row v"))
+        mine, theirs = (torch.as_tensor(x, dtype=torch.float64).cpu().flatten() for x in (mine, theirs))
+        if field not in ("v", "mask"):
+            mine, theirs = mine.expand(count), theirs.expand(count)
+        if field in ("a", "b", "z_loss") and active is not None:  # elsewhere they are multiplied by nothing
+            mine, theirs = mine * active.cpu(), theirs.where(active.cpu(), 0.0)
+        torch.testing.assert_close(mine, theirs, rtol=2e-6, atol=1e-9, equal_nan=True, msg=f"{name} {field}")
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_plan_from_arrays_is_that_of_spec_for_every_convention(device, reduction):
+    labels, tried = torch.tensor([0, -100, 2, 4, 9, 1, -1, 3]), 0
+    kinds = {
+        (c.spread, c.smoothing_map, c.ignore_scope, c.class_weights, c.denominator, c.denominator_floor, c.scale): c
+        for c in multismooth.conventions.values()
+    }
+    for convention in kinds.values():
+        for arrays in everyday_arguments(device, 8, 5):
+            settings = {"convention": convention, "reduction": reduction} | arrays
+            if reduction == "sum":
+                settings.pop("normalizer", None)
+            elif convention.denominator == "caller":
+                settings.setdefault("normalizer", 3.0)
+            problem, bound_settings = bound(device, labels.tolist(), **settings)
+            if plans.supports_arrays(problem, bound_settings):
+                found, right = (
+                    plans.planned_from_arrays(problem, bound_settings),
+                    reduced_plan(problem, bound_settings, XP),
+                )
+                assert_same_plan(found, right, labels, (convention.name, list(arrays)))
+                tried += 1
+    assert tried > 80
+
+
+def test_many_elements_take_two_launches_and_give_the_same_plan(device, monkeypatch):
+    labels = torch.arange(3 * plans.BLOCK + 7) % 6 - 1
+    arguments = list(everyday_arguments(device, labels.numel(), 5))
+    for arrays in (arguments[0], arguments[-1], {}):
+        problem, settings = bound(device, labels.tolist(), ignore_index=-1, **arrays)
+        right = plans.planned_from_arrays(problem, settings)
+        with monkeypatch.context() as patch:
+            patch.setattr(plans, "MAX_ELEMENTS_IN_ONE_LAUNCH", 100)
+            found = plans.planned_from_arrays(problem, settings)
+        assert_same_plan(found, right, labels, list(arrays))
+        assert_same_plan(found, reduced_plan(problem, settings, XP), labels, list(arrays))
+
+
 def test_calls_that_say_more_are_planned_by_spec(device):
     labels, weight = [0, 1, 2, -100], torch.ones(5, device=device)
     assert plans.supports(*bound(device, labels))
@@ -66,17 +138,26 @@ def test_calls_that_say_more_are_planned_by_spec(device):
     assert plans.supports(*bound(device, labels, convention="liger", z_loss=0.1))  # no weights, so one denominator
     apart = multismooth.Convention(z_loss_denominator="all")
     assert plans.supports(*bound(device, labels, convention=apart))
-    for more in (
+    arrays = (
         {"weight": weight},
-        {"prior": weight / 5},
         {"class_mask": weight > 0},
         {"sample_weight": torch.ones(4, device=device)},
         {"label_smoothing": torch.tensor(0.1, device=device)},
         {"normalizer": torch.tensor(7.0, device=device)},
+    )
+    others = (
+        {"prior": weight / 5},
         {"convention": multismooth.Convention(exclude=(1,))},
         {"convention": apart, "z_loss": 0.1},
-    ):
-        assert not plans.supports(*bound(device, labels, **more)), more
+        {"convention": multismooth.Convention(objective="kl"), "weight": weight},
+        {"class_mask": torch.ones(4, 5, dtype=torch.bool, device=device)},
+        {"z_loss": torch.tensor(0.1, device=device)},
+        {"sample_weight": torch.ones(4, 2, device=device)[:, 0]},
+    )
+    for more in (*arrays, *others):
+        call = bound(device, labels, **more)
+        assert not plans.supports(*call), more
+        assert plans.supports_arrays(*call) == any(more is one for one in arrays), more
 
 
 def test_a_mean_over_nothing_and_many_elements(device):
@@ -99,6 +180,27 @@ def test_the_loss_is_planned_this_way(device, monkeypatch):
     assert len(calls) == 1
     expected = torch.nn.functional.cross_entropy(problem.logits, problem.targets, label_smoothing=0.1)
     torch.testing.assert_close(loss, expected)
+
+
+class NothingFromTheHost(TorchFunctionMode):
+    """Fails where a tensor is made of values of the host. A device waits for their copy, and no graph captures it."""
+
+    MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy)
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        assert function not in self.MAKERS, arguments
+        return function(*arguments, **(options or {}))
+
+
+def test_no_plan_of_any_convention_is_copied_from_the_host():
+    labels = torch.empty(4, dtype=torch.long, device="meta")
+    logits, weight, each = (torch.empty(*shape, device="meta") for shape in ((4, 9), (9,), (4,)))
+    for convention in (*multismooth.conventions.values(), multismooth.Convention(exclude=(1, 7))):
+        settings = Settings(convention, 1)
+        for more in ({}, {"weight": weight, "sample_weight": each, "z_loss": 0.1}, {"class_mask": weight > 0}):
+            with NothingFromTheHost():
+                plan = reduced_plan(Problem(logits, labels, 0.1, normalizer=7.0, **more), settings, XP)
+            assert {x.device.type for x in plan if isinstance(x, torch.Tensor)} == {"meta"}, convention.name
 
 
 # --- operators ------------------------------------------------------------------------------------------------------

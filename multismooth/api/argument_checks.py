@@ -140,7 +140,7 @@ def existing(mask, excluded, num_classes):
     if mask is not None:
         yield "class_mask", mask
     if excluded:
-        yield "convention", np.array([k not in excluded for k in range(num_classes)])
+        yield "convention", ~np.isin(np.arange(num_classes), excluded)
 
 
 def allowed_classes(mask, excluded, num_classes, axis):

@@ -69,7 +69,7 @@ class Conversions:
         value = self._elementwise("label_smoothing", value, z, shape)
         if validate is False or self._values(value, validate) is not None:
             return value
-        return self._nan_outside(value, 0.0, z)
+        return self.backend.nan_outside(value, 1.0, z)
 
     def _nan_outside(self, value, slack, z):
         """The value, with NaN in place of entries outside [0, 1] (by more than `slack`)."""
@@ -119,7 +119,7 @@ class Conversions:
             raise complain(name, "a number or a 0-d array", got, argument_checks.NOT_NEGATIVE[name])
         if (values := self._values(value, validate)) is not None:
             argument_checks.not_negative(name, values)
-        return self.backend.xp.astype(value, self.backend.xp.float_of(z))
+        return self.backend.xp.astype(value, self.backend.xp.float_of(z), copy=False)
 
     def _nan_if_invalid(self, problem, validate):
         """The Problem with NaN in place of invalid numbers that no check can read.
@@ -131,19 +131,17 @@ class Conversions:
             value = getattr(problem, name)
             if value is None or isinstance(value, float) or self._values(value, validate) is not None:
                 continue
-            valid = self._valid(name, value)
-            changed[name] = self.backend.xp.where(
-                valid,
-                self.backend.xp.constant(value, problem.logits),
-                self.backend.xp.constant(np.nan, problem.logits),
-            )
+            z, xp = problem.logits, self.backend.xp
+            if name == "prior":
+                valid = self._valid_rows(value)
+                changed[name] = xp.where(valid, xp.constant(value, z), xp.constant(np.nan, z))
+            else:
+                changed[name] = self.backend.nan_outside(value, None, z)
         return problem._replace(**changed) if changed else problem
 
-    def _valid(self, name, value):
-        """Where an array of numbers is valid."""
+    def _valid_rows(self, value):
+        """Where the rows of a prior are distributions."""
         xp = self.backend.xp
-        if name != "prior":
-            return (value >= 0) & (value < float("inf"))
         slack, rows = target_checks.tolerance(value.dtype), xp.astype(value, xp.float_of(value))
         total, lowest = xp.sum(rows, axis=-1, keepdims=True), xp.min(rows, axis=-1, keepdims=True)
         return (lowest >= -slack) & (xp.abs(total - 1) <= slack)

@@ -12,6 +12,7 @@ from multismooth.implementations import select
 from multismooth.reduction import reduced_plan
 from multismooth.torch import autograd, compat, linear, operators
 from multismooth.torch.choice import plan_and_kernel
+from multismooth.torch.gpu import launch
 from multismooth.torch.namespace import XP
 
 KNOWN_TO_NUMPY = (torch.float32, torch.float64, torch.float16)
@@ -85,6 +86,11 @@ class TorchBackend(Backend):
             f"one on {array.device}",
             f"Move it: {argument}.to({str(like.device)!r}).",
         )
+
+    def nan_outside(self, value, high, z):
+        if value.is_cuda and compat.eligible(value, others=[value]) and launch.guards(value, z):
+            return launch.guarded(value, high)
+        return super().nan_outside(value, high, z)
 
     def size(self, value):
         return value if isinstance(value, torch.SymInt) else super().size(value)

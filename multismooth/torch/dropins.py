@@ -51,6 +51,7 @@ def cross_entropy(
         loss = logits.sum(axis)  # without classes the loss is 0, although 1/K is not defined
         loss = loss if reduction == "none" else loss.sum()
         return originals.as_original(loss, reduction == "mean", dtype)
+    call, empty = originals.marked(call, empty)
     return originals.as_original(_backend.loss(call), empty, dtype)
 
 

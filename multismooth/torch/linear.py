@@ -39,7 +39,7 @@ def _chunk_rows(hidden, classifier, chunk_rows, settings=None):
         return rows
     if hidden.is_cpu:
         return linear.chunk_size(rows, classes, chunk_rows, WORKSPACE if settings else linear.WORKSPACE)
-    in_place = settings and not settings.soft and launch.compiled()
+    in_place = settings and not settings.soft and launch.device(hidden)
     workspace = DEVICE_WORKSPACE // (hidden.itemsize if in_place else SPEC_BYTES)
     return linear.chunk_size(rows, classes, chunk_rows, workspace, **DEVICE_ROWS)
 

@@ -31,8 +31,6 @@ def constant(value, z):
     """The value as a tensor of the computing dtype on the device of z."""
     if isinstance(value, torch.Tensor):
         return value.to(float_of(z))
-    if isinstance(value, list):
-        return torch.tensor(value, dtype=float_of(z), device=z.device)
     return torch.full((), value, dtype=float_of(z), device=z.device)
 
 

@@ -7,6 +7,7 @@ two devices of which one is "meta".
 """
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from multismooth.registry import conventions
 from multismooth.torch import compat
 from multismooth.torch.autocast import layer_dtype, loss_dtype
 from multismooth.torch.namespace import XP
+from multismooth.torch.plans import marks_nothing
 
 LOGITS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 LABELS = (torch.int64, torch.uint8)
@@ -47,7 +49,7 @@ REFUSALS = {ValueError: Refusal, TargetError: TargetRefusal, SmoothingError: Smo
 
 
 def checked_call(backend, logits, target, weight, ignore_index, reduction, label_smoothing):
-    """(Call, whether it is a mean over no elements, the result's dtype) of a call."""
+    """(Call, whether it is a mean over no elements, or a function that says so, the result's dtype) of a call."""
     key = None
     if not compat.watched():
         try:
@@ -70,8 +72,15 @@ def checked_call(backend, logits, target, weight, ignore_index, reduction, label
     )
     if key is not None and logits.is_cpu:
         _remember(backend, key, problem, settings, (logits, target, weight), dtype)
-    empty = reduction == "mean" and _denominator_is_zero(problem, settings, labels, backend)
+    empty = reduction == "mean" and partial(_denominator_is_zero, problem, settings, labels, backend)
     return Call(problem, settings), empty, dtype
+
+
+def marked(call, empty):
+    """(Call, empty) of logits. On a GPU the plan itself marks a mean over no elements, which spares eight launches."""
+    if callable(empty) and marks_nothing(call.problem, call.settings):
+        return call._replace(settings=call.settings._replace(nothing_is_nan=True)), False
+    return call, empty
 
 
 def _remember(backend, key, problem, settings, given, dtype):
@@ -145,7 +154,7 @@ def same_layer_dtype(input, **parameters):
 
 def as_original(loss, empty, dtype):
     """The loss in the original's dtype, and NaN for a mean over no elements (`empty`), as the original returns."""
-    loss = loss if loss.dtype is dtype else loss.to(dtype)
+    loss, empty = loss if loss.dtype is dtype else loss.to(dtype), empty() if callable(empty) else empty
     if empty is False:
         return loss
     if isinstance(empty, torch.Tensor):

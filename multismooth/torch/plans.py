@@ -8,11 +8,12 @@ GPU one launch makes the plan of a common kind of call (`gpu.plans`).
 import numpy as np
 import torch
 
-from multismooth.implementations import is_requested
+from multismooth.implementations import is_requested, requested
 from multismooth.namespace import XP as NUMPY
 from multismooth.plan import with_numbers
 from multismooth.recording import plan_program
 from multismooth.reduction import reduced_plan
+from multismooth.torch import compat
 from multismooth.torch.gpu import plans as gpu
 from multismooth.torch.namespace import XP
 
@@ -33,6 +34,12 @@ def planned(problem, settings):
     arrays = type(problem)(shape_only, *[x.detach().numpy() if isinstance(x, torch.Tensor) else x for x in arguments])
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         return with_numbers(reduced_plan(arrays, settings, NUMPY))
+
+
+def marks_nothing(problem, settings):
+    """Whether a mean over no elements becomes NaN by its plan alone: see `Settings.nothing_is_nan`."""
+    seen = problem.logits.is_cpu or settings.soft or problem.weight is not None or requested() is not None
+    return not seen and compat.eligible(problem.logits) and gpu.knows(problem, settings)
 
 
 def in_numpy(problem, settings):

@@ -1,10 +1,11 @@
 """Logits on an NVIDIA GPU, computed by Triton's kernels. The rest of the package imports `launch` and `plans`.
 
-plans            makes the plan of a frequent kind of call on the device, in one launch
+plans            makes the plan of an everyday call on the device, in one launch or two
 choice           says which calls the kernels compute, and on which devices
 layout           sees logits of any shape and strides as (B, K, P)
 tiles            chooses the tile of a kernel
 launch           launches the kernels
-kernels          the kernels: `forward`, `backward`, `both`, `lookup`, `rescale`
+kernels          the kernels of logits: `forward`, `backward`, `both`; and `lookup`, `rescale`
+plan_kernels     the kernels that make a plan from arrays: `everyday`, `sums`, `guard`
 tile_arithmetic  what the kernels compute of a tile
 """

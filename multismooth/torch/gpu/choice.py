@@ -2,9 +2,12 @@
 
 import math
 import os
+import warnings
 from functools import lru_cache
 
 import torch
+
+from multismooth.torch.compat import without_modes
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 MIN_CAPABILITY = (8, 0)  # of NVIDIA's GPUs
@@ -27,12 +30,36 @@ def interpreted():
 
 
 def device(tensor):
-    """Whether the kernels run where a tensor is. AMD's GPUs, which PyTorch also calls CUDA devices, are left out."""
-    if tensor.is_cuda:
-        able = torch.version.hip is None and torch.cuda.get_device_capability(tensor.device) >= MIN_CAPABILITY
-    else:
-        able = tensor.is_cpu and interpreted()
-    return able and compiled() is not None
+    """Whether the kernels run where a tensor is."""
+    return (tensor.is_cuda or (tensor.is_cpu and interpreted())) and works_on(tensor.device)
+
+
+@lru_cache
+def works_on(place):
+    """Whether the kernels run on a torch.device: the smallest of them is launched there once.
+
+    Where there is no C compiler, or a Triton that does not suit the GPU, that fails. It is one warning, and PyTorch's
+    own operators compute the losses. AMD's GPUs, which PyTorch also calls CUDA devices, are left out.
+    """
+    if place.type == "cuda" and (torch.version.hip or torch.cuda.get_device_capability(place) < MIN_CAPABILITY):
+        return False
+    try:
+        if compiled() is None:
+            return False
+        with without_modes():
+            one = torch.ones(1, device=place)
+            with torch.cuda.device_of(one):
+                compiled().rescale[(1,)](one, one, 1, 1, enable_fp_fusion=True)
+    except Exception as error:  # Triton, its compiler and the C compiler raise any kind of exception
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        warnings.warn(
+            f"multismooth: Triton's kernels do not run on {place} ({reason}). PyTorch's operators compute the losses, "
+            "more slowly. Triton needs a C compiler (apt install gcc) and the version that this PyTorch asks for.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def fits(logits, plan, axis):
@@ -63,7 +90,7 @@ def max_cluster_blocks(device):
 
 
 def compiles_clusters():
-    """Whether this Triton compiles reductions over several blocks. Up to Triton 3.7 its compiler fails."""
+    """Whether this Triton compiles our reductions over several blocks. Up to Triton 3.8 its compiler fails."""
     from triton import __version__
 
-    return tuple(int(part) for part in __version__.split(".")[:2]) >= (3, 8)
+    return tuple(int(part) for part in __version__.split(".")[:2]) >= (3, 9)

@@ -5,34 +5,38 @@ sizes and strides, the distances between the plan's entries (STEPS), and the til
 computed. The file ends with two kernels that take no tile of logits: `lookup` makes a plan, `rescale` multiplies a
 gradient.
 
-Instructions per logit in the machine code for sm_90 (Triton 3.9, bfloat16; a and b are numbers, v = 1/K). In brackets:
-with everything else that a plan may hold. The counts are per logit of a tile, include the tile's own instructions, and
-count the body of a loop once. Nothing was run; `python tests/test_gpu_compiled.py` prints all of it. An H200 can issue
-27 instructions in the time of 4 bytes.
+Instructions per logit in the machine code for sm_90 (bfloat16, Triton 3.9; in brackets 3.6), of an everyday call on a
+GPU: coefficients of its own for each element, v = 1/K, some elements ignored. The counts are per logit of a tile,
+include the tile's own instructions, and count the body of a loop once. Nothing was run; `python
+tests/test_gpu_compiled.py` prints all of it. An H200 can issue 27 instructions in the time of 4 bytes.
 
-    K                  forward      backward     both         what keeps the row in `both`
-    32,000             19           16           24           2 blocks of 16 warps and 64 registers: two fit together
-    50,257 (edges)     22 (33)      20 (30)      32 (48)      4 blocks
-    128,256            19 (27)      16 (25)      24 (38)      8 blocks
-    262,144            19           16           24           16 blocks
-    32,000, no cluster                           22           1 block of 32 warps
-    128,256, no cluster                          32           nothing: the row is read twice
-    150, images        44           17           44           1 block of 8 warps: 32 elements side by side
+    K                     forward   backward  both       what keeps the row in `both`
+    1,000                 18 (18)   12 (13)   18 (20)    1 warp
+    32,000                19 (20)   13 (14)   23         2 blocks of 16 warps and 64 registers: two fit together
+    50,257 (edges)        22 (24)   15 (16)   33         4 blocks
+    128,256               19 (20)   13 (14)   24         8 blocks
+    262,144               19 (20)   13 (14)   24         16 blocks
+    32,000, no cluster                        20 (22)    1 block of 32 warps
+    128,256, no cluster                       25 (27)    nothing: the row is read twice
+    150, images           53 (56)   20 (20)   54 (53)    1 block of 8 warps: 32 elements side by side
+
 There is one exponential for each logit, and one for each 16 bytes of logits where a maximum is running. Logits and
 their gradient are read and written 16 bytes at a time, except at edges.
 
-The label's entry of the gradient is found by comparing every class of the tile. A scalar store after the tile's would
-save two instructions per logit. But it needs a barrier between the two, and across the blocks of a cluster Triton has
-none.
+The label's entry of the gradient is written over the tile's, after a barrier. Where blocks of a cluster share the tile,
+Triton has no such barrier, and the label is found by comparing every class. That is three instructions per logit.
 """
 
 import triton
 import triton.language as tl
 
+from multismooth.torch.gpu.plan_kernels import everyday, guard, sums
 from multismooth.torch.gpu.tile_arithmetic import (
     LOWEST_PEAK,
     coefficients,
     edges,
+    gradient_factors,
+    label_is_mine,
     label_logit,
     load_and_store_gradient,
     load_logits,
@@ -42,91 +46,100 @@ from multismooth.torch.gpu.tile_arithmetic import (
     resident_statistics,
     row_bounds,
     row_max,
-    scale_of,
     store_gradient,
+    store_label_gradient,
     tile_elements,
     whole_accesses,
 )
 
+__all__ = ["backward", "both", "everyday", "forward", "guard", "lookup", "rescale", "sums", "tl"]
+
 
 @triton.jit
 def forward(
-    logits, gradient, losses, peaks, totals, upstream, plan, v, mask, K, P, sb, sp, sk, gb, gp, gk,
+    logits, gradient, losses, peaks, totals, upstream, plan, v, mask, B, K, P, sb, sp, sk, gb, gp, gk,
     STEPS: tl.constexpr, SKIP_IF_ONE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr,
-    VEC: tl.constexpr, EDGE: tl.constexpr, COMPUTE: tl.constexpr,
+    CTAS: tl.constexpr, VEC: tl.constexpr, EDGE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """Losses, peaks and totals (B·P), from one read."""
-    batch, p, exists = tile_elements(tl.program_id(0), P, ROWS)
+    """Losses, peaks and totals (B·P), from one read.
+
+    The loss of an element whose logits do not count is 0, or NaN if its a is: so a plan marks a mean over nothing.
+    """
+    batch, p, exists = tile_elements(B, P, ROWS)
     element, start = batch * P + p, batch * sb + p * sp  # (ROWS, 1)
     label, a, b, v_sum, z_loss, active = coefficients(plan, element, exists, STEPS, COMPUTE)
     lead, first, last = row_bounds(start, K, VEC, EDGE)
     z_y, anchor = label_logit(logits, start, label, sk, mask, active, COMPUTE)
     peak, total, v_sum_z = looping_statistics(
-        place_zero(logits, start, VEC), sk, K, anchor, active, lead, first, last, v, mask,
-        ROWS, COLS, GROUP, VEC, EDGE, COMPUTE, "evict_first",
+        place_zero(logits, start, VEC), sk, K, anchor, exists, active, lead, first, last, v, mask,
+        ROWS, COLS, GROUP, VEC, EDGE, COMPUTE, "",
     )  # fmt: skip
-    loss = loss_of(peak, total, v_sum_z, anchor, z_y, v, K, a, b, v_sum, z_loss)
-    tl.store(losses + element, tl.where(active, loss, 0.0), mask=exists)
+    loss = loss_of(peak, total, v_sum_z, anchor, z_y, v, K, a, b, v_sum, z_loss, plan[4] is not None)
+    tl.store(losses + element, tl.where(active, loss, tl.where(a == a, 0.0, a)), mask=exists)
     tl.store(peaks + element, peak, mask=exists)
     tl.store(totals + element, total, mask=exists)
 
 
 @triton.jit
 def backward(
-    logits, gradient, losses, peaks, totals, upstream, plan, v, mask, K, P, sb, sp, sk, gb, gp, gk,
+    logits, gradient, losses, peaks, totals, upstream, plan, v, mask, B, K, P, sb, sp, sk, gb, gp, gk,
     STEPS: tl.constexpr, SKIP_IF_ONE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr,
-    VEC: tl.constexpr, EDGE: tl.constexpr, COMPUTE: tl.constexpr,
+    CTAS: tl.constexpr, VEC: tl.constexpr, EDGE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """The gradient from what `forward` or `both` found: one read and one write, with a program for each COLS classes.
 
     SKIP_IF_ONE: `gradient` already holds the gradient for an upstream gradient of 1. Only the device can see that
     number, so the kernel looks and returns.
     """
-    HAS_INACTIVE: tl.constexpr = plan[5] is not None
     factor = 1.0
     if upstream is not None:
         factor = tl.load(upstream)
     if SKIP_IF_ONE:  # noqa: SIM102 the compiler knows the first condition, the device alone the second
         if factor == 1:
             return
-    programs = tl.cdiv(K, COLS)
-    batch, p, exists = tile_elements(tl.program_id(0) // programs, P, ROWS)
-    left = tl.program_id(0) % programs * COLS
+    batch, p, exists = tile_elements(B, P, ROWS)
+    left = tl.program_id(0) * COLS
     element, start = batch * P + p, batch * sb + p * sp  # (ROWS, 1)
     label, a, b, v_sum, z_loss, active = coefficients(plan, element, exists, STEPS, COMPUTE)
     peak, total = tl.load(peaks + element, mask=exists, other=0), tl.load(totals + element, mask=exists, other=1)
     if upstream is not None:
         a, b, z_loss = a * factor, b * factor, z_loss * factor
-    scale = scale_of(peak, total, a, b, v_sum, z_loss)
+    a, b, scale = gradient_factors(active, peak, total, a, b, v_sum, z_loss, plan[4] is not None)
     lead, first, last = row_bounds(start, K, VEC, EDGE)
     origin, target = place_zero(logits, start, VEC), place_zero(gradient, batch * gb + p * gp, VEC)
+    mine = label_is_mine(label + lead, left, first, last, active, COLS, EDGE)
+    z_y, _ = label_logit(logits, start, label, sk, mask, mine, COMPUTE)
+    tl.debug_barrier()  # the gradient may overwrite the logits, and another warp may not have read the label's yet
     j, inside = whole_accesses(left, first, last, COLS, EDGE)
     load_and_store_gradient(
         origin, target, j, sk, gk, j - lead, K, inside, exists, active, peak, label, scale, a, b, v, mask,
-        HAS_INACTIVE, COMPUTE,
+        False, "", COMPUTE,
     )  # fmt: skip
     if EDGE > 0:  # noqa: SIM102 the compiler knows the first condition, the device alone the second
         if left == 0:
             i, outer = edges(lead, first, last, K, VEC, EDGE)
             load_and_store_gradient(
                 origin, target, i, sk, gk, i - lead, K, outer, exists, active, peak, label, scale, a, b, v, mask,
-                HAS_INACTIVE, COMPUTE,
+                False, "", COMPUTE,
             )  # fmt: skip
+    tl.debug_barrier()
+    place = gradient + batch * gb + p * gp
+    store_label_gradient(place, z_y, label, gk, K, mine, peak, scale, a, b, v, COMPUTE)
 
 
 @triton.jit
 def both(
-    logits, gradient, losses, peaks, totals, upstream, plan, v, mask, K, P, sb, sp, sk, gb, gp, gk,
+    logits, gradient, losses, peaks, totals, upstream, plan, v, mask, B, K, P, sb, sp, sk, gb, gp, gk,
     STEPS: tl.constexpr, SKIP_IF_ONE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr,
-    VEC: tl.constexpr, EDGE: tl.constexpr, COMPUTE: tl.constexpr,
+    CTAS: tl.constexpr, VEC: tl.constexpr, EDGE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """Losses and gradient.
 
     GROUP 0: the tile holds all classes, which are read once. Otherwise they are read twice, the second time from the
     L2 cache at best.
     """
-    HAS_INACTIVE: tl.constexpr = plan[5] is not None
-    batch, p, exists = tile_elements(tl.program_id(0), P, ROWS)
+    COMPARES: tl.constexpr = CTAS > 1
+    batch, p, exists = tile_elements(B, P, ROWS)
     element, start = batch * P + p, batch * sb + p * sp  # (ROWS, 1)
     label, a, b, v_sum, z_loss, active = coefficients(plan, element, exists, STEPS, COMPUTE)
     lead, first, last = row_bounds(start, K, VEC, EDGE)
@@ -136,48 +149,48 @@ def both(
     if EDGE > 0:
         i, outer = edges(lead, first, last, K, VEC, EDGE)
     if GROUP == 0:
-        z = load_logits(origin, j, sk, j - lead, inside & active, mask, COMPUTE, "evict_first")
+        z = load_logits(origin, j, sk, j - lead, inside, exists, active, mask, COMPUTE, "")
         peak = tl.maximum(row_max(z), LOWEST_PEAK)
         if EDGE > 0:
-            z_edge = load_logits(origin, i, sk, i - lead, outer & active, mask, COMPUTE, "evict_first")
+            z_edge = load_logits(origin, i, sk, i - lead, outer, exists, active, mask, COMPUTE, "")
             peak = tl.maximum(row_max(z_edge), peak)
         anchor = peak
         e, total, v_sum_z = resident_statistics(z, peak, v, j - lead, inside & active, COMPUTE)
         if EDGE > 0:
-            e_edge, more, v_more = resident_statistics(z_edge, peak, v, i - lead, outer & active, COMPUTE)
+            _, more, v_more = resident_statistics(z_edge, peak, v, i - lead, outer & active, COMPUTE)
             total, v_sum_z = total + more, v_sum_z + v_more
     else:
         peak, total, v_sum_z = looping_statistics(
-            origin, sk, K, anchor, active, lead, first, last, v, mask,
+            origin, sk, K, anchor, exists, active, lead, first, last, v, mask,
             ROWS, COLS, GROUP, VEC, EDGE, COMPUTE, "evict_last",
         )  # fmt: skip
     if peaks is not None:  # stored now: if they wait for the loss, they spill where blocks share a row
         tl.store(peaks + element, peak, mask=exists)
         tl.store(totals + element, total, mask=exists)
-    scale = scale_of(peak, total, a, b, v_sum, z_loss)
-    loss = loss_of(peak, total, v_sum_z, anchor, z_y, v, K, a, b, v_sum, z_loss)
-    tl.store(losses + element, tl.where(active, loss, 0.0), mask=exists)
+    loss = loss_of(peak, total, v_sum_z, anchor, z_y, v, K, a, b, v_sum, z_loss, plan[4] is not None)
+    tl.store(losses + element, tl.where(active, loss, tl.where(a == a, 0.0, a)), mask=exists)
+    a, b, scale = gradient_factors(active, peak, total, a, b, v_sum, z_loss, plan[4] is not None)
     tl.debug_barrier()  # the gradient may overwrite the logits, and another warp may not have read the label's yet
     if GROUP == 0:
         store_gradient(
-            e, target, j, gk, j - lead, K, inside & exists, label, active, scale, a, b, v, HAS_INACTIVE, COMPUTE
+            e, target, j, gk, j - lead, K, inside & exists, label, active, scale, a, b, v, COMPARES, "", COMPUTE
         )
-        if EDGE > 0:
-            store_gradient(
-                e_edge, target, i, gk, i - lead, K, outer & exists, label, active, scale, a, b, v, HAS_INACTIVE, COMPUTE
-            )
-    else:
-        for left in range(0, K, COLS):
-            j, inside = whole_accesses(left, first, last, COLS, EDGE)
+    else:  # from the last tile to the first: what was read last is the likeliest to be in the L2 cache still
+        for tile in range(0, tl.cdiv(K, COLS)):
+            j, inside = whole_accesses((tl.cdiv(K, COLS) - 1 - tile) * COLS, first, last, COLS, EDGE)
             load_and_store_gradient(
                 origin, target, j, sk, gk, j - lead, K, inside, exists, active, peak, label, scale, a, b, v, mask,
-                HAS_INACTIVE, COMPUTE,
+                COMPARES, "evict_first", COMPUTE,
             )  # fmt: skip
-        if EDGE > 0:
-            load_and_store_gradient(
-                origin, target, i, sk, gk, i - lead, K, outer, exists, active, peak, label, scale, a, b, v, mask,
-                HAS_INACTIVE, COMPUTE,
-            )  # fmt: skip
+    if EDGE > 0:  # read again, which takes fewer registers than to keep it
+        load_and_store_gradient(
+            origin, target, i, sk, gk, i - lead, K, outer, exists, active, peak, label, scale, a, b, v, mask,
+            COMPARES, "", COMPUTE,
+        )  # fmt: skip
+    if not COMPARES:
+        tl.debug_barrier()
+        place = gradient + batch * gb + p * gp
+        store_label_gradient(place, z_y, label, gk, K, active, peak, scale, a, b, v, COMPUTE)
 
 
 # --- kernels that take no tile of logits -----------------------------------------------------------------------------
@@ -201,10 +214,10 @@ def store_coefficient(memory, pair, i, exists, ignored, factor):
 @triton.jit
 def lookup(
     targets, labels, active, memory, pairs, size, K, ignore_index, share, ignored_share, add, floor,
-    DIVIDES_BY_COUNT: tl.constexpr, BLOCK: tl.constexpr,
+    DIVIDES_BY_COUNT: tl.constexpr, NOTHING_IS_NAN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A plan's labels, active, a, b, const and z_loss from pairs of numbers: see `plans`. One program for all."""
-    factor = 1.0
+    factor, of_ignored = 1.0, 0.0
     if DIVIDES_BY_COUNT:  # a mean: `reduction.denominator`
         counts = tl.zeros((BLOCK,), tl.int32)
         for start in range(0, size, BLOCK):
@@ -213,6 +226,8 @@ def lookup(
         number_ignored = tl.sum(counts)
         total = tl.maximum(share * (size - number_ignored) + ignored_share * number_ignored + add, floor)
         factor = tl.where(total == 0, 0.0, 1 / tl.where(total == 0, 1.0, total))
+        if NOTHING_IS_NAN:
+            of_ignored = tl.where(total == 0, float("nan"), 0.0)
     for start in range(0, size, BLOCK):
         i, exists, y, ignored = load_labels(targets, start, size, ignore_index, BLOCK)
         is_class = (y >= 0) & (y < K)
@@ -222,7 +237,8 @@ def lookup(
         nan_if_bad = tl.where(
             is_class | ignored, factor, float("nan")
         )  # a label that names no class: its element is NaN
-        store_coefficient(memory[0], pairs[0], i, exists, ignored, nan_if_bad)
+        a = tl.where(ignored, pairs[0][1] * factor + of_ignored, pairs[0][0] * nan_if_bad)
+        tl.store(memory[0] + i, a, mask=exists)
         store_coefficient(memory[1], pairs[1], i, exists, ignored, factor)
         store_coefficient(memory[2], pairs[2], i, exists, ignored, nan_if_bad)
         store_coefficient(memory[3], pairs[3], i, exists, ignored, factor)

@@ -10,15 +10,16 @@ from functools import lru_cache
 import torch
 
 from multismooth.torch.gpu import choice, tiles
-from multismooth.torch.gpu.choice import compiled, device, fits, interpreted, supports
+from multismooth.torch.gpu.choice import device, fits, interpreted, supports
 from multismooth.torch.gpu.layout import arranged, without_axis
 from multismooth.torch.namespace import float_of
 
 __all__ = [
-    "compiled",
     "device",
     "fits",
     "gradient",
+    "guarded",
+    "guards",
     "interpreted",
     "losses",
     "losses_and_gradient",
@@ -31,12 +32,18 @@ __all__ = [
 # computes.
 REGISTERS_FOR_TWO_BLOCKS = 64
 
+MAX_GRID_AXIS = 2**15  # of the axes 1 and 2 of a grid; CUDA allows 65,535
+
 RESCALE_BLOCK = 2**12  # numbers that a program of `rescale` takes at a time
+GUARD_BLOCK = 2**10  # numbers that a program of `guard` takes
+
 RESCALE_PROGRAMS = 8  # for each multiprocessor, at most
 
 
 def coefficient(value, shape, logits):
     """(a number or a tensor, STEP): None for a number, 0 for a tensor of one entry, 1 for one entry per element."""
+    if value is None:
+        return None, None
     if isinstance(value, torch.Tensor) and value.is_cpu and value.numel() == 1:
         value = value.item()
     if isinstance(value, (int, float)):
@@ -46,6 +53,11 @@ def coefficient(value, shape, logits):
     return (value, 0) if value.numel() == 1 else (value.expand(shape).contiguous(), 1)
 
 
+def grid_of(tiles, programs):
+    """Programs that share a tile's elements on axis 0, tiles on axes 1 and 2, which are shorter than axis 0."""
+    return programs, min(tiles, MAX_GRID_AXIS), -(-tiles // MAX_GRID_AXIS)
+
+
 class Call:
     """The arguments of one call as the kernels take them, and a method for each kernel, which takes the tile."""
 
@@ -53,7 +65,7 @@ class Call:
         logits = logits.detach()
         self.elements, self.dtype = without_axis(logits.shape, axis), float_of(logits)
         self.logits, self.gradient, self.layout = arranged(logits, axis, with_gradient, out)
-        values = (plan.a, plan.b, plan.v_sum, 0.0 if plan.z_loss is None else plan.z_loss)
+        values = (plan.a, plan.b, plan.v_sum, plan.z_loss)
         values, self.steps = zip(*(coefficient(value, self.elements, logits) for value in values), strict=True)
         active = None if plan.active is None else plan.active.expand(self.elements).contiguous()
         rows = (None if row is None else row.reshape(-1) for row in (plan.v, plan.mask))
@@ -66,9 +78,9 @@ class Call:
         self._launch(choice.compiled().forward, tile, *found)
         return found
 
-    def both(self, tile):
-        """(losses, peaks, totals) of all elements, and `self.gradient` is written."""
-        found = self._losses_peaks_totals()
+    def both(self, tile, keeps=True):
+        """(losses, peaks, totals) of all elements, and `self.gradient` is written. keeps: else the losses alone."""
+        found = self._losses_peaks_totals() if keeps else (self._per_element(), None, None)
         self._launch(choice.compiled().both, tile, *found)
         return found
 
@@ -82,7 +94,10 @@ class Call:
         return self.gradient if out is None or self.gradient is out else out.copy_(self.gradient)
 
     def _losses_peaks_totals(self):
-        return tuple(torch.empty(self.elements, dtype=self.dtype, device=self.logits.device) for _ in range(3))
+        return tuple(self._per_element() for _ in range(3))
+
+    def _per_element(self):
+        return torch.empty(self.elements, dtype=self.dtype, device=self.logits.device)
 
     def _launch(self, kernel, tile, losses, peaks, totals, programs_per_element=1, upstream=None, skip_if_one=False):
         kernels, at = choice.compiled(), self.layout
@@ -92,10 +107,10 @@ class Call:
         long_resident = tile.group == 0 and tile.cols >= tiles.MAX_TILE_TWO_BLOCKS
         registers = REGISTERS_FOR_TWO_BLOCKS if self.needs_few_registers and long_resident else None
         with torch.cuda.device_of(self.logits):
-            kernel[(at.batch * -(-at.positions // tile.rows) * programs_per_element,)](
+            kernel[grid_of(at.batch * -(-at.positions // tile.rows), programs_per_element)](
                 self.logits, self.gradient, losses, peaks, totals, upstream, *self.plan,
-                at.classes, at.positions, *at.logits_strides, *at.gradient_strides, self.steps,
-                skip_if_one, tile.rows, tile.cols, tile.group, tile.vec, tile.edge, compute,
+                at.batch, at.classes, at.positions, *at.logits_strides, *at.gradient_strides, self.steps,
+                skip_if_one, tile.rows, tile.cols, tile.group, tile.ctas, tile.vec, tile.edge, compute,
                 num_warps=tile.warps, num_ctas=tile.ctas, maxnreg=registers, enable_fp_fusion=True,
             )  # fmt: skip
 
@@ -108,7 +123,7 @@ def triton(logits, plan, axis, with_gradient=True, summed=False, out=None):
     if not with_gradient:
         loss, found = losses(logits, plan, axis)[0], None
     else:
-        loss, found, *_ = losses_and_gradient(logits, plan, axis, out)
+        loss, found, *_ = losses_and_gradient(logits, plan, axis, out, keeps=False)
     return loss.sum() if summed else loss, found
 
 
@@ -131,14 +146,17 @@ def gradient(logits, plan, axis, peaks, totals, out=None, upstream=None, skip_if
     return call.gradient_in(out)
 
 
-def losses_and_gradient(logits, plan, axis, out=None):
-    """(per-element losses, gradient of their sum, peaks, totals), by the kernels that read the logits least often."""
+def losses_and_gradient(logits, plan, axis, out=None, keeps=True):
+    """(per-element losses, gradient of their sum, peaks, totals), by the kernels that read the logits least often.
+
+    keeps: peaks and totals are needed, for another gradient.
+    """
     call = Call(logits, plan, axis, out=out)
     tile = tiles.both_tile(call.layout, logits.itemsize, choice.max_cluster_blocks(logits.device))
     if tile is None:
         loss, *found = losses(logits, plan, axis)
         return loss, gradient(logits, plan, axis, *found, out), *found
-    loss, *found = call.both(tile)
+    loss, *found = call.both(tile, keeps)
     return with_const(loss, plan), call.gradient_in(out), *found
 
 
@@ -160,6 +178,24 @@ def rescaled_(memory, factor):
     with torch.cuda.device_of(memory):
         choice.compiled().rescale[(programs,)](memory, factor, memory.numel(), RESCALE_BLOCK, enable_fp_fusion=True)
     return memory
+
+
+# --- values that no check can read -----------------------------------------------------------------------------------
+
+
+def guards(values, logits):
+    """Whether `guarded` can look at an argument of these logits."""
+    return float_of(logits) is torch.float32 and values.numel() > 0 and choice.device(values)
+
+
+def guarded(values, high):
+    """`Backend.nan_outside` as float32, by one launch."""
+    values = values.contiguous()
+    found = torch.empty_like(values, dtype=torch.float32)
+    with torch.cuda.device_of(values):
+        programs = -(-values.numel() // GUARD_BLOCK)
+        choice.compiled().guard[(programs,)](values, found, values.numel(), high, GUARD_BLOCK, enable_fp_fusion=True)
+    return found
 
 
 @lru_cache

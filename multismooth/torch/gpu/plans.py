@@ -1,9 +1,11 @@
-"""The plan of a frequent kind of call on a GPU, in one launch: integer labels, and numbers for everything else.
+"""The plan of an everyday call on a GPU, in one launch or two: integer labels, and numbers or arrays for the rest.
 
-`plan_of` makes a plan of some forty operations on arrays of the elements' size. To launch them takes as long as to
-compute loss and gradient of 8,192 × 32,000 logits. In such a call an element's coefficients depend only on whether its
-label is ignored. So we run `plan_of` on two labels (a class, the ignored one) and let a kernel pick one of the two
-results per element.
+`plan_of` makes a plan of some fifty operations on arrays of the elements' size. To launch them takes as long as to
+compute loss and gradient of 8,192 × 32,000 logits.
+
+`planned` is for calls of numbers. There an element's coefficients depend only on whether its label is ignored. So we
+run `plan_of` on two labels (a class, the ignored one) and let a kernel pick one of the two results per element.
+`planned_from_arrays` is for class weights, a class mask, sample weights, ε per element and a normalizer on the device.
 """
 
 import math
@@ -16,6 +18,7 @@ from multismooth.implementations import is_requested
 from multismooth.namespace import XP as NUMPY
 from multismooth.plan import plan_of
 from multismooth.problem import Problem
+from multismooth.spec import Plan
 from multismooth.torch.gpu import choice
 
 # Up to this many elements one block of threads makes the plan. It goes through the labels twice. With more elements the
@@ -79,13 +82,124 @@ def planned(problem, settings):
         choice.compiled().lookup[(1,)](
             targets, labels, active, memory, pairs, targets.numel(), classes, settings.ignore_index,
             *map(float, plan.denominator_share), float(convention.denominator_add), float(floor), divides_by_count,
-            ELEMENTS_AT_A_TIME, num_warps=WARPS, enable_fp_fusion=True,
+            settings.nothing_is_nan, ELEMENTS_AT_A_TIME, num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
     coefficients = dict(zip(COEFFICIENTS, memory, strict=True))
     return plan._replace(labels=labels, active=active, denominator_share=1.0, label_weight=1.0, **coefficients)
 
 
+# --- arrays among the arguments: class weights, a class mask, sample weights, ε per element, a normalizer -----------
+
+# Up to these numbers one block does it all. It goes through the elements twice, and through the classes twice.
+MAX_ELEMENTS_IN_ONE_LAUNCH = 2**13
+MAX_CLASSES_IN_ONE_LAUNCH = 2**13
+
+BLOCK = 2**10  # elements or classes at a time
+WARPS_OF_EVERYDAY = 8
+PROGRAMS = 2**6  # that sum the shares of many elements
+MAX_PROGRAMS = 2**10  # that write the coefficients
+
+
+def step_of(value, size):
+    """The distance between the entries of two elements: None for a number; NotImplemented for other arrays."""
+    if not isinstance(value, torch.Tensor):
+        return None
+    return 0 if value.numel() == 1 else 1 if value.numel() == size and value.is_contiguous() else NotImplemented
+
+
+def supports_arrays(problem, settings):
+    """Whether `planned_from_arrays` computes the plan: labels, no prior, one denominator for all terms."""
+    z, convention, size = problem.logits, settings.convention, problem.targets.numel()
+    mask, weighted = problem.class_mask, problem.weight is not None
+    if settings.soft or problem.prior is not None or convention.exclude or convention.objective == "kl":
+        return False
+    if convention.smooth_denominator is not None or isinstance(problem.z_loss, torch.Tensor):
+        return False
+    if problem.z_loss is not None and convention.divides_z_loss(weighted) is not None:
+        return False
+    if weighted and (convention.class_weights == "mixture" or convention.denominator == "mixture_weight"):
+        return False
+    if mask is not None and (mask.ndim > 1 or not mask.is_contiguous()):
+        return False
+    if weighted and not problem.weight.is_contiguous():
+        return False
+    if NotImplemented in (step_of(value, size) for value in (problem.sample_weight, problem.label_smoothing)):
+        return False
+    tensors = [x for x in [*problem][2:] if isinstance(x, torch.Tensor)]
+    if any(x.device != z.device for x in tensors):  # a 0-d tensor on the CPU, which PyTorch's operators take
+        return False
+    few = 0 < size < 2**31 and z.dtype is not torch.float64 and z.shape[settings.axis] > 1
+    return few and choice.device(z)
+
+
+def mode_of(problem, settings):
+    """What the kernels are compiled for: see `plan_kernels.everyday`."""
+    convention, weighted = settings.convention, problem.weight is not None
+    divisor = "none" if settings.reduction != "mean" else convention.denominator
+    if divisor != "none" and problem.normalizer is not None:
+        divisor = "caller"
+    elif divisor in ("mixture_weight", "target_weight") and not weighted:
+        divisor = "counted"
+    return (
+        convention.spread == "others",
+        convention.smoothing_map == "classy",
+        convention.ignore_scope == "nll_only",
+        convention.class_weights if weighted else "none",
+        divisor,
+    )
+
+
+def planned_from_arrays(problem, settings):
+    """`reduction.reduced_plan`, by one launch, or by two where there are many elements or classes."""
+    z, targets, convention = problem.logits, problem.targets.contiguous(), settings.convention
+    classes, size, mode = z.shape[settings.axis], targets.numel(), mode_of(problem, settings)
+    kernels, device = choice.compiled(), targets.device
+    a, b = (torch.empty_like(targets, dtype=torch.float32) for _ in range(2))
+    squares = None if problem.z_loss is None else torch.empty_like(a)
+    has_inactive = problem.sample_weight is not None or (settings.ignore_index is not None and not mode[2])
+    active = torch.empty_like(targets, dtype=torch.bool) if has_inactive else None
+    shares = problem.class_mask is not None or mode[3] == "per_term"
+    v, v_sum = (torch.empty(n, dtype=torch.float32, device=device) for n in (classes, 1)) if shares else (None, None)
+    normalizer = problem.normalizer
+    if isinstance(normalizer, float):
+        normalizer = torch.full((), normalizer, dtype=torch.float32, device=device)
+    steps = step_of(problem.sample_weight, size), step_of(problem.label_smoothing, size)
+    given = (targets, problem.weight, problem.class_mask, problem.sample_weight, problem.label_smoothing)
+    given = (*given, problem.z_loss or 0.0)
+    labels, floor = torch.empty_like(targets), convention.denominator_floor
+    fixed = {"all": 1.0, "classes": float(classes)}.get(mode[4])
+    header, programs = None, 1
+    with torch.cuda.device_of(targets):
+        if size > MAX_ELEMENTS_IN_ONE_LAUNCH or classes > MAX_CLASSES_IN_ONE_LAUNCH:
+            header = torch.empty(2 + 2 * PROGRAMS, dtype=torch.float32, device=device)
+            programs = min(-(-max(size, classes) // BLOCK), MAX_PROGRAMS)
+            kernels.sums[(PROGRAMS,)](
+                header, *given, size, classes, settings.ignore_index, steps, mode, BLOCK,
+                num_warps=WARPS_OF_EVERYDAY, enable_fp_fusion=True,
+            )  # fmt: skip
+        kernels.everyday[(programs,)](
+            header, labels, active, a, b, squares, v, v_sum, *given, normalizer, size, classes, settings.ignore_index,
+            fixed, convention.denominator_add, -math.inf if floor is None else floor, convention.scale,
+            steps, mode, settings.nothing_is_nan, PROGRAMS, BLOCK, num_warps=WARPS_OF_EVERYDAY, enable_fp_fusion=True,
+        )  # fmt: skip
+    row = [1] * z.ndim
+    row[settings.axis] = classes
+    return Plan(
+        labels, a=a, b=b, v=None if v is None else v.view(row), v_sum=1.0 if v_sum is None else v_sum,
+        z_loss=squares, active=active, mask=None if problem.class_mask is None else problem.class_mask.view(row),
+    )  # fmt: skip
+
+
+def knows(problem, settings):
+    """Whether `known` makes the plan of a call on a GPU."""
+    return problem.targets.is_cuda and (supports(problem, settings) or supports_arrays(problem, settings))
+
+
 def known(problem, settings):
-    """`planned` for a call that it supports, on a GPU or where the caller asks for Triton's interpreter; else None."""
-    runs_here = problem.targets.is_cuda or is_requested("triton")
-    return planned(problem, settings) if runs_here and supports(problem, settings) else None
+    """The plan by Triton's kernels, on a GPU or where the caller asks for the interpreter. None: `spec` makes it."""
+    if not (problem.targets.is_cuda or is_requested("triton")):
+        return None
+    takes_numbers, few = supports(problem, settings), problem.targets.numel() <= MAX_ELEMENTS_IN_ONE_LAUNCH
+    if not (takes_numbers and few) and supports_arrays(problem, settings):
+        return planned_from_arrays(problem, settings)
+    return planned(problem, settings) if takes_numbers else None

@@ -25,11 +25,15 @@ MINUS_INFINITY = tl.constexpr(float("-inf"))
 
 
 @triton.jit
-def tile_elements(tile, P, ROWS: tl.constexpr):
-    """(b, p, whether it exists) of the tile's elements, in 64 bits."""
-    tiles = tl.cdiv(P, ROWS)
-    b, p = (tile // tiles).to(tl.int64), (tile % tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    return b, p, p < P
+def tile_elements(B, P, ROWS: tl.constexpr):
+    """(b, p, whether it exists) of the tile's elements, in 64 bits. Axes 1 and 2 of the grid count the tiles."""
+    tile = tl.program_id(1) + tl.program_id(2).to(tl.int64) * tl.num_programs(1)
+    b = tile * 0
+    if B != 1:  # 1 is a constant of the compiler, which spares a division
+        b = tile // tl.cdiv(P, ROWS)
+        tile = tile % tl.cdiv(P, ROWS)
+    p = tile * ROWS + tl.arange(0, ROWS)[:, None]
+    return b, p, p < tl.where(b < B, P, 0)
 
 
 @triton.jit
@@ -64,9 +68,17 @@ def edges(lead, first, last, K, VEC: tl.constexpr, EDGE: tl.constexpr):
 
 
 @triton.jit
-def load_logits(origin, j, sk, k, inside, mask, COMPUTE: tl.constexpr, POLICY: tl.constexpr):
-    """The logits at the places j. They are −inf outside the row, and where the mask says that the class is absent."""
-    z = tl.load(origin + j.to(tl.int64) * sk, mask=inside, other=MINUS_INFINITY, eviction_policy=POLICY).to(COMPUTE)
+def load_logits(origin, j, sk, k, inside, exists, active, mask, COMPUTE: tl.constexpr, POLICY: tl.constexpr):
+    """The logits at the places j. They are −inf outside the row, at inactive elements, and at absent classes.
+
+    A single inactive row is not read. Of several elements side by side, some inactive, all are: else an access of 16
+    bytes would fall apart.
+    """
+    ONE: tl.constexpr = active.shape[0] == 1
+    read = inside & (active if ONE else exists)
+    z = tl.load(origin + j.to(tl.int64) * sk, mask=read, other=MINUS_INFINITY, eviction_policy=POLICY).to(COMPUTE)
+    if not ONE:
+        z = tl.where(active, z, MINUS_INFINITY)
     if mask is not None:
         z = tl.where(tl.load(mask + k, mask=inside, other=0) != 0, z, MINUS_INFINITY)
     return z
@@ -86,13 +98,13 @@ def coefficient(value, element, exists, STEP: tl.constexpr, COMPUTE: tl.constexp
 
 @triton.jit
 def coefficients(plan, element, exists, STEPS: tl.constexpr, COMPUTE: tl.constexpr):
-    """(label, a, b, Σv, z_loss, whether its logits count) of the tile's elements."""
+    """(label, a, b, Σv, z_loss or 0, whether its logits count) of the tile's elements."""
     labels, a, b, v_sum, z_loss, active = plan
     label = tl.load(labels + element, mask=exists, other=0).to(tl.int32)
     a = coefficient(a, element, exists, STEPS[0], COMPUTE)
     b = coefficient(b, element, exists, STEPS[1], COMPUTE)
     v_sum = coefficient(v_sum, element, exists, STEPS[2], COMPUTE)
-    z_loss = coefficient(z_loss, element, exists, STEPS[3], COMPUTE)
+    z_loss = coefficient(0.0 if z_loss is None else z_loss, element, exists, STEPS[3], COMPUTE)
     if active is not None:
         exists = exists & (tl.load(active + element, mask=exists, other=0) != 0)
     return label, a, b, v_sum, z_loss, exists
@@ -151,7 +163,7 @@ def updated(z, term, peak, total, v_sum_z, GROUP: tl.constexpr):
 
 @triton.jit
 def looping_statistics(
-    origin, sk, K, anchor, active, lead, first, last, v, mask,
+    origin, sk, K, anchor, exists, active, lead, first, last, v, mask,
     ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr, VEC: tl.constexpr, EDGE: tl.constexpr,
     COMPUTE: tl.constexpr, POLICY: tl.constexpr,
 ):  # fmt: skip
@@ -161,14 +173,14 @@ def looping_statistics(
     totals, v_sums_z = tl.zeros((ROWS, GROUPS), COMPUTE), tl.zeros((ROWS, GROUPS), COMPUTE)
     for left in range(0, K, COLS):
         j, inside = whole_accesses(left, first, last, COLS, EDGE)
-        z = load_logits(origin, j, sk, j - lead, inside & active, mask, COMPUTE, POLICY)
+        z = load_logits(origin, j, sk, j - lead, inside, exists, active, mask, COMPUTE, POLICY)
         term = times_v(z - anchor, v, j - lead, inside & active, COMPUTE)
         peaks, totals, v_sums_z = updated(z, term, peaks, totals, v_sums_z, GROUP)
     peak = row_max(peaks)
     total, v_sum_z = row_sum(totals * exponential(peaks - peak)), row_sum(v_sums_z)
     if EDGE > 0:
         j, inside = edges(lead, first, last, K, VEC, EDGE)
-        z = load_logits(origin, j, sk, j - lead, inside & active, mask, COMPUTE, POLICY)
+        z = load_logits(origin, j, sk, j - lead, inside, exists, active, mask, COMPUTE, POLICY)
         term = times_v(z - anchor, v, j - lead, inside & active, COMPUTE)
         new_peak = tl.maximum(peak, row_max(z))
         total = total * exponential(peak - new_peak) + row_sum(exponential(z - new_peak))
@@ -187,49 +199,77 @@ def resident_statistics(z, peak, v, k, inside, COMPUTE: tl.constexpr):
 @triton.jit
 def label_logit(memory, start, label, sk, mask, active, COMPUTE: tl.constexpr):
     """(the label's logit, an anchor): the anchor is the same logit, or 0 if that is not finite."""
-    z_y = load_logits(memory + start, label, sk, label, active, mask, COMPUTE, "")
+    z_y = load_logits(memory + start, label, sk, label, active, active, active, mask, COMPUTE, "")
     return z_y, tl.where(tl.abs(z_y) < float("inf"), z_y, 0.0)
 
 
 @triton.jit
-def loss_of(peak, total, v_sum_z, anchor, z_y, v, K, a, b, v_sum, z_loss):
+def label_is_mine(place, left, first, last, active, COLS: tl.constexpr, EDGE: tl.constexpr):
+    """Whether the program that begins at the place `left` writes the label's entry. The first one writes the edge."""
+    mine = (place >= left) & (place < left + COLS)
+    if EDGE > 0:
+        mine = tl.where((place >= first) & (place < last), mine, left + 0 * place == 0)
+    return mine & active
+
+
+@triton.jit
+def loss_of(peak, total, v_sum_z, anchor, z_y, v, K, a, b, v_sum, z_loss, HAS_Z_LOSS: tl.constexpr):
     """a·nll + b·smooth + z_loss·lse². A term whose factor is 0 is 0, even if it is infinite."""
     log_total = tl.log2(total) * LN2
     lse = log_total + peak
     smooth = v_sum * (log_total + (peak - anchor)) - (v_sum_z / K if v is None else v_sum_z)
     loss = tl.where(a == 0, 0.0, a * (log_total + (peak - z_y))) + tl.where(b == 0, 0.0, b * smooth)
-    return loss + tl.where(z_loss == 0, 0.0, z_loss * lse * lse)
+    if HAS_Z_LOSS:
+        loss += tl.where(z_loss == 0, 0.0, z_loss * lse * lse)
+    return loss
 
 
 # --- gradient --------------------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def scale_of(peak, total, a, b, v_sum, z_loss):
-    """What multiplies exp(z − peak) in the gradient."""
-    lse = tl.log2(total) * LN2 + peak
-    return (a + b * v_sum + 2 * z_loss * lse) / total
+def gradient_factors(active, peak, total, a, b, v_sum, z_loss, HAS_Z_LOSS: tl.constexpr):
+    """(a, b, what multiplies exp(z − peak)) in the gradient. All are 0 for elements whose logits do not count."""
+    factor = a + b * v_sum
+    if HAS_Z_LOSS:
+        factor += 2 * z_loss * (tl.log2(total) * LN2 + peak)
+    scale = factor / total
+    return tl.where(active, a, 0.0), tl.where(active, b, 0.0), tl.where(active, scale, 0.0)
+
+
+@triton.jit
+def share(b, v, k, K, inside, COMPUTE: tl.constexpr):
+    """b·v of the classes k."""
+    return b / K if v is None else b * tl.load(v + k, mask=inside, other=0).to(COMPUTE)
 
 
 @triton.jit
 def store_gradient(
-    e, target, j, gk, k, K, inside, label, active, scale, a, b, v, HAS_INACTIVE: tl.constexpr, COMPUTE: tl.constexpr
+    e, target, j, gk, k, K, inside, label, active, scale, a, b, v, COMPARES: tl.constexpr, POLICY: tl.constexpr,
+    COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """Write e·scale − b·v, less a at the label, to the places j. Elements whose logits do not count get zeros."""
-    bv = b / K if v is None else b * tl.load(v + k, mask=inside, other=0).to(COMPUTE)
-    g = e * scale - tl.where(k == label, bv + a, bv)
-    if HAS_INACTIVE:
+    """Write e·scale − b·v to the places j. COMPARES: less a at the label, which `store_label_gradient` writes else."""
+    bv = share(b, v, k, K, inside, COMPUTE)
+    g = e * scale - (tl.where(k == label, bv + a, bv) if COMPARES else bv)
+    if v is not None:  # which may hold NaN. Without v, an inactive element's g is 0·0 − 0
         g = tl.where(active, g, 0.0)
     g = g.to(target.dtype.element_ty)
-    tl.store(target + j.to(tl.int64) * gk, g, mask=inside, eviction_policy="evict_first")
+    tl.store(target + j.to(tl.int64) * gk, g, mask=inside, eviction_policy=POLICY)
+
+
+@triton.jit
+def store_label_gradient(target, z_y, label, gk, K, mine, peak, scale, a, b, v, COMPUTE: tl.constexpr):
+    """Write the label's entry over that of `store_gradient`, after a barrier."""
+    g = exponential(z_y - peak) * scale - (share(b, v, label, K, mine, COMPUTE) + a)
+    tl.store(target + label.to(tl.int64) * gk, g.to(target.dtype.element_ty), mask=mine)
 
 
 @triton.jit
 def load_and_store_gradient(
     origin, target, j, sk, gk, k, K, inside, exists, active, peak, label, scale, a, b, v, mask,
-    HAS_INACTIVE: tl.constexpr, COMPUTE: tl.constexpr,
+    COMPARES: tl.constexpr, POLICY: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """Read the logits at the places j once more and write their gradient."""
-    z = load_logits(origin, j, sk, k, inside & active, mask, COMPUTE, "evict_first")
+    z = load_logits(origin, j, sk, k, inside, exists, active, mask, COMPUTE, POLICY)
     e = exponential(z - peak)
-    store_gradient(e, target, j, gk, k, K, inside & exists, label, active, scale, a, b, v, HAS_INACTIVE, COMPUTE)
+    store_gradient(e, target, j, gk, k, K, inside & exists, label, active, scale, a, b, v, COMPARES, POLICY, COMPUTE)

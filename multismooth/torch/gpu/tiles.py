@@ -14,8 +14,16 @@ ACCESS_BYTES = 16  # of the widest memory access
 
 # --- sizes of tiles, in logits ---------------------------------------------------------------------------------------
 
-# Resident tiles of elements with few classes have this size.
-TILE_OF_SEVERAL_ELEMENTS = 2**12
+# Tiles of several short rows have this size, with fewer logits per thread than others. Each row brings a dozen numbers
+# of its own, which spilled (10 classes, 32 logits per thread: 128 bytes of stack). 256 rows of 10 classes are 8
+# programs.
+TILE_OF_SHORT_ROWS = 2**9
+LOGITS_PER_THREAD_SHORT, LOGITS_PER_THREAD_SHORTEST = 16, 8
+MAX_CLASSES_SHORTEST = 2**5
+
+# Strided classes do not lie side by side in memory, as in images. There the elements do. Resident tiles of such
+# elements have this size.
+TILE_OF_STRIDED_ELEMENTS = 2**12
 
 # If a block holds up to this many logits of 4 bytes or fewer, a second block fits on the same multiprocessor. For
 # float64 this limit and the next are half as large.
@@ -24,22 +32,25 @@ MAX_TILE_TWO_BLOCKS = 2**14
 # Largest tile one block can hold in registers; no second block fits beside it.
 MAX_TILE_ONE_BLOCK = 2**15
 
-# `forward` takes so many at a time, and so does `both` where no tile can hold an element.
-LOOPING_TILE = 2**13
+# `forward` takes so many at a time.
+FORWARD_TILE = 2**13
 
 # A program of `backward` takes so many. Several programs share an element with more classes.
 BACKWARD_TILE = 2**12
 
+# `both` reads a row twice where no tile can hold it: the second time from the L2 cache, if the rows in flight fit.
+L2_BYTES = 40 * 2**20  # of the 50 MiB of an H100 or H200
+MULTIPROCESSORS = 132  # of an H100 or H200
+WARPS_OF_A_MULTIPROCESSOR = 32  # with 33 to 64 registers per thread, so 1,024 threads fit
+LOGITS_PER_THREAD_READ_TWICE = 64  # with 32, a thread may need 32 registers, and twice as many rows are in flight
+
 # --- thresholds ------------------------------------------------------------------------------------------------------
-
-# Up to this many classes one kernel reads a row twice: a row for each multiprocessor still fits into the L2 cache.
-# Longer rows take `forward`, then `backward`.
-MAX_CLASSES_READ_TWICE = 2**17
-
-# Strided classes do not lie side by side in memory, as in images. There the elements do.
 
 # Up to this many strided classes, a tile is resident.
 MAX_RESIDENT_CLASSES_STRIDED = 2**8
+
+# Up to this many strided classes `both` reads an element twice.
+MAX_CLASSES_READ_TWICE_STRIDED = 2**17
 
 # A looping tile has at most this many elements whose classes are strided.
 MAX_LOOPING_ELEMENTS_STRIDED = 2**7
@@ -75,7 +86,7 @@ def tile_of(rows, cols, group=0):
 
 
 def forward_tile(layout, itemsize):
-    return looping_tile(layout, itemsize, LOOPING_TILE)
+    return looping_tile(layout, itemsize, FORWARD_TILE)
 
 
 def backward_tile(layout, itemsize):
@@ -85,23 +96,46 @@ def backward_tile(layout, itemsize):
 def both_tile(layout, itemsize, max_blocks):
     """The Tile of `both`; None if the rows are so long that `forward` and then `backward` should compute them."""
     tile = resident_tile(layout, itemsize, max_blocks)
-    if tile is None and layout.classes <= MAX_CLASSES_READ_TWICE:
-        return looping_tile(layout, itemsize, LOOPING_TILE)
-    return tile
+    return tile_read_twice(layout, itemsize) if tile is None else tile
 
 
 def resident_tile(layout, itemsize, max_blocks):
     """The Tile that holds all classes of its elements, in a cluster of at most `max_blocks`; None if none can."""
-    cols, fewest = next_power_of_two(layout.classes), WARP if is_strided(layout) else 1
-    rows = min(max(TILE_OF_SEVERAL_ELEMENTS // cols, fewest), next_power_of_two(layout.positions))
+    cols = next_power_of_two(layout.classes)
     if is_strided(layout):
+        rows = min(max(TILE_OF_STRIDED_ELEMENTS // cols, WARP), next_power_of_two(layout.positions))
         return tile_of(rows, cols) if cols <= MAX_RESIDENT_CLASSES_STRIDED else None
+    if cols < TILE_OF_SHORT_ROWS:
+        return tile_of_short_rows(layout)
     two_blocks, one_block = (size * 4 // max(itemsize, 4) for size in (MAX_TILE_TWO_BLOCKS, MAX_TILE_ONE_BLOCK))
     if cols <= two_blocks:
-        return tile_of(rows, cols)
+        return tile_of(1, cols)
     if cols <= two_blocks * max_blocks:
         return tile_of(1, two_blocks)._replace(cols=cols, ctas=cols // two_blocks)
     return tile_of(1, cols) if cols <= one_block else None
+
+
+def tile_of_short_rows(layout):
+    cols = next_power_of_two(layout.classes)
+    rows = min(TILE_OF_SHORT_ROWS // cols, next_power_of_two(layout.positions))
+    per_thread = LOGITS_PER_THREAD_SHORTEST if cols <= MAX_CLASSES_SHORTEST else LOGITS_PER_THREAD_SHORT
+    return Tile(rows, cols, 0, max(rows * cols // (WARP * per_thread), 1))
+
+
+def tile_read_twice(layout, itemsize):
+    """The Tile of a row that `both` reads twice, or None.
+
+    So few blocks fit on a multiprocessor that the L2 cache holds the rows in flight: one of 32 warps, or several of 16
+    or 8. It is None if not even one row for each multiprocessor fits.
+    """
+    if is_strided(layout):
+        few = layout.classes <= MAX_CLASSES_READ_TWICE_STRIDED
+        return looping_tile(layout, itemsize, FORWARD_TILE) if few else None
+    rows = L2_BYTES // (MULTIPROCESSORS * layout.classes * itemsize)
+    if rows == 0:
+        return None
+    warps = max(WARPS_OF_A_MULTIPROCESSOR >> (rows.bit_length() - 1), 8)
+    return Tile(1, warps * WARP * LOGITS_PER_THREAD_READ_TWICE, ACCESS_BYTES // itemsize, warps)
 
 
 def looping_tile(layout, itemsize, size):
@@ -110,10 +144,14 @@ def looping_tile(layout, itemsize, size):
     The logits of one access share a running maximum. It costs one more exponential for each access.
     """
     cols = next_power_of_two(layout.classes)
-    most = MAX_LOOPING_ELEMENTS_STRIDED if is_strided(layout) else max(size // cols, 1)
-    rows = min(next_power_of_two(layout.positions), most)
-    cols = min(cols, size // rows)
-    return tile_of(rows, cols, cols if is_strided(layout) else min(ACCESS_BYTES // itemsize, cols))
+    if is_strided(layout):
+        rows = min(next_power_of_two(layout.positions), MAX_LOOPING_ELEMENTS_STRIDED)
+        cols = min(cols, size // rows)
+        return tile_of(rows, cols, cols)
+    if cols < TILE_OF_SHORT_ROWS:
+        return tile_of_short_rows(layout)._replace(group=min(ACCESS_BYTES // itemsize, cols))
+    cols = min(cols, size)
+    return tile_of(1, cols, ACCESS_BYTES // itemsize)
 
 
 def with_wide_accesses(tile, layout, tensors):
