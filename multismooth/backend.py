@@ -7,7 +7,7 @@ kernel exists. Add the backend to the table of `tests/support/adapters.py`, whos
 
 import numpy as np
 
-from multismooth import binary, correction, spec
+from multismooth import alternatives, binary, correction, spec
 from multismooth.api import argument_checks, containers
 from multismooth.plan import plan_of, smooth_targets
 from multismooth.problem import Terms
@@ -115,6 +115,9 @@ class Backend:
 
     def binary_loss(self, problem, reduction):
         return binary.loss(problem, reduction, self.xp)
+
+    def alternative(self, call, alternative):
+        return alternatives.total(call.problem, call.settings, alternative, self.xp)
 
     def smoothing_correction(self, hidden, classifier, bias, call):
         return correction.correction(hidden, classifier, bias, call.problem, call.settings, self.xp)

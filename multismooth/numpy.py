@@ -142,6 +142,10 @@ class NumpyBackend(Backend):
         return loss, tuple(g if g is None else g.astype(x.dtype, copy=False) for g, x in pairs)
 
     @without_warnings
+    def alternative(self, call, alternative):
+        return super().alternative(call, alternative)
+
+    @without_warnings
     def smoothing_correction(self, hidden, classifier, bias, call):
         return super().smoothing_correction(hidden, classifier, bias, call)
 
@@ -155,3 +159,7 @@ linear_loss = public(_functions.linear_loss, __name__)
 linear_loss_and_grad = public(_functions.linear_loss_and_grad, __name__)
 smoothing_correction = public(_functions.smoothing_correction, __name__)
 binary_loss = public(_functions.binary_loss, __name__)
+focal_loss = public(_functions.focal_loss, __name__)
+confidence_penalty = public(_functions.confidence_penalty, __name__)
+margin_smoothing = public(_functions.margin_smoothing, __name__)
+distillation_loss = public(_functions.distillation_loss, __name__)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from multismooth import backend, binary
+from multismooth import alternatives, backend, binary
 from multismooth.errors import complain
 from multismooth.jax import kernel, linear
 from multismooth.jax.namespace import XP
@@ -127,6 +127,11 @@ class JaxBackend(backend.Backend):
         static = linear.Static(chunk_rows, call.settings, self.product)
         return linear.loss_and_grad(static, hidden, classifier, bias, call.problem._replace(logits=None))
 
+    def alternative(self, call, alternative):
+        epsilon = call.problem.label_smoothing
+        unsmoothed = isinstance(epsilon, float) and epsilon == 0.0
+        return _alternative(call.problem, call.settings, alternative, unsmoothed)
+
     def smoothing_correction(self, hidden, classifier, bias, call):
         return _smoothing_correction(hidden, classifier, bias, call.problem._replace(logits=None), call.settings)
 
@@ -134,6 +139,13 @@ class JaxBackend(backend.Backend):
 @partial(jax.jit, static_argnums=1)
 def _loss(problem, settings):
     return backend.total(problem, settings, XP, kernel.elements)
+
+
+@partial(jax.jit, static_argnums=(1, 3))
+def _alternative(problem, settings, alternative, unsmoothed):
+    if unsmoothed:  # a number that the formulas can read
+        problem = problem._replace(label_smoothing=0.0)
+    return alternatives.total(problem, settings, alternative, XP, kernel.alternative_elements)
 
 
 @partial(jax.jit, static_argnums=1)

@@ -22,12 +22,16 @@ __all__ = [
     "CrossEntropyLoss",
     "LinearLoss",
     "binary_loss",
+    "confidence_penalty",
     "cross_entropy",
+    "distillation_loss",
+    "focal_loss",
     "linear_cross_entropy",
     "linear_loss",
     "linear_loss_and_grad",
     "loss",
     "loss_and_grad",
+    "margin_smoothing",
     "smooth_targets",
     "smoothing_correction",
     "terms",
@@ -41,3 +45,7 @@ linear_loss = public(_functions.linear_loss, __name__)
 linear_loss_and_grad = public(_functions.linear_loss_and_grad, __name__)
 smoothing_correction = public(_functions.smoothing_correction, __name__)
 binary_loss = public(_functions.binary_loss, __name__)
+focal_loss = public(_functions.focal_loss, __name__)
+confidence_penalty = public(_functions.confidence_penalty, __name__)
+margin_smoothing = public(_functions.margin_smoothing, __name__)
+distillation_loss = public(_functions.distillation_loss, __name__)
