@@ -7,10 +7,11 @@
 
 import numpy as np
 
-from multismooth import linear, spec
+from multismooth import alternatives, linear, spec
 from multismooth.api.functions import Functions
 from multismooth.api.public import public
 from multismooth.backend import Backend
+from multismooth.cpu import alternatives as cpu
 from multismooth.cpu import choice, kernels
 from multismooth.cpu.buffers import age_buffers
 from multismooth.cpu.kernels import without_warnings
@@ -143,7 +144,19 @@ class NumpyBackend(Backend):
 
     @without_warnings
     def alternative(self, call, alternative):
-        return super().alternative(call, alternative)
+        age_buffers()
+        problem, axis = call.problem, call.settings.axis
+        z = problem.logits
+        plan, alternative = alternatives.reduced(problem, call.settings, alternative, XP)
+        plan, names = with_numbers(plan), ["chunked", "spec"] if z.size else ["spec"]
+        if cpu.compiles(z, plan, alternative, axis):
+            names.insert(0, "numba")
+        if (name := select(*names)) == "spec":
+            losses = alternative.losses(z, plan, axis, XP)
+        else:
+            workers = 1 if z.size < choice.MIN_LOGITS_FOR_THREADS else choice.cores()
+            losses = cpu.evaluate(name, z, plan, alternative, axis, XP, workers=workers)
+        return losses if call.settings.reduction == "none" else np.add.reduce(losses, None)
 
     @without_warnings
     def smoothing_correction(self, hidden, classifier, bias, call):

@@ -3,7 +3,7 @@
 from collections import namedtuple
 
 from multismooth import spec
-from multismooth.alternatives.softmax import softmax
+from multismooth.alternatives.softmax import softmax, times_surprise
 from multismooth.spec import masked_logits, product, wide
 
 
@@ -15,57 +15,84 @@ class Added:
     def weighted(self, plan, weight):
         return plan, type(self)(self.strength * weight, *self[1:])
 
+    def arrays(self):
+        """(the strength per element, the teacher's logits or None)."""
+        return self.strength, None
+
+    def with_arrays(self, strength, teacher):
+        return type(self)(strength, *self[1:])
+
+    @property
+    def number(self):
+        """The one number that is the same for all elements."""
+        return self[-1]
+
     def losses(self, logits, plan, axis, xp):
         z = masked_logits(logits, plan, axis, xp)
-        return spec.losses(logits, plan, axis, xp) + product(self.strength, self.term(z, plan, axis, xp), xp)
+        found = softmax(z, axis, xp)
+        added = product(self.strength, self.term(z, found, plan, axis, xp), xp)
+        return added if empty(plan) else plan_losses(found.statistics(plan, axis, xp), plan, xp) + added
 
     def losses_and_gradient(self, logits, plan, axis, xp):
         z = masked_logits(logits, plan, axis, xp)
-        loss, gradient = spec.losses_and_gradient(logits, plan, axis, xp)
-        term, slope = self.term_and_slope(z, plan, axis, xp)
-        return loss + product(self.strength, term, xp), gradient + wide(self.strength, axis, xp) * slope
+        found = softmax(z, axis, xp)
+        term, slope = self.term_and_slope(z, found, plan, axis, xp)
+        added, gradient = product(self.strength, term, xp), wide(self.strength, axis, xp) * slope
+        if empty(plan):
+            return added, gradient
+        statistics = found.statistics(plan, axis, xp)
+        own = spec.gradient_of(found.e, statistics, plan, axis, xp)
+        return plan_losses(statistics, plan, xp) + added, own + gradient
+
+
+def plan_losses(statistics, plan, xp):
+    return spec.elements(*spec.finished(statistics, xp), plan, xp)
+
+
+def empty(plan):
+    """Whether the plan's own loss is known to be 0."""
+    nothing = all(isinstance(x, float) and x == 0.0 for x in (plan.a, plan.b))
+    return nothing and plan.z_loss is None and plan.const is None
 
 
 class Penalty(Added, namedtuple("Penalty", "strength")):
     """strength·Σ_k p_k log p_k, the negative entropy. Its gradient is strength·p·(log p + H)."""
 
     __slots__ = ()
+    number = 0.0
 
-    def term(self, z, plan, axis, xp):
-        found = softmax(z, axis, xp)
-        return xp.sum(product(found.p, found.log_p, xp), axis=axis)
+    def term(self, z, found, plan, axis, xp):
+        return -xp.sum(times_surprise(found.p, found.surprise, xp), axis=axis)
 
-    def term_and_slope(self, z, plan, axis, xp):
-        found = softmax(z, axis, xp)
-        p_log_p = product(found.p, found.log_p, xp)
-        total = xp.sum(p_log_p, axis=axis, keepdims=True)
-        return xp.squeeze(total, axis=axis), p_log_p - found.p * total
+    def term_and_slope(self, z, found, plan, axis, xp):
+        p = found.p
+        each = times_surprise(p, found.surprise, xp)
+        entropy = xp.sum(each, axis=axis, keepdims=True)
+        return -xp.squeeze(entropy, axis=axis), p * entropy - each
 
 
 class Margin(Added, namedtuple("Margin", "strength margin")):
-    """strength·mean_k max(0, max z − z_k − margin) over the classes that exist. Of equal largest logits one counts."""
+    """strength·mean_k max(0, max z − z_k − margin) over the classes that exist. Equal largest logits share its pull."""
 
     __slots__ = ()
 
-    def term(self, z, plan, axis, xp):
-        top = wide(xp.pick(z, xp.argmax(xp.stop_gradient(z), axis=axis), axis), axis, xp)
-        far, count = self.far(top - z, plan, axis, xp)
-        return xp.sum(xp.where(far, top - z - self.margin, xp.zeros_like(z)), axis=axis) / count
+    def term(self, z, found, plan, axis, xp):
+        excess, count = self.excess(xp.max(z, axis=axis, keepdims=True) - z, plan, axis, xp)
+        return xp.sum(excess, axis=axis) / count
 
-    def far(self, gap, plan, axis, xp):
-        """(where a class exists and lies beyond the margin, how many classes exist)."""
-        far = ~(gap <= self.margin)
+    def excess(self, gap, plan, axis, xp):
+        """(how far each class lies beyond the margin, how many classes exist)."""
+        excess = xp.maximum(gap - self.margin, xp.constant(0.0, gap))
         if plan.mask is None:
-            return far, xp.number(gap.shape[axis], gap)
-        return far & plan.mask, xp.sum(xp.astype(plan.mask, gap.dtype), axis=axis)
+            return excess, xp.number(gap.shape[axis], gap)
+        exists = xp.sum(xp.astype(plan.mask, gap.dtype), axis=axis)
+        return xp.where(plan.mask, excess, xp.constant(0.0, gap)), exists
 
-    def term_and_slope(self, z, plan, axis, xp):
-        best = xp.argmax(z, axis=axis)
-        gap = wide(xp.pick(z, best, axis), axis, xp) - z
-        far, count = self.far(gap, plan, axis, xp)
-        term = xp.sum(xp.where(far, gap - self.margin, xp.zeros_like(gap)), axis=axis) / count
-        slope = xp.astype(far, gap.dtype) / wide(count, axis, xp)
-        return term, xp.deposit(-slope, best, xp.sum(slope, axis=axis), axis)
+    def term_and_slope(self, z, found, plan, axis, xp):
+        excess, count = self.excess(found.gap, plan, axis, xp)
+        far, top = (xp.astype(where, z.dtype) for where in (excess > 0, found.gap == 0))
+        pull = xp.sum(far, axis=axis) / xp.sum(top, axis=axis) / count
+        return xp.sum(excess, axis=axis) / count, wide(pull, axis, xp) * top - far * wide(1 / count, axis, xp)
 
 
 class Divergence(Added, namedtuple("Divergence", "strength teacher temperature")):
@@ -73,21 +100,26 @@ class Divergence(Added, namedtuple("Divergence", "strength teacher temperature")
 
     __slots__ = ()
 
+    def arrays(self):
+        return self.strength, self.teacher
+
+    def with_arrays(self, strength, teacher):
+        return Divergence(strength, teacher, self.temperature)
+
     def both(self, z, plan, axis, xp):
-        """(the softmax of the teacher, of the student, log(q/p) with 0 where q is 0)."""
+        """(q, p, log(q/p) with 0 where q is 0)."""
         teacher = masked_logits(xp.stop_gradient(self.teacher), plan, axis, xp)
-        teacher, student = (softmax(x / self.temperature, axis, xp) for x in (teacher, z))
-        ratio = xp.where(teacher.e == 0, xp.zeros_like(z), teacher.log_p - student.log_p)
-        return teacher, student, ratio
+        teacher, student = (softmax(x * (1 / self.temperature), axis, xp) for x in (teacher, z))
+        ratio = xp.where(teacher.e == 0, xp.constant(0.0, z), student.surprise - teacher.surprise)
+        return teacher.p, student.p, ratio
 
-    def term(self, z, plan, axis, xp):
-        teacher, _, ratio = self.both(z, plan, axis, xp)
-        return xp.sum(teacher.p * ratio, axis=axis)
+    def term(self, z, found, plan, axis, xp):
+        q, _, ratio = self.both(z, plan, axis, xp)
+        return xp.sum(q * ratio, axis=axis)
 
-    def term_and_slope(self, z, plan, axis, xp):
-        teacher, student, ratio = self.both(z, plan, axis, xp)
-        q = teacher.p
-        return xp.sum(q * ratio, axis=axis), (student.p - q) / self.temperature
+    def term_and_slope(self, z, found, plan, axis, xp):
+        q, p, ratio = self.both(z, plan, axis, xp)
+        return xp.sum(q * ratio, axis=axis), (p - q) * (1 / self.temperature)
 
 
 class Distillation(namedtuple("Distillation", "teacher temperature hard_weight")):
@@ -98,5 +130,7 @@ class Distillation(namedtuple("Distillation", "teacher temperature hard_weight")
     def weighted(self, plan, weight):
         hard, temperature = self.hard_weight, self.temperature
         strength = (1 - hard) * temperature * temperature * weight
-        plan = spec.scaled(plan, hard, z_loss_factor=1.0)
-        return plan, Divergence(strength, self.teacher, temperature)
+        if isinstance(hard, float) and hard == 0.0:  # the plan is known to be 0, except that invalid labels are NaN
+            strength = strength if isinstance(plan.a, float) else strength + 0.0 * plan.a
+            plan = plan._replace(a=0.0, b=0.0, const=None)
+        return spec.scaled(plan, hard, z_loss_factor=1.0), Divergence(strength, self.teacher, temperature)

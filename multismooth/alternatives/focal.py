@@ -3,7 +3,7 @@
 from collections import namedtuple
 
 from multismooth import spec
-from multismooth.alternatives.softmax import softmax
+from multismooth.alternatives.softmax import softmax, times_surprise
 from multismooth.spec import masked_logits, product, wide
 
 
@@ -16,7 +16,26 @@ def power(base, exponent, xp):
     return xp.where(base == 0, at_zero, positive**exponent)
 
 
-class Focal(namedtuple("Focal", "gamma")):
+class Modulated:
+    """What the focal losses share: they change the loss, and have no array of their own."""
+
+    __slots__ = ()
+
+    def weighted(self, plan, weight):
+        return plan, self
+
+    def arrays(self):
+        return None, None
+
+    def with_arrays(self, strength, teacher):
+        return self
+
+    @property
+    def number(self):
+        return self.gamma
+
+
+class Focal(Modulated, namedtuple("Focal", "gamma")):
     """−Σ_k W_k·m_k^γ·log p_k with m = 1 − p, plus the plan's constant and z-loss: smoothed first, then modulated.
 
     With D_k = m_k^γ·(1 − γ·p_k·log p_k/m_k), the gradient is that of the loss with the target W∘D.
@@ -24,50 +43,41 @@ class Focal(namedtuple("Focal", "gamma")):
 
     __slots__ = ()
 
-    def weighted(self, plan, weight):
-        return plan, self
-
     def losses(self, logits, plan, axis, xp):
         found = softmax(masked_logits(logits, plan, axis, xp), axis, xp)
-        return self.elements(found, plan, axis, xp)
-
-    def elements(self, found, plan, axis, xp):
-        lse, label = xp.squeeze(found.peak + found.log_total, axis=axis), plan.labels
-        if only_label(plan):
-            gap = xp.pick(found.gap, label, axis) + xp.squeeze(found.log_total, axis=axis)
-            return spec.elements(lse, self.cost(gap, xp), 0.0, plan, xp)
-        cost = self.cost(found.gap + found.log_total, xp)
-        nll = xp.pick(cost, label, axis) if plan.u is None else spec.weighted_gap(plan.u, cost, axis, xp)
-        smooth = xp.mean(cost, axis=axis) if plan.v is None else spec.weighted_gap(plan.v, cost, axis, xp)
-        return spec.elements(lse, nll, smooth, plan, xp)
-
-    def cost(self, surprise, xp):
-        """m^γ·surprise, the surprise being −log p. An infinite one is not modulated: m is 1 there."""
-        p = xp.exp(-surprise)
-        known = xp.where(p == 0, xp.zeros_like(p), surprise)
-        return xp.where(p == 0, surprise, power(1 - p, self.gamma, xp) * known)
-
-    def slope(self, surprise, xp):
-        """D, the derivative of `cost` with respect to the surprise."""
-        p = xp.exp(-surprise)
-        m = 1 - p
-        p_log_p = product(p, -surprise, xp)
-        ratio = xp.where(m == 0, -xp.ones_like(p), p_log_p / xp.where(m == 0, xp.ones_like(m), m))
-        return power(m, self.gamma, xp) * (1 - self.gamma * ratio)
+        return self.elements(found, self.cost(*surprises(found, plan, axis, xp), xp), plan, axis, xp)
 
     def losses_and_gradient(self, logits, plan, axis, xp):
         found = softmax(masked_logits(logits, plan, axis, xp), axis, xp)
-        peak, total, log_total = (xp.squeeze(x, axis=axis) for x in (found.peak, found.total, found.log_total))
-        target = self.target(found, log_total, plan, axis, xp)
-        statistics = spec.Statistics(peak, total, None, None, None, None)
-        return self.elements(found, plan, axis, xp), spec.gradient(logits, statistics, target, axis, xp)
+        surprise, p = surprises(found, plan, axis, xp)
+        loss = self.elements(found, self.cost(surprise, p, xp), plan, axis, xp)
+        target = self.target(self.slope(surprise, p, xp), plan, axis, xp)
+        return loss, spec.gradient_of(found.e, found.statistics(target, axis, xp), target, axis, xp)
 
-    def target(self, found, log_total, plan, axis, xp):
+    def cost(self, surprise, p, xp):
+        """m^γ·surprise. Where p is 0, m is 1, and an infinite surprise stays what it is."""
+        known = xp.where(p == 0, xp.zeros_like(p), surprise)
+        return xp.where(p == 0, surprise, power(1 - p, self.gamma, xp) * known)
+
+    def slope(self, surprise, p, xp):
+        """D, the derivative of `cost` with respect to the surprise. surprise/m is 1 where m is 0."""
+        m = 1 - p
+        certain = m == 0
+        ratio = xp.where(certain, xp.ones_like(p), times_surprise(p, surprise, xp) / xp.where(certain, p, m))
+        return power(m, self.gamma, xp) * (1 + self.gamma * ratio)
+
+    def elements(self, found, cost, plan, axis, xp):
+        """The losses per element from `cost`, which is that of the label alone where it is `only_label`."""
+        if only_label(plan):
+            return spec.elements(found.lse(axis, xp), cost, 0.0, plan, xp)
+        nll = xp.pick(cost, plan.labels, axis) if plan.u is None else spec.weighted_gap(plan.u, cost, axis, xp)
+        smooth = xp.mean(cost, axis=axis) if plan.v is None else spec.weighted_gap(plan.v, cost, axis, xp)
+        return spec.elements(found.lse(axis, xp), nll, smooth, plan, xp)
+
+    def target(self, slope, plan, axis, xp):
         """The plan with the target W∘D."""
         if only_label(plan):
-            at_label = self.slope(xp.pick(found.gap, plan.labels, axis) + log_total, xp)
-            return plan._replace(a=plan.a * at_label)
-        slope = self.slope(found.gap + found.log_total, xp)
+            return plan._replace(a=plan.a * slope)
         v = slope / xp.number(slope.shape[axis], slope) if plan.v is None else plan.v * slope
         plan = plan._replace(v=v, v_sum=xp.sum(v, axis=axis))
         if plan.u is None:
@@ -76,12 +86,20 @@ class Focal(namedtuple("Focal", "gamma")):
         return plan._replace(u=u, u_sum=xp.sum(u, axis=axis))
 
 
+def surprises(found, plan, axis, xp):
+    """(−log p, p) of all classes, or of the label where the target is the label alone."""
+    if not only_label(plan):
+        return found.surprise, found.p
+    surprise = xp.pick(found.gap, plan.labels, axis) + xp.squeeze(found.log_total, axis=axis)
+    return surprise, xp.exp(-surprise)
+
+
 def only_label(plan):
     """Whether the target is the label alone: known to be unsmoothed."""
     return plan.u is None and isinstance(plan.b, float) and plan.b == 0.0
 
 
-class LabelFocal(namedtuple("LabelFocal", "gamma")):
+class LabelFocal(Modulated, namedtuple("LabelFocal", "gamma")):
     """m_y^γ·loss with m_y = 1 − p_y, for labels; the z-loss is added as it is.
 
     With ρ the softmax of the other classes and δ one at the label, the gradient of m_y^γ is γ·m_y^γ·p_y·(ρ − δ). m_y
@@ -90,40 +108,37 @@ class LabelFocal(namedtuple("LabelFocal", "gamma")):
 
     __slots__ = ()
 
-    def weighted(self, plan, weight):
-        return plan, self
-
     def others(self, z, plan, axis, xp):
         """(the Softmax, e without the label's entry, its sum, m_y^γ), the sums without the class axis."""
         found = softmax(z, axis, xp)
-        others = xp.deposit(found.e, plan.labels, -xp.pick(found.e, plan.labels, axis), axis)
+        others = xp.deposit(found.e + 0.0, plan.labels, -xp.pick(found.e, plan.labels, axis), axis)
         rest = xp.sum(others, axis=axis)
         return found, others, rest, power(rest / xp.squeeze(found.total, axis=axis), self.gamma, xp)
 
     def losses(self, logits, plan, axis, xp):
         found, _, _, factor = self.others(masked_logits(logits, plan, axis, xp), plan, axis, xp)
-        loss = spec.losses(logits, plan._replace(z_loss=None), axis, xp)
+        loss = self.unmodulated(found.statistics(plan, axis, xp), plan, xp)
         infinite = xp.isinf(loss)
-        known = factor * xp.where(infinite, xp.zeros_like(loss), loss)
-        return self.with_z_loss(
-            xp.where(infinite, product(xp.stop_gradient(factor), loss, xp), known), found, plan, axis, xp
-        )
+        finite = factor * xp.where(infinite, xp.zeros_like(loss), loss)
+        loss = xp.where(infinite, product(xp.stop_gradient(factor), loss, xp), finite)
+        return with_z_loss(loss, found, plan, axis, xp)
 
-    def with_z_loss(self, loss, found, plan, axis, xp):
-        if plan.z_loss is None:
-            return loss
-        lse = xp.squeeze(found.peak + found.log_total, axis=axis)
-        return loss + plan.z_loss * lse**2
+    def unmodulated(self, statistics, plan, xp):
+        return spec.elements(*spec.finished(statistics, xp), plan._replace(z_loss=None), xp)
 
     def losses_and_gradient(self, logits, plan, axis, xp):
         found, others, rest, factor = self.others(masked_logits(logits, plan, axis, xp), plan, axis, xp)
-        statistics = spec.statistics(logits, plan, axis, xp)
-        loss = spec.elements(*spec.finished(statistics, xp), plan._replace(z_loss=None), xp)
-        scaled = spec.scaled(plan, factor, z_loss_factor=1.0)
-        gradient = spec.gradient(logits, statistics, scaled, axis, xp)
-        p_y = xp.pick(found.e, plan.labels, axis) / xp.squeeze(found.total, axis=axis)
-        known = xp.where(xp.isinf(loss), xp.zeros_like(loss), loss)
-        rise = self.gamma * factor * p_y * known
+        statistics = found.statistics(plan, axis, xp)
+        loss = self.unmodulated(statistics, plan, xp)
+        modulated = spec.scaled(plan, factor, z_loss_factor=1.0)
+        gradient = spec.gradient_of(found.e, statistics, modulated, axis, xp)
+        p_y = xp.pick(found.p, plan.labels, axis)
+        rise = self.gamma * factor * p_y * xp.where(xp.isinf(loss), xp.zeros_like(loss), loss)
         rho = others / wide(xp.where(rest == 0, xp.ones_like(rest), rest), axis, xp)
         gradient = gradient + xp.deposit(wide(rise, axis, xp) * rho, plan.labels, -rise, axis)
-        return self.with_z_loss(product(factor, loss, xp), found, plan, axis, xp), gradient
+        return with_z_loss(product(factor, loss, xp), found, plan, axis, xp), gradient
+
+
+def with_z_loss(loss, found, plan, axis, xp):
+    """The loss and its z-loss."""
+    return loss if plan.z_loss is None else loss + plan.z_loss * found.lse(axis, xp) ** 2
