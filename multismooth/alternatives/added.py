@@ -108,7 +108,7 @@ class Divergence(Added, namedtuple("Divergence", "strength teacher temperature")
 
     def both(self, z, plan, axis, xp):
         """(q, p, log(q/p) with 0 where q is 0)."""
-        teacher = masked_logits(xp.stop_gradient(self.teacher), plan, axis, xp)
+        teacher = masked_logits(xp.astype(xp.stop_gradient(self.teacher), z.dtype, copy=False), plan, axis, xp)
         teacher, student = (softmax(x * (1 / self.temperature), axis, xp) for x in (teacher, z))
         ratio = xp.where(teacher.e == 0, xp.constant(0.0, z), student.surprise - teacher.surprise)
         return teacher.p, student.p, ratio

@@ -114,5 +114,6 @@ def by_label(z, e, with_gradient, gamma, own, found):
         height, smoothing = power * (a + b * v_sum) + 2 * z_loss * lse, power * b
         factor = rounded(e, height / total + pull)
         scaled(e, factor, rounded(e, smoothing * share), kind, rounded(e, smoothing), v)
-        e[label] -= power * a + rise + e_y * pull
+        own_share = share if kind == EVEN else v[label]
+        e[label] = e_y * (height / total) - smoothing * own_share - power * a - rise  # `pull` is of the others
     return power * loss + z_loss * lse * lse, math.isfinite(loss) and pull < 1e30
