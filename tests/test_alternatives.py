@@ -224,6 +224,37 @@ def test_every_kernel_is_the_text(kernel, framework, dtype, monkeypatch):
     assert kernel in ran
 
 
+def test_jax_in_blocks_is_the_text(monkeypatch):
+    """A shape of its own, which no other test has compiled."""
+    jax = need("jax")
+    from multismooth.jax import alternatives as blocks
+
+    monkeypatch.setattr(blocks, "MIN_LOGITS_BLOCKS", 0)
+    monkeypatch.setattr(blocks, "LOGITS_PER_BLOCK", 200)
+    z, teacher, y = (x[:59] for x in rows("float64"))
+    weight, mask = np.linspace(0.8, 1.2, 40), np.ones((59, 40), bool)
+    mask[:, 39], mask[5, 38] = False, False
+    y[y >= 38] = 1
+    s = 1 + np.arange(59) / 60
+    extras = {"weight": weight, "sample_weight": s}, {"class_mask": mask}, {"class_mask": mask[0]}, {}
+    chosen = [(*CALLS[k], extra) for k, extra in zip((0, 5, 8, 9, 12), (*extras, extras[1]), strict=True)]
+
+    @jax.jit
+    def all_of_them(z, teacher):
+        def loss(z, name, settings):
+            arrays = (teacher, y) if name == "distillation_loss" else (y,)
+            return getattr(multismooth.jax, name)(z, *arrays, **settings)
+
+        return [jax.value_and_grad(loss)(z, name, given | extra) for name, given, extra in chosen]
+
+    with jax_x64(True):
+        found = all_of_them(jax.numpy.asarray(z), jax.numpy.asarray(teacher))
+    for (name, given, extra), (value, gradient) in zip(chosen, found, strict=True):
+        expected = exact(name, (z, teacher, y) if name == "distillation_loss" else (z, y), given | extra)
+        assert_close(np.asarray(value), expected[0], "float64")
+        assert_close(np.asarray(gradient), expected[1], "float64")
+
+
 def exact(name, arrays, settings):
     """(loss, gradient) in float64 by the formulas."""
     wide = [x.astype(np.float64) if x.dtype.kind == "f" else x for x in arrays]

@@ -90,7 +90,7 @@ class Margin(Added, namedtuple("Margin", "strength margin")):
 
     def term_and_slope(self, z, found, plan, axis, xp):
         excess, count = self.excess(found.gap, plan, axis, xp)
-        far, top = (xp.astype(where, z.dtype) for where in (excess > 0, found.gap == 0))
+        far, top = (xp.astype(where, found.gap.dtype) for where in (excess > 0, found.gap == 0))
         pull = xp.sum(far, axis=axis) / xp.sum(top, axis=axis) / count
         return xp.sum(excess, axis=axis) / count, wide(pull, axis, xp) * top - far * wide(1 / count, axis, xp)
 

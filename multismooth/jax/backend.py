@@ -12,6 +12,7 @@ import numpy as np
 
 from multismooth import alternatives, backend, binary
 from multismooth.errors import complain
+from multismooth.jax import alternatives as fast
 from multismooth.jax import kernel, linear
 from multismooth.jax.namespace import XP
 from multismooth.problem import Call
@@ -128,9 +129,12 @@ class JaxBackend(backend.Backend):
         return linear.loss_and_grad(static, hidden, classifier, bias, call.problem._replace(logits=None))
 
     def alternative(self, call, alternative):
-        epsilon = call.problem.label_smoothing
-        unsmoothed = isinstance(epsilon, float) and epsilon == 0.0
-        return _alternative(call.problem, call.settings, alternative, unsmoothed)
+        zeros = {
+            "label_smoothing": call.problem.label_smoothing,
+            "hard_weight": getattr(alternative, "hard_weight", None),
+        }
+        known = frozenset(name for name, value in zeros.items() if isinstance(value, float) and value == 0.0)
+        return _alternative(call.problem, call.settings, alternative, known)
 
     def smoothing_correction(self, hidden, classifier, bias, call):
         return _smoothing_correction(hidden, classifier, bias, call.problem._replace(logits=None), call.settings)
@@ -142,10 +146,13 @@ def _loss(problem, settings):
 
 
 @partial(jax.jit, static_argnums=(1, 3))
-def _alternative(problem, settings, alternative, unsmoothed):
-    if unsmoothed:  # a number that the formulas can read
+def _alternative(problem, settings, alternative, zeros):
+    """`zeros`: which numbers are known to be 0, and are numbers that the formulas can read."""
+    if "label_smoothing" in zeros:
         problem = problem._replace(label_smoothing=0.0)
-    return alternatives.total(problem, settings, alternative, XP, kernel.alternative_elements)
+    if "hard_weight" in zeros:
+        alternative = alternative._replace(hard_weight=0.0)
+    return alternatives.total(problem, settings, alternative, XP, fast.elements)
 
 
 @partial(jax.jit, static_argnums=1)

@@ -158,29 +158,6 @@ def _plain(axis, logits, plan):
     return spec.losses(logits, plan, axis, XP)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def alternative_elements(axis, logits, plan, alternative):
-    """The losses per element of an alternative, with the gradient in closed form."""
-    return alternative.losses(logits, plan, axis, XP)
-
-
-@partial(alternative_elements.defjvp, symbolic_zeros=True)
-def _alternative_jvp(axis, primals, tangents):
-    logits, plan, alternative = primals
-    if not all(isinstance(tangent, SymbolicZero) for tangent in jax.tree.leaves(tangents[1:])):
-
-        def plain(logits, plan, alternative):
-            return alternative.losses(logits, plan, axis, XP)
-
-        return jax.jvp(plain, primals, jax.tree.map(materialised, primals, tangents))
-    if isinstance(tangents[0], SymbolicZero):
-        loss = alternative_elements(axis, logits, plan, alternative)
-        return loss, jnp.zeros_like(loss)
-    z = logits.astype(XP.float_of(logits))  # once, because the derivative of every cast is rounded
-    loss, gradient = alternative.losses_and_gradient(z, plan, axis, XP)
-    return loss, jnp.sum(gradient * tangents[0].astype(loss.dtype), axis=axis)
-
-
 def materialised(primal, tangent):
     """A symbolic zero as the array of zeros that `jax.jvp` takes."""
     if not isinstance(tangent, SymbolicZero):
