@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from multismooth.convention import Convention
 from multismooth.dispatch import (
+    OnlinePrior,
     binary_loss,
     confidence_penalty,
     distillation_loss,
@@ -23,6 +24,7 @@ from multismooth.dispatch import (
     smooth_targets,
     smoothing_correction,
     terms,
+    unigram_prior,
 )
 from multismooth.errors import LabelError, MissingBackendError, SmoothingError, SmoothingWarning, TargetError
 from multismooth.implementations import implementation
@@ -38,6 +40,7 @@ __all__ = [
     "Convention",
     "LabelError",
     "MissingBackendError",
+    "OnlinePrior",
     "SmoothingError",
     "SmoothingWarning",
     "TargetError",
@@ -63,6 +66,7 @@ __all__ = [
     "terms",
     "testing",
     "torch",
+    "unigram_prior",
 ]
 
 _SUBMODULES = {  # name: the package that it needs

@@ -24,6 +24,7 @@ class Backend:
         stop_gradient(x)                 x as a constant to autodiff
         pick(z, index, axis)             z at one index per element; the class axis goes
         deposit(z, index, values, axis)  z with per-element values added at one index per element
+        add_rows(table, index, rows)     the table with rows added at indices of its first axis
         softplus(z)                      log(1 + e^z)
     """
 
@@ -72,6 +73,10 @@ class Backend:
     def values(self, array, validate):
         """The values as a NumPy array, or None. With validate=None only where no synchronisation is needed."""
         raise NotImplementedError
+
+    def moved(self, array, like):
+        """An array of a state, as one of the framework's on `like`'s device."""
+        return self.array(array, like)
 
     def tracing(self):
         """Whether a compiler is tracing this call. Then warnings and caches are not possible."""

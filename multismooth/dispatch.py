@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate
 
+from multismooth.api import prior_functions as api
 from multismooth.api.functions import Functions
 from multismooth.api.public import Arguments, Result, misused, named
 from multismooth.errors import complain
@@ -69,3 +70,22 @@ focal_loss = _dispatched(Functions.focal_loss)
 confidence_penalty = _dispatched(Functions.confidence_penalty)
 margin_smoothing = _dispatched(Functions.margin_smoothing)
 distillation_loss = _dispatched(Functions.distillation_loss)
+unigram_prior = _dispatched(Functions.unigram_prior)
+
+
+class OnlinePrior(api.OnlinePrior):
+    __slots__ = ()
+    __doc__ = api.OnlinePrior.__doc__
+
+    @classmethod
+    def start(cls, num_classes: int):
+        from multismooth import numpy
+
+        return cls(*numpy.OnlinePrior.start(num_classes))
+
+    def update(self, logits, targets, *, ignore_index: int | None = -100, axis: int | None = None):
+        state = backend_of(logits).OnlinePrior(*self).update(logits, targets, ignore_index=ignore_index, axis=axis)
+        return type(self)(*state)
+
+    def next_epoch(self):
+        return type(self)(*backend_of(self.sums).OnlinePrior(*self).next_epoch())

@@ -9,6 +9,7 @@ import numpy as np
 
 from multismooth import alternatives, linear, spec
 from multismooth.api.functions import Functions
+from multismooth.api.prior_functions import online_prior
 from multismooth.api.public import public
 from multismooth.backend import Backend
 from multismooth.cpu import alternatives as cpu
@@ -176,3 +177,5 @@ focal_loss = public(_functions.focal_loss, __name__)
 confidence_penalty = public(_functions.confidence_penalty, __name__)
 margin_smoothing = public(_functions.margin_smoothing, __name__)
 distillation_loss = public(_functions.distillation_loss, __name__)
+unigram_prior = public(_functions.unigram_prior, __name__)
+OnlinePrior = online_prior(_functions._backend, __name__)

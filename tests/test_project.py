@@ -179,6 +179,7 @@ DEFAULTS = {
     "z_loss": 0.0,
     "reduction": "mean",
     "accumulate": "float32",
+    "pseudo_count": 1.0,
     "gamma": 2.0,
     "modulation": "class",
     "beta": 0.1,
@@ -209,6 +210,7 @@ SIGNATURES = {
     "confidence_penalty": (["logits", "targets"], ["beta", *NAMES]),
     "margin_smoothing": (["logits", "targets"], ["margin", "strength", *NAMES]),
     "distillation_loss": (["logits", "teacher_logits", "targets"], ["temperature", "hard_weight", *NAMES]),
+    "unigram_prior": (["targets", "num_classes"], ["pseudo_count", "ignore_index"]),
 }
 BESIDE = ("focal_loss", "confidence_penalty", "margin_smoothing", "distillation_loss")  # smoothing is off by default
 

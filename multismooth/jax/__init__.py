@@ -13,10 +13,12 @@ from multismooth.errors import require
 require("jax", "jax")
 
 from multismooth.api.functions import Functions
+from multismooth.api.prior_functions import online_prior
 from multismooth.api.public import public
 from multismooth.jax.backend import JaxBackend
 
 __all__ = [
+    "OnlinePrior",
     "binary_loss",
     "confidence_penalty",
     "distillation_loss",
@@ -29,6 +31,7 @@ __all__ = [
     "smooth_targets",
     "smoothing_correction",
     "terms",
+    "unigram_prior",
 ]
 
 _functions = Functions(JaxBackend())
@@ -44,3 +47,5 @@ focal_loss = public(_functions.focal_loss, __name__)
 confidence_penalty = public(_functions.confidence_penalty, __name__)
 margin_smoothing = public(_functions.margin_smoothing, __name__)
 distillation_loss = public(_functions.distillation_loss, __name__)
+unigram_prior = public(_functions.unigram_prior, __name__)
+OnlinePrior = online_prior(_functions._backend, __name__)

@@ -13,6 +13,7 @@ from multismooth.errors import require
 
 require("torch", "torch")
 
+from multismooth.api.prior_functions import online_prior
 from multismooth.api.public import public
 from multismooth.torch.backend import functions as _functions
 from multismooth.torch.dropins import CrossEntropyLoss, cross_entropy, linear_cross_entropy
@@ -21,6 +22,7 @@ from multismooth.torch.layers import LinearLoss
 __all__ = [
     "CrossEntropyLoss",
     "LinearLoss",
+    "OnlinePrior",
     "binary_loss",
     "confidence_penalty",
     "cross_entropy",
@@ -35,6 +37,7 @@ __all__ = [
     "smooth_targets",
     "smoothing_correction",
     "terms",
+    "unigram_prior",
 ]
 
 loss = public(_functions.loss, __name__)
@@ -49,3 +52,5 @@ focal_loss = public(_functions.focal_loss, __name__)
 confidence_penalty = public(_functions.confidence_penalty, __name__)
 margin_smoothing = public(_functions.margin_smoothing, __name__)
 distillation_loss = public(_functions.distillation_loss, __name__)
+unigram_prior = public(_functions.unigram_prior, __name__)
+OnlinePrior = online_prior(_functions._backend, __name__)

@@ -73,6 +73,9 @@ class TorchBackend(Backend):
                 return array
         return super().take(argument, value, like)
 
+    def moved(self, array, like):
+        return self.array(array, like).to(like.device)
+
     def check_device(self, argument, array, like):
         """Refuse tensors on two devices. A 0-d tensor on the CPU is allowed with any device, except as targets."""
         if like is None or array.device == like.device:
