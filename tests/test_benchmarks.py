@@ -308,3 +308,10 @@ def test_what_an_eager_call_in_jax_costs_is_measured(load):
     seconds, peak = load("jax_calls").measure_eager((6, 5), "bfloat16", 1, None, 1)
     assert seconds > 0
     assert peak < 2**24
+
+
+def test_the_losses_beside_smoothing_are_timed(load, capsys):
+    load("alternatives").main(["--shape", "6x4", "--rounds", "1", "--frameworks", "torch"])
+    said = capsys.readouterr().out
+    assert said.count("\n") == 10
+    assert "distillation and labels" in said
