@@ -9,6 +9,8 @@ from multismooth.spec import masked_logits, product, wide
 
 def power(base, exponent, xp):
     """base^exponent for 0 ≤ base ≤ 1. At 0, where its slope may be infinite, it has the right value and slope 0."""
+    if isinstance(exponent, float) and (exponent == 1.0 or exponent >= 2.0):
+        return base**exponent  # whose first two derivatives are finite
     positive = xp.where(base == 0, xp.ones_like(base), base)
     if isinstance(exponent, float):
         return positive if exponent == 0.0 else xp.where(base == 0, xp.zeros_like(base), positive**exponent)
@@ -45,26 +47,33 @@ class Focal(Modulated, namedtuple("Focal", "gamma")):
 
     def losses(self, logits, plan, axis, xp):
         found = softmax(masked_logits(logits, plan, axis, xp), axis, xp)
-        return self.elements(found, self.cost(*surprises(found, plan, axis, xp), xp), plan, axis, xp)
+        surprise, p = surprises(found, plan, axis, xp)
+        return self.elements(found, self.cost(surprise, p, self.modulator(p, xp), xp), plan, axis, xp)
 
     def losses_and_gradient(self, logits, plan, axis, xp):
         found = softmax(masked_logits(logits, plan, axis, xp), axis, xp)
         surprise, p = surprises(found, plan, axis, xp)
-        loss = self.elements(found, self.cost(surprise, p, xp), plan, axis, xp)
-        target = self.target(self.slope(surprise, p, xp), plan, axis, xp)
+        modulator = self.modulator(p, xp)
+        loss = self.elements(found, self.cost(surprise, p, modulator, xp), plan, axis, xp)
+        target = self.target(self.slope(surprise, p, modulator, xp), plan, axis, xp)
         return loss, spec.gradient_of(found.e, found.statistics(target, axis, xp), target, axis, xp)
 
-    def cost(self, surprise, p, xp):
-        """m^γ·surprise. Where p is 0, m is 1, and an infinite surprise stays what it is."""
-        known = xp.where(p == 0, xp.zeros_like(p), surprise)
-        return xp.where(p == 0, surprise, power(1 - p, self.gamma, xp) * known)
+    def modulator(self, p, xp):
+        """m^γ."""
+        return power(1 - p, self.gamma, xp)
 
-    def slope(self, surprise, p, xp):
+    def cost(self, surprise, p, modulator, xp):
+        """m^γ·surprise. Where p is 0, m is 1, and an infinite surprise stays what it is."""
+        impossible = p == 0
+        known = xp.where(impossible, xp.constant(0.0, p), surprise)
+        return xp.where(impossible, surprise, modulator * known)
+
+    def slope(self, surprise, p, modulator, xp):
         """D, the derivative of `cost` with respect to the surprise. surprise/m is 1 where m is 0."""
         m = 1 - p
         certain = m == 0
-        ratio = xp.where(certain, xp.ones_like(p), times_surprise(p, surprise, xp) / xp.where(certain, p, m))
-        return power(m, self.gamma, xp) * (1 + self.gamma * ratio)
+        ratio = xp.where(certain, p, times_surprise(p, surprise, xp) / xp.where(certain, p, m))
+        return modulator * (1 + self.gamma * ratio)
 
     def elements(self, found, cost, plan, axis, xp):
         """The losses per element from `cost`, which is that of the label alone where it is `only_label`."""
