@@ -315,3 +315,15 @@ def test_the_losses_beside_smoothing_are_timed(load, capsys):
     said = capsys.readouterr().out
     assert said.count("\n") == 10
     assert "distillation and labels" in said
+
+
+def test_students_are_compared_and_drawn(load, tmp_path, capsys):
+    need("sklearn")
+    need("matplotlib")
+    module, file, image = load("distillation"), tmp_path / "it.json", tmp_path / "it.svg"
+    module.main(["--data", "digits", "--seeds", "2", "--train", "60", "--epochs", "1", "--out", str(file)])
+    said = capsys.readouterr().out
+    assert said.count("\n") == 4 + len(module.SMOOTHING)
+    module.main(["--results", str(file), "--picture", str(image)])
+    assert capsys.readouterr().out == said
+    assert image.read_text(encoding="utf-8").count("T = ") >= 3
