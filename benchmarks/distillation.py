@@ -115,7 +115,7 @@ def picture(results, path):
     matplotlib.rcParams["svg.hashsalt"] = "distillation"
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(6.4, 4), layout="constrained")
     for shift, (epsilon, colour) in enumerate(zip(SMOOTHING, ("#4c4c4c", "#1f77b4", "#d95f02"), strict=True)):
         columns = [np.array([result[f"student {epsilon} {heat:g}"] for result in results]) for heat in TEMPERATURES]
         errors = [column.std(ddof=1) / np.sqrt(len(column)) for column in columns]
@@ -128,7 +128,7 @@ def picture(results, path):
     axes.axhline(alone, color="#888888", linestyle=":", label="student without a teacher")
     axes.set_xticks(range(len(TEMPERATURES)), [f"T = {heat:g}" for heat in TEMPERATURES])
     axes.set_ylabel("test accuracy of the student, %")
-    axes.legend(frameon=False, fontsize="small")
+    figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=2)
     figure.savefig(path, metadata={"Date": None})
 
 

@@ -74,8 +74,18 @@ unigram_prior = _dispatched(Functions.unigram_prior)
 
 
 class OnlinePrior(api.OnlinePrior):
+    """`OnlinePrior` of any backend: its arrays become those of the logits' framework, on the logits' device.
+
+    See `multismooth.api.prior_functions.OnlinePrior` for what it is.
+
+    >>> import numpy as np
+    >>> import multismooth
+    >>> state = multismooth.OnlinePrior.start(2).update(np.eye(2), np.array([0, 1]))
+    >>> state.counts.tolist()
+    [1, 1]
+    """
+
     __slots__ = ()
-    __doc__ = api.OnlinePrior.__doc__
 
     @classmethod
     def start(cls, num_classes: int):
