@@ -452,6 +452,7 @@ def test_a_temperature_must_be_given(framework):
         called(framework, "distillation_loss", np.zeros((2, 3)), np.ones((2, 3)), np.array([0, 2]))
 
 
+@pytest.mark.compiles
 def test_numbers_that_no_check_can_read_become_nan():
     jax = need("jax")
     z, y = jax.numpy.zeros((2, 3)), jax.numpy.array([0, 2])

@@ -109,6 +109,7 @@ def test_online_prior_refuses_other_classes(framework):
             state.update(*arrays(framework, logits, labels))
 
 
+@pytest.mark.compiles
 def test_online_prior_passes_through_jit():
     jax = need("jax")
     z, y = jax.numpy.eye(3) * 4, jax.numpy.array([0, 1, 7])
