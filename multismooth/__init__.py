@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING
 
 from multismooth.convention import Convention
 from multismooth.dispatch import (
+    OnlinePrior,
     binary_loss,
+    confidence_penalty,
+    distillation_loss,
+    focal_loss,
     linear_loss,
     linear_loss_and_grad,
     loss,
     loss_and_grad,
+    margin_smoothing,
     smooth_targets,
     smoothing_correction,
     terms,
+    unigram_prior,
 )
 from multismooth.errors import (
     CalibrationWarning,
@@ -43,15 +49,19 @@ __all__ = [
     "Convention",
     "LabelError",
     "MissingBackendError",
+    "OnlinePrior",
     "SmoothingError",
     "SmoothingWarning",
     "Sweep",
     "TargetError",
     "binary_loss",
     "calibration",
+    "confidence_penalty",
     "conventions",
     "demo",
+    "distillation_loss",
     "flax",
+    "focal_loss",
     "implementation",
     "jax",
     "keep_buffers",
@@ -59,6 +69,7 @@ __all__ = [
     "linear_loss_and_grad",
     "loss",
     "loss_and_grad",
+    "margin_smoothing",
     "numpy",
     "parity",
     "smooth_targets",
@@ -67,6 +78,7 @@ __all__ = [
     "terms",
     "testing",
     "torch",
+    "unigram_prior",
 ]
 
 _SUBMODULES = {  # name: the package that it needs

@@ -7,7 +7,7 @@ kernel exists. Add the backend to the table of `tests/support/adapters.py`, whos
 
 import numpy as np
 
-from multismooth import binary, correction, spec
+from multismooth import alternatives, binary, correction, spec
 from multismooth.api import argument_checks, containers
 from multismooth.plan import plan_of, smooth_targets
 from multismooth.problem import Terms
@@ -24,6 +24,7 @@ class Backend:
         stop_gradient(x)                 x as a constant to autodiff
         pick(z, index, axis)             z at one index per element; the class axis goes
         deposit(z, index, values, axis)  z with per-element values added at one index per element
+        add_rows(table, index, rows)     the table with rows added at indices of its first axis
         softplus(z)                      log(1 + e^z)
     """
 
@@ -78,6 +79,10 @@ class Backend:
         """The values as a NumPy array, or None. With validate=None only where no synchronisation is needed."""
         raise NotImplementedError
 
+    def moved(self, array, like):
+        """An array of a state, as one of the framework's on `like`'s device."""
+        return self.array(array, like)
+
     def tracing(self):
         """Whether a compiler is tracing this call. Then warnings and caches are not possible."""
         return False
@@ -120,6 +125,9 @@ class Backend:
 
     def binary_loss(self, problem, reduction):
         return binary.loss(problem, reduction, self.xp)
+
+    def alternative(self, call, alternative):
+        return alternatives.total(call.problem, call.settings, alternative, self.xp)
 
     def smoothing_correction(self, hidden, classifier, bias, call):
         return correction.correction(hidden, classifier, bias, call.problem, call.settings, self.xp)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate
 
+from multismooth.api import prior_functions as api
 from multismooth.api.functions import Functions
 from multismooth.api.public import Arguments, Result, misused, named
 from multismooth.errors import complain
@@ -70,3 +71,36 @@ linear_loss = _dispatched(Functions.linear_loss)
 linear_loss_and_grad = _dispatched(Functions.linear_loss_and_grad)
 smoothing_correction = _dispatched(Functions.smoothing_correction)
 binary_loss = _dispatched(Functions.binary_loss)
+focal_loss = _dispatched(Functions.focal_loss)
+confidence_penalty = _dispatched(Functions.confidence_penalty)
+margin_smoothing = _dispatched(Functions.margin_smoothing)
+distillation_loss = _dispatched(Functions.distillation_loss)
+unigram_prior = _dispatched(Functions.unigram_prior)
+
+
+class OnlinePrior(api.OnlinePrior):
+    """`OnlinePrior` of any backend: its arrays become those of the logits' framework, on the logits' device.
+
+    See `multismooth.api.prior_functions.OnlinePrior` for what it is.
+
+    >>> import numpy as np
+    >>> import multismooth
+    >>> state = multismooth.OnlinePrior.start(2).update(np.eye(2), np.array([0, 1]))
+    >>> state.counts.tolist()
+    [1, 1]
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def start(cls, num_classes: int):
+        from multismooth import numpy
+
+        return cls(*numpy.OnlinePrior.start(num_classes))
+
+    def update(self, logits, targets, *, ignore_index: int | None = -100, axis: int | None = None):
+        state = backend_of(logits).OnlinePrior(*self).update(logits, targets, ignore_index=ignore_index, axis=axis)
+        return type(self)(*state)
+
+    def next_epoch(self):
+        return type(self)(*backend_of(self.sums).OnlinePrior(*self).next_epoch())

@@ -38,6 +38,13 @@ def deposit(z, index, values, axis):
     return z
 
 
+def add_rows(table, index, rows):
+    """The table with rows (or entries) added at indices of its first axis, some of which may be the same."""
+    table = np.array(table)
+    np.add.at(table, index, rows)
+    return table
+
+
 def softplus(z):
     return np.logaddexp(0, z)
 
@@ -60,6 +67,7 @@ XP = Namespace(
     stop_gradient=stop_gradient,
     pick=pick,
     deposit=deposit,
+    add_rows=add_rows,
     softplus=softplus,
     float_of=float_of,
     number=number,

@@ -7,10 +7,12 @@
 
 import numpy as np
 
-from multismooth import linear, spec
+from multismooth import alternatives, linear, spec
 from multismooth.api.functions import Functions
+from multismooth.api.prior_functions import online_prior
 from multismooth.api.public import public
 from multismooth.backend import Backend
+from multismooth.cpu import alternatives as cpu
 from multismooth.cpu import choice, kernels
 from multismooth.cpu.buffers import age_buffers
 from multismooth.cpu.kernels import without_warnings
@@ -142,6 +144,22 @@ class NumpyBackend(Backend):
         return loss, tuple(g if g is None else g.astype(x.dtype, copy=False) for g, x in pairs)
 
     @without_warnings
+    def alternative(self, call, alternative):
+        age_buffers()
+        problem, axis = call.problem, call.settings.axis
+        z = problem.logits
+        plan, alternative = alternatives.reduced(problem, call.settings, alternative, XP)
+        plan, names = with_numbers(plan), ["chunked", "spec"] if z.size else ["spec"]
+        if cpu.compiles(z, plan, alternative, axis):
+            names.insert(0, "numba")
+        if (name := select(*names)) == "spec":
+            losses = alternative.losses(z, plan, axis, XP)
+        else:
+            workers = 1 if z.size < choice.MIN_LOGITS_FOR_THREADS else choice.cores()
+            losses = cpu.evaluate(name, z, plan, alternative, axis, XP, workers=workers)
+        return losses if call.settings.reduction == "none" else np.add.reduce(losses, None)
+
+    @without_warnings
     def smoothing_correction(self, hidden, classifier, bias, call):
         return super().smoothing_correction(hidden, classifier, bias, call)
 
@@ -155,3 +173,9 @@ linear_loss = public(_functions.linear_loss, __name__)
 linear_loss_and_grad = public(_functions.linear_loss_and_grad, __name__)
 smoothing_correction = public(_functions.smoothing_correction, __name__)
 binary_loss = public(_functions.binary_loss, __name__)
+focal_loss = public(_functions.focal_loss, __name__)
+confidence_penalty = public(_functions.confidence_penalty, __name__)
+margin_smoothing = public(_functions.margin_smoothing, __name__)
+distillation_loss = public(_functions.distillation_loss, __name__)
+unigram_prior = public(_functions.unigram_prior, __name__)
+OnlinePrior = online_prior(_functions._backend, __name__)

@@ -138,12 +138,21 @@ def finite(peak, xp):
 
 def statistics(logits, plan, axis, xp):
     """The Statistics of all classes of every element."""
-    z = masked_logits(logits, plan, axis, xp)
+    peak, gap = peak_and_gap(masked_logits(logits, plan, axis, xp), axis, xp)
+    return statistics_of(peak, gap, xp.exp(-gap), plan, axis, xp)
+
+
+def peak_and_gap(z, axis, xp):
+    """(max z per element, peak − z), for masked logits z."""
     peak = xp.stop_gradient(xp.max(z, axis=axis))  # the result does not depend on the number that is subtracted
-    gap = wide(finite(peak, xp), axis, xp) - z
+    return peak, wide(finite(peak, xp), axis, xp) - z
+
+
+def statistics_of(peak, gap, e, plan, axis, xp):
+    """The Statistics from the distances to the peak and from e = exp(−gap)."""
     return Statistics(
         peak,
-        xp.sum(xp.exp(-gap), axis=axis),
+        xp.sum(e, axis=axis),
         xp.pick(gap, plan.labels, axis) if plan.u is None else weighted_gap(plan.u, gap, axis, xp),
         xp.mean(gap, axis=axis) if plan.v is None else weighted_gap(plan.v, gap, axis, xp),
         plan.u_sum,
@@ -214,11 +223,16 @@ def gradient(logits, found, plan, axis, xp):
 
     `found` are the Statistics of all classes; p = exp(z − peak)/total.
     """
+    e = xp.exp(masked_logits(logits, plan, axis, xp) - wide(finite(found.peak, xp), axis, xp))
+    return gradient_of(e, found, plan, axis, xp)
+
+
+def gradient_of(e, found, plan, axis, xp):
+    """`gradient` from e = exp(z − peak)."""
     height = plan.a * plan.u_sum + plan.b * plan.v_sum
     height = (
         height if plan.z_loss is None else height + 2 * plan.z_loss * (finite(found.peak, xp) + xp.log(found.total))
     )
-    e = xp.exp(masked_logits(logits, plan, axis, xp) - wide(finite(found.peak, xp), axis, xp))
     v = 1 / e.shape[axis] if plan.v is None else plan.v
     g = wide(height / found.total, axis, xp) * e - wide(plan.b, axis, xp) * v
     g = xp.deposit(g, plan.labels, -plan.a, axis) if plan.u is None else g - wide(plan.a, axis, xp) * plan.u

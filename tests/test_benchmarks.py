@@ -335,3 +335,22 @@ def test_the_calibration_error_is_timed_beside_plain_numpy(load, capsys):
     ratios = load("calibration").main(["--rows", "2000", "--repeats", "1"])
     assert set(ratios) == {(name, dtype) for name in ("probs", "logits") for dtype in ("float32", "float64")}
     assert "plain NumPy" in capsys.readouterr().out
+
+
+def test_the_losses_beside_smoothing_are_timed(load, capsys):
+    load("alternatives").main(["--shape", "6x4", "--rounds", "1", "--frameworks", "torch"])
+    said = capsys.readouterr().out
+    assert said.count("\n") == 10
+    assert "distillation and labels" in said
+
+
+def test_students_are_compared_and_drawn(load, tmp_path, capsys):
+    need("sklearn")
+    need("matplotlib")
+    module, file, image = load("distillation"), tmp_path / "it.json", tmp_path / "it.svg"
+    module.main(["--data", "digits", "--seeds", "2", "--train", "60", "--epochs", "1", "--out", str(file)])
+    said = capsys.readouterr().out
+    assert said.count("\n") == 4 + len(module.SMOOTHING)
+    module.main(["--results", str(file), "--picture", str(image)])
+    assert capsys.readouterr().out == said
+    assert image.read_text(encoding="utf-8").count("T = ") >= 3

@@ -36,6 +36,7 @@ ELSEWHERE = {
     ("multismooth.demo", "ModuleNotFoundError"): "says what to install",
     ("multismooth.recording", "ValueSeen"): "is caught: the plan of such a call is not recorded",
     ("multismooth.backend", "NotImplementedError"): "a method that a backend has to bring",
+    ("multismooth.api.prior_functions", "NotImplementedError"): "the same, of a class",
     ("multismooth.cpu.compiled.arithmetic", "NotImplementedError"): "compiled, and never run",
     ("multismooth.cpu.compiled.by_rows", "NotImplementedError"): "compiled, and never run",
     ("multismooth.api.public", "wrong"): "the TypeError of a wrong call, which `misused` words",
@@ -149,6 +150,12 @@ OTHERS = {
         lambda: conventions["others"].smoothing_for(conventions["torch"], 1.0, 3),
     ),
     "ε of a row": (multismooth.SmoothingError, "no smoothing", lambda: Convention().target_row(2.0, 3)),
+    "integer logits": (ValueError, "Cast them", lambda: multismooth.OnlinePrior.start(3).update(LABELS, LABELS)),
+    "a state of other classes": (
+        ValueError,
+        r"OnlinePrior.start\(3\)",
+        lambda: multismooth.OnlinePrior.start(5).update(LOGITS, LABELS),
+    ),
     "another device": (
         ValueError,
         "Move it",

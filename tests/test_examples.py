@@ -9,7 +9,7 @@ import pytest
 from requirements import need
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
-FRAMEWORKS = {"torch", "jax", "optax", "matplotlib"}
+FRAMEWORKS = {"torch", "jax", "flax", "optax", "matplotlib", "sklearn"}
 SAID = {  # what a program must print, beside ending well
     "porting_a_criterion": (
         "first_port does not agree with Criterion",
@@ -28,12 +28,14 @@ SAID = {  # what a program must print, beside ending well
 
 def frameworks(path):
     """What a program imports of what may be missing."""
-    imports = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Import)]
-    return {name.name.partition(".")[0] for node in imports for name in node.names} & FRAMEWORKS
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return {name.partition(".")[0] for name in names} & FRAMEWORKS
 
 
 def test_there_are_examples():
-    assert len(EXAMPLES) >= 8
+    assert len(EXAMPLES) >= 17
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -30,6 +30,7 @@ FILES = {
 LAYERS = [
     {"errors"},
     {"convention", "registry", "problem", "spec", "plan", "reduction", "binary", "correction", "linear"}  # mathematics
+    | {"alternatives"}  # beside smoothing
     | {"namespace", "implementations", "recording"},  # what a kernel is told
     {"cpu"},
     {"api"},
@@ -194,6 +195,14 @@ DEFAULTS = {
     "z_loss": 0.0,
     "reduction": "mean",
     "accumulate": "float32",
+    "pseudo_count": 1.0,
+    "gamma": 2.0,
+    "modulation": "class",
+    "beta": 0.1,
+    "margin": 10.0,
+    "strength": 0.1,
+    "hard_weight": 0.0,
+    "temperature": inspect.Parameter.empty,
 }
 SIGNATURES = {
     "loss": (["logits", "targets"], NAMES),
@@ -213,7 +222,13 @@ SIGNATURES = {
         ["logits", "targets"],
         ["label_smoothing", "pos_weight", "sample_weight", "reduction", "normalizer", "validate"],
     ),
+    "focal_loss": (["logits", "targets"], ["gamma", "modulation", *NAMES]),
+    "confidence_penalty": (["logits", "targets"], ["beta", *NAMES]),
+    "margin_smoothing": (["logits", "targets"], ["margin", "strength", *NAMES]),
+    "distillation_loss": (["logits", "teacher_logits", "targets"], ["temperature", "hard_weight", *NAMES]),
+    "unigram_prior": (["targets", "num_classes"], ["pseudo_count", "ignore_index"]),
 }
+BESIDE = ("focal_loss", "confidence_penalty", "margin_smoothing", "distillation_loss")  # smoothing is off by default
 
 
 @pytest.mark.parametrize("module", ["multismooth", "multismooth.numpy", "multismooth.torch", "multismooth.jax"])
@@ -227,6 +242,7 @@ def test_signatures_are_the_contracts_everywhere(module, name):
     assert [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY] == named
     for argument in named:
         expected = -1 if (name, argument) == ("smooth_targets", "axis") else DEFAULTS.get(argument)
+        expected = 0.0 if argument == "label_smoothing" and name in BESIDE else expected
         assert parameters[argument].default == expected, argument
     assert ">>>" in function.__doc__
 

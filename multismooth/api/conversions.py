@@ -12,6 +12,7 @@ FLOATING = {
     "hidden": "Cast it; integers have no gradient. The order is hidden, classifier, targets.",
     "classifier": "Cast it; integers have no gradient. The order is hidden, classifier, targets.",
     "bias": "Cast it; integers have no gradient.",
+    "teacher_logits": "Cast it. The order is logits, teacher_logits, targets.",
 }
 
 

@@ -2,19 +2,22 @@
 
 from typing import Any
 
+from multismooth.api.alternative_functions import AlternativeFunctions
 from multismooth.api.linear_functions import HeadFunctions
+from multismooth.api.prior_functions import PriorFunctions
 from multismooth.problem import Terms
 
 
-class Functions(HeadFunctions):
+class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
     """The functions of one backend. Its methods become the public functions, such as `multismooth.torch.loss`."""
 
     def __init__(self, backend):
         # Imported here because they need NumPy, while `import multismooth` needs only the signatures.
         from multismooth.api.arguments import Arguments
         from multismooth.api.call_cache import CallCache
+        from multismooth.api.parameters import Parameters
 
-        self._backend, self._arguments = backend, Arguments(backend)
+        self._backend, self._arguments, self._parameters = backend, Arguments(backend), Parameters(backend)
         self._call = CallCache(self._arguments)
 
     def loss(

@@ -34,6 +34,12 @@ SYNONYMS = {
     "targets": "target labels label y_true y one_hot",
     "num_classes": "classes n_classes vocab_size depth",
     "prior": "label_prior class_prior unigram smoothing_distribution",
+    "gamma": "focusing focusing_parameter",
+    "beta": "penalty entropy_weight confidence_penalty",
+    "strength": "alpha penalty weight",
+    "teacher_logits": "teacher teacher_outputs soft_targets",
+    "temperature": "t tau temp T",
+    "hard_weight": "alpha hard_loss_weight label_weight",
     "convention": "style variant method mode",
 }
 
@@ -82,7 +88,8 @@ def misused(function: Callable, args: tuple, options: dict[str, Any]) -> TypeErr
         return TypeError(
             f"{name}() got {repeated[0]!r} twice, by position and by name. Its first arguments are {first}."
         )
-    if missing := [p for p in positional[len(args) :] if p not in options]:
+    needed = [p.name for p in parameters.values() if p.default is Parameter.empty and p.name not in options]
+    if missing := [p for p in needed if p not in positional[: len(args)]]:
         return TypeError(f"{name}() is missing {' and '.join(map(repr, missing))}. Its first arguments are {first}.")
     return None
 

@@ -232,7 +232,7 @@ def prior_mass(prior, targets, axis, source, allowed, counted):
         )
 
 
-def probabilities(row, slack, all_logits):
+def probabilities(row, slack, all_logits, argument="logits"):
     """Refuse logits that are all probabilities, which means that a softmax was already applied.
 
     `row` is the first row. `all_logits()` returns (the values of all logits, the class axis). It is called only if the
@@ -243,7 +243,7 @@ def probabilities(row, slack, all_logits):
     if not _probabilities(row, 0, slack) or not _probabilities(*all_logits(), slack):
         return
     raise complain(
-        "logits",
+        argument,
         "unnormalised scores",
         "rows in [0, 1] that sum to 1, which look like probabilities",
         "Pass the scores from before the softmax, or log(p); validate=False if these are scores after all.",

@@ -13,18 +13,25 @@ from multismooth.errors import require
 require("jax", "jax")
 
 from multismooth.api.functions import Functions
+from multismooth.api.prior_functions import online_prior
 from multismooth.api.public import public
 from multismooth.jax.backend import JaxBackend
 
 __all__ = [
+    "OnlinePrior",
     "binary_loss",
+    "confidence_penalty",
+    "distillation_loss",
+    "focal_loss",
     "linear_loss",
     "linear_loss_and_grad",
     "loss",
     "loss_and_grad",
+    "margin_smoothing",
     "smooth_targets",
     "smoothing_correction",
     "terms",
+    "unigram_prior",
 ]
 
 _functions = Functions(JaxBackend())
@@ -36,3 +43,9 @@ linear_loss = public(_functions.linear_loss, __name__)
 linear_loss_and_grad = public(_functions.linear_loss_and_grad, __name__)
 smoothing_correction = public(_functions.smoothing_correction, __name__)
 binary_loss = public(_functions.binary_loss, __name__)
+focal_loss = public(_functions.focal_loss, __name__)
+confidence_penalty = public(_functions.confidence_penalty, __name__)
+margin_smoothing = public(_functions.margin_smoothing, __name__)
+distillation_loss = public(_functions.distillation_loss, __name__)
+unigram_prior = public(_functions.unigram_prior, __name__)
+OnlinePrior = online_prior(_functions._backend, __name__)

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from multismooth import backend, binary
+from multismooth import alternatives, backend, binary
 from multismooth.errors import complain
+from multismooth.jax import alternatives as fast
 from multismooth.jax import kernel, linear
 from multismooth.jax.namespace import XP
 from multismooth.problem import Call
@@ -127,6 +128,14 @@ class JaxBackend(backend.Backend):
         static = linear.Static(chunk_rows, call.settings, self.product)
         return linear.loss_and_grad(static, hidden, classifier, bias, call.problem._replace(logits=None))
 
+    def alternative(self, call, alternative):
+        zeros = {
+            "label_smoothing": call.problem.label_smoothing,
+            "hard_weight": getattr(alternative, "hard_weight", None),
+        }
+        known = frozenset(name for name, value in zeros.items() if isinstance(value, float) and value == 0.0)
+        return _alternative(call.problem, call.settings, alternative, known)
+
     def smoothing_correction(self, hidden, classifier, bias, call):
         return _smoothing_correction(hidden, classifier, bias, call.problem._replace(logits=None), call.settings)
 
@@ -134,6 +143,16 @@ class JaxBackend(backend.Backend):
 @partial(jax.jit, static_argnums=1)
 def _loss(problem, settings):
     return backend.total(problem, settings, XP, kernel.elements)
+
+
+@partial(jax.jit, static_argnums=(1, 3))
+def _alternative(problem, settings, alternative, zeros):
+    """`zeros`: which numbers are known to be 0, and are numbers that the formulas can read."""
+    if "label_smoothing" in zeros:
+        problem = problem._replace(label_smoothing=0.0)
+    if "hard_weight" in zeros:
+        alternative = alternative._replace(hard_weight=0.0)
+    return alternatives.total(problem, settings, alternative, XP, fast.elements)
 
 
 @partial(jax.jit, static_argnums=1)

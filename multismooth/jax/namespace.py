@@ -38,6 +38,10 @@ def deposit(z, index, values, axis):
     return z + jnp.where(at(index, z.shape[axis], axis), values, jnp.zeros((), z.dtype))
 
 
+def add_rows(table, index, rows):
+    return table.at[index].add(rows)
+
+
 XP = Namespace(
     jnp,
     float_of=float_of,
@@ -46,5 +50,6 @@ XP = Namespace(
     stop_gradient=jax.lax.stop_gradient,
     pick=pick,
     deposit=deposit,
+    add_rows=add_rows,
     softplus=jax.nn.softplus,
 )

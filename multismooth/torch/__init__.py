@@ -13,6 +13,7 @@ from multismooth.errors import require
 
 require("torch", "torch")
 
+from multismooth.api.prior_functions import online_prior
 from multismooth.api.public import public
 from multismooth.torch.backend import functions as _functions
 from multismooth.torch.dropins import CrossEntropyLoss, cross_entropy, linear_cross_entropy
@@ -21,16 +22,22 @@ from multismooth.torch.layers import LinearLoss
 __all__ = [
     "CrossEntropyLoss",
     "LinearLoss",
+    "OnlinePrior",
     "binary_loss",
+    "confidence_penalty",
     "cross_entropy",
+    "distillation_loss",
+    "focal_loss",
     "linear_cross_entropy",
     "linear_loss",
     "linear_loss_and_grad",
     "loss",
     "loss_and_grad",
+    "margin_smoothing",
     "smooth_targets",
     "smoothing_correction",
     "terms",
+    "unigram_prior",
 ]
 
 loss = public(_functions.loss, __name__)
@@ -41,3 +48,9 @@ linear_loss = public(_functions.linear_loss, __name__)
 linear_loss_and_grad = public(_functions.linear_loss_and_grad, __name__)
 smoothing_correction = public(_functions.smoothing_correction, __name__)
 binary_loss = public(_functions.binary_loss, __name__)
+focal_loss = public(_functions.focal_loss, __name__)
+confidence_penalty = public(_functions.confidence_penalty, __name__)
+margin_smoothing = public(_functions.margin_smoothing, __name__)
+distillation_loss = public(_functions.distillation_loss, __name__)
+unigram_prior = public(_functions.unigram_prior, __name__)
+OnlinePrior = online_prior(_functions._backend, __name__)

@@ -10,7 +10,7 @@ from multismooth.backend import Backend, total
 from multismooth.errors import complain
 from multismooth.implementations import select
 from multismooth.reduction import reduced_plan
-from multismooth.torch import autograd, compat, linear, operators
+from multismooth.torch import alternatives, autograd, compat, linear, operators
 from multismooth.torch.choice import plan_and_kernel
 from multismooth.torch.gpu import launch
 from multismooth.torch.namespace import XP
@@ -73,6 +73,9 @@ class TorchBackend(Backend):
                 self.check_device(argument, array, like)
                 return array
         return super().take(argument, value, like)
+
+    def moved(self, array, like):
+        return self.array(array, like).to(like.device)
 
     def check_device(self, argument, array, like):
         """Refuse tensors on two devices. A 0-d tensor on the CPU is allowed with any device, except as targets."""
@@ -163,6 +166,12 @@ class TorchBackend(Backend):
             return total(problem, call.settings, XP, operators.elements)
         self._record_spec()
         return super().loss(call)
+
+    def alternative(self, call, alternative):
+        if compat.eligible(call.problem.logits, others=[*call.problem, *alternative][1:]):
+            return alternatives.loss(call.problem, call.settings, alternative)
+        self._record_spec()
+        return super().alternative(call, alternative)
 
     def loss_and_grad(self, call, out=None):
         z, settings = call.problem.logits, call.settings

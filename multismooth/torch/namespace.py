@@ -47,6 +47,10 @@ def deposit(z, index, values, axis):
     return z.scatter_add(axis, index.unsqueeze(axis), values.unsqueeze(axis))
 
 
+def add_rows(table, index, rows):
+    return table.index_add(0, index, rows)
+
+
 def softplus(z):
     """log(1 + e^z), and z itself for z > 40 (an error of 4e-18).
 
@@ -64,5 +68,6 @@ XP = Namespace(
     stop_gradient=stop_gradient,
     pick=pick,
     deposit=deposit,
+    add_rows=add_rows,
     softplus=softplus,
 )

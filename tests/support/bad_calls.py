@@ -22,6 +22,11 @@ USUAL: dict[str, dict[str, Any]] = {
     "linear_loss": {"hidden": HIDDEN, "classifier": CLASSIFIER, "targets": LABELS},
     "smoothing_correction": {"hidden": HIDDEN, "classifier": CLASSIFIER, "targets": LABELS},
     "binary_loss": {"logits": LOGITS, "targets": ROWS},
+    "focal_loss": {"logits": LOGITS, "targets": LABELS},
+    "confidence_penalty": {"logits": LOGITS, "targets": LABELS},
+    "margin_smoothing": {"logits": LOGITS, "targets": LABELS},
+    "distillation_loss": {"logits": LOGITS, "teacher_logits": 2 * LOGITS, "targets": LABELS, "temperature": 2.0},
+    "unigram_prior": {"targets": LABELS, "num_classes": 3},
 }
 
 
@@ -236,4 +241,51 @@ DIVISORS = [
     case("the same in a head", ValueError, r"`weight`: .*ignore_index", "linear_loss", weight=np.array([0, 1.0, 1]), targets=LABELS * 0),
 ]  # fmt: skip
 
-ALL = [*LOSS, *CONTAINERS, *UNREADABLE, *SHAPES, *VALUES, *DIVISORS]
+FOCAL, PENALTY, MARGIN, DISTILLATION = "focal_loss", "confidence_penalty", "margin_smoothing", "distillation_loss"
+HALF_IGNORED = Convention(smooth_denominator="all", ignore_scope="nll_only")
+BESIDE = [
+    case("negative γ", ValueError, "`gamma`: expected a finite number ≥ 0; got -1", FOCAL, gamma=-1.0),
+    case("a switch", ValueError, "`gamma`", FOCAL, gamma=True),
+    case("γ of each", ValueError, "`gamma`: expected a number or a 0-d array", FOCAL, gamma=np.ones(4)),
+    case("no modulation", ValueError, '`modulation`: expected "class" or "label"', FOCAL, modulation="pixel"),
+    case("no label", TargetError, "`targets`: expected labels for", FOCAL, modulation="label", targets=ROWS),
+    case(
+        "half ignored", ValueError, "`modulation`: .*no probability", FOCAL, modulation="label", convention=HALF_IGNORED
+    ),
+    case("no β", ValueError, "`beta`: expected a finite number", PENALTY, beta=NAN),
+    case("negative margin", ValueError, "`margin`: expected a finite number", MARGIN, margin=-0.1),
+    case("no strength", ValueError, "`strength`: expected a finite number", MARGIN, strength=np.inf),
+    case("no temperature", ValueError, "`temperature`: expected a finite number > 0", DISTILLATION, temperature=0.0),
+    case("too hard", ValueError, r"`hard_weight`: expected a number in \[0, 1\]", DISTILLATION, hard_weight=1.5),
+    case("no labels", ValueError, "`targets`: expected labels or", DISTILLATION, targets=None, hard_weight=0.5),
+    case("no labels to smooth", ValueError, "`label_smoothing`: expected none", DISTILLATION, label_smoothing=0.1),
+    case("no labels to weigh", ValueError, "`weight`: expected none", DISTILLATION, weight=np.ones(3)),
+    case("other classes", ValueError, "`teacher_logits`: .*shape", DISTILLATION, teacher_logits=np.zeros((4, 5))),
+    case(
+        "probabilities",
+        ValueError,
+        "`teacher_logits`: expected unnormalised",
+        DISTILLATION,
+        teacher_logits=np.full((4, 3), 1 / 3),
+    ),
+    case(
+        "an integer teacher",
+        ValueError,
+        "`teacher_logits`: expected a floating",
+        DISTILLATION,
+        teacher_logits=np.ones((4, 3), int),
+    ),
+    case("no class", LabelError, r"expected labels in \[0, 3\)", "unigram_prior", targets=np.array([0, 7])),
+    case("no label", TargetError, "`targets`: expected integer labels", "unigram_prior", targets=np.array([0.5, 1.0])),
+    case("negative count", ValueError, "`pseudo_count`: expected a finite", "unigram_prior", pseudo_count=-1),
+    case(
+        "nothing to count",
+        ValueError,
+        "`pseudo_count`: .* > 0",
+        "unigram_prior",
+        targets=np.array([-100]),
+        pseudo_count=0,
+    ),
+    case("no classes", ValueError, "`num_classes`", "unigram_prior", num_classes=0),
+]
+ALL = [*LOSS, *CONTAINERS, *UNREADABLE, *SHAPES, *VALUES, *DIVISORS, *BESIDE]
