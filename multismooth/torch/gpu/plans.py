@@ -135,17 +135,17 @@ def supports_arrays(problem, settings):
 def mode_of(problem, settings):
     """What the kernels are compiled for: see `plan_kernels.everyday`."""
     convention, weighted = settings.convention, problem.weight is not None
-    divisor = "none" if settings.reduction != "mean" else convention.denominator
-    if divisor != "none" and problem.normalizer is not None:
-        divisor = "caller"
-    elif divisor in ("mixture_weight", "target_weight") and not weighted:
-        divisor = "counted"
+    denominator = "none" if settings.reduction != "mean" else convention.denominator
+    if denominator != "none" and problem.normalizer is not None:
+        denominator = "caller"
+    elif denominator in ("mixture_weight", "target_weight") and not weighted:
+        denominator = "counted"
     return (
         convention.spread == "others",
         convention.smoothing_map == "classy",
         convention.ignore_scope == "nll_only",
         convention.class_weights if weighted else "none",
-        divisor,
+        denominator,
     )
 
 
