@@ -155,10 +155,10 @@ class TorchBackend(Backend):
     def template(self, shape, dtype, like):
         return torch.zeros((), dtype=dtype or torch.get_default_dtype(), device=like.device).expand(shape)
 
-    def loss(self, call):
+    def loss(self, call, dtype=None):
         problem = call.problem
         if call.memo is not None or compat.eligible(problem.logits, others=[*problem][1:]):
-            return autograd.loss(call)
+            return autograd.loss(call, dtype)
         if self.tracing() and operators.supports(problem):
             return total(problem, call.settings, XP, operators.elements)
         self._record_spec()

@@ -116,17 +116,20 @@ def reciprocal(total, some, IS_CHECKED: tl.constexpr):
 
 @triton.jit
 def everyday(
-    header, labels, active, a, b, squares, v, v_sum, targets, weight, mask, sample_weight, epsilon, z_loss, normalizer,
+    header, ticket, labels, active, a, b, squares, v, v_sum,
+    targets, weight, mask, sample_weight, epsilon, z_loss, normalizer,
     size, K, ignore_index, fixed_share, add, floor, scale,
     STEPS: tl.constexpr, MODE: tl.constexpr, NOTHING_IS_NAN: tl.constexpr, PROGRAMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The plan's labels, active, a, b, z_loss (`squares`), row v and Σv.
+    """The plan's ticket, labels, active, a, b, z_loss (`squares`), row v and Σv.
 
     MODE: (spread "others", "classy", scope "nll_only", how class weights enter, the denominator, "number" of the caller
     or "none"). PROGRAMS: those of `sums`; without a header the only program computes the sums itself.
     """
     WEIGHTS: tl.constexpr = MODE[3]
     DIVISOR: tl.constexpr = MODE[4]
+    if ticket is not None:
+        tl.store(ticket, 0)
     p, programs = tl.program_id(0), tl.num_programs(0)
     if header is None:
         number, weights = class_sums(weight, mask, K, 8 * BLOCK)
