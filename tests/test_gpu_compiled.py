@@ -184,8 +184,8 @@ def others():
             plans.MAX_ELEMENTS_IN_ONE_LAUNCH = size
             for one in (arrays, arrays._replace(normalizer=each[0]), call._replace(weight=weight)):
                 plans.planned_from_arrays(one, settings)
-    for high in (1.0, None):
-        launch.guarded(each, high)
+    launch.guarded({"label_smoothing": (each, 1.0)})
+    launch.guarded({name: (weight, high) for name, high in zip("abcde", (1.0, *[None] * 4), strict=True)})
     for dtype in (torch.bfloat16, torch.float32):
         launch.rescaled_(torch.zeros(100, 7, dtype=dtype), torch.ones(()))
     choice.compiled = lambda: kernels

@@ -40,7 +40,8 @@ MAX_LOGITS_ADDED_UP = 2**24
 MAX_TILES_ADDED_UP = 2**14
 
 RESCALE_BLOCK = 2**12  # numbers that a program of `rescale` takes at a time
-GUARD_BLOCK = 2**10  # numbers that a program of `guard` takes
+GUARD_BLOCK = 2**10  # numbers of each argument that a program of `guard` takes
+MAX_GUARDED = 5  # arguments
 
 RESCALE_PROGRAMS = 8  # for each multiprocessor, at most
 
@@ -207,14 +208,17 @@ def guards(values, logits):
     return float_of(logits) is torch.float32 and values.numel() > 0 and choice.device(values)
 
 
-def guarded(values, high):
-    """`Backend.nan_outside` as float32, by one launch."""
-    values = values.contiguous()
-    found = torch.empty_like(values, dtype=torch.float32)
-    with torch.cuda.device_of(values):
-        programs = -(-values.numel() // GUARD_BLOCK)
-        choice.compiled().guard[(programs,)](values, found, values.numel(), high, GUARD_BLOCK, enable_fp_fusion=True)
-    return found
+def guarded(limited):
+    """`Backend.nan_outside` as float32, by one launch for all arguments."""
+    values = [value.contiguous() for value, _ in limited.values()]
+    found = [torch.empty_like(value, dtype=torch.float32) for value in values]
+    sizes = [value.numel() for value in values]
+    highest = [high for _, high in limited.values()]
+    given = (tuple(entries + [None] * (MAX_GUARDED - len(values))) for entries in (values, found, sizes, highest))
+    with torch.cuda.device_of(values[0]):
+        programs = -(-max(sizes) // GUARD_BLOCK)
+        choice.compiled().guard[(programs,)](*given, GUARD_BLOCK, enable_fp_fusion=True)
+    return dict(zip(limited, found, strict=True))
 
 
 @lru_cache
