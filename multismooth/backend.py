@@ -54,10 +54,16 @@ class Backend:
     def check_device(self, argument, array, like):
         """Refuse an array that is on another device than `like`."""
 
-    def nan_outside(self, value, high, z):
-        """The numbers in the dtype that is computed in, with NaN for those outside [0, high]. None: all finite ones."""
-        xp, low_enough = self.xp, value < float("inf") if high is None else value <= high
-        return xp.where((value >= 0) & low_enough, xp.constant(value, z), xp.constant(np.nan, z))
+    def nan_outside(self, limited, z):
+        """{name: numbers} of {name: (numbers, high)}, in the dtype that is computed in.
+
+        NaN is put in place of those outside [0, high], or of those below 0 and the infinite ones for None.
+        """
+        xp, found = self.xp, {}
+        for name, (value, high) in limited.items():
+            allowed = (value >= 0) & (value < float("inf") if high is None else value <= high)
+            found[name] = xp.where(allowed, xp.constant(value, z), xp.constant(np.nan, z))
+        return found
 
     def traced(self, array):
         """Whether this array is a tracer, whose values are not known yet."""

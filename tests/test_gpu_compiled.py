@@ -89,6 +89,7 @@ class Code:
     wide_loads: int
     wide_stores: int
     clustered: bool
+    adds_up: bool  # the last program to finish adds up the losses
     number: int  # of the kernel: calls that share one compiled nothing
 
 
@@ -148,6 +149,7 @@ def measured(kernel, arguments, options):
         "wide_loads": len(re.findall(r"LDG\.E\S*\.128", code)),
         "wide_stores": len(re.findall(r"STG\.E\S*\.128", code)),
         "clustered": "barrier.cluster" in kernel.asm["ptx"],
+        "adds_up": bool(re.search(r"atom\.\S*acq_rel", kernel.asm["ptx"])),
     }
 
 
@@ -182,8 +184,8 @@ def others():
             plans.MAX_ELEMENTS_IN_ONE_LAUNCH = size
             for one in (arrays, arrays._replace(normalizer=each[0]), call._replace(weight=weight)):
                 plans.planned_from_arrays(one, settings)
-    for high in (1.0, None):
-        launch.guarded(each, high)
+    launch.guarded({"label_smoothing": (each, 1.0)})
+    launch.guarded({name: (weight, high) for name, high in zip("abcde", (1.0, *[None] * 4), strict=True)})
     for dtype in (torch.bfloat16, torch.float32):
         launch.rescaled_(torch.zeros(100, 7, dtype=dtype), torch.ones(()))
     choice.compiled = lambda: kernels
@@ -194,6 +196,7 @@ def compiled(cases):
     """The Code of all kernels of the cases, and of one more call with another ε each."""
     torch, choice, launch = need("torch"), need("multismooth.torch.gpu.choice"), need("multismooth.torch.gpu.launch")
     need("triton.runtime").driver.set_active(Driver())
+    counted = need("multismooth.torch.gpu.plans").counted
     kernels, found, known = choice.compiled(), [], {}
 
     def launcher(name):
@@ -216,6 +219,9 @@ def compiled(cases):
             _, *found_by_forward = launch.losses(logits, plan, 1)
             launch.gradient(logits, plan, 1, *found_by_forward)
             launch.triton(logits, plan, 1)
+        if shared == 1:
+            plan = counted(plan, torch.zeros((), dtype=torch.int32))
+            launch.triton(logits, plan, 1, summed=True)
     return found
 
 
@@ -258,9 +264,22 @@ def triton(request):
 
 
 @pytest.fixture
-def codes(group, triton):
-    """The Code of a group's kernels."""
+def all_codes(group, triton):
     return [Code(**code | {"shape": tuple(code["shape"])}) for code in answers(group, triton)["codes"]]
+
+
+@pytest.fixture
+def codes(all_codes):
+    """The Code of a group's kernels, of calls that ask for the loss of each element."""
+    return [code for code in all_codes if not code.adds_up]
+
+
+@pytest.fixture
+def adding(all_codes):
+    """[(the Code of a `both` that adds up the losses, that of the same `both` that does not)]"""
+    both = [code for code in all_codes if code.kernel == "both"]
+    plain = {(code.shape, code.dtype, code.options): code for code in both if not code.adds_up}
+    return [(code, plain[code.shape, code.dtype, code.options]) for code in both if code.adds_up]
 
 
 @pytest.fixture
@@ -286,6 +305,15 @@ def test_kernels_that_take_no_tile_compile_too(triton):
     launched = {"lookup": 4, "everyday": 12, "sums": 6, "guard": 2, "rescale": 2}
     assert {name: len(stacks) for name, stacks in found.items()} == launched
     assert not any(map(any, found.values()))
+
+
+def test_to_add_up_the_losses_costs_no_stack_and_hardly_a_register(adding):
+    """All programs but one jump over 400 instructions."""
+    for code, plain in adding:
+        assert code.stack == plain.stack == 0, code
+        assert code.warps == plain.warps, code
+        assert code.registers <= max(plain.registers + 32, 64), code
+        assert code.instructions <= plain.instructions + 400, code
 
 
 def test_as_many_blocks_share_a_row_as_fit_and_wait_for_each_other(codes, clusters):

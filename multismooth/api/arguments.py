@@ -58,7 +58,7 @@ class Arguments(Conversions):
         """One conversion for each field of a Problem after the targets. They use the shape, dtype and device of `z`."""
         num_classes, shape = z.shape[axis], argument_checks.elements_shape(z.shape, axis)
         return (
-            lambda value: self._smoothing(value, z, shape, validate),
+            lambda value: self._smoothing(value, z, shape),
             lambda value: self._classes("weight", value, z, num_classes),
             lambda value: self._classes("prior", value, z, num_classes, square=True),
             lambda value: self._mask(value, z, num_classes, axis),
@@ -136,7 +136,7 @@ class Arguments(Conversions):
         problem = Problem(
             z,
             self._nan_outside(t, slack, z) if target_values is None and validate is not False else t,
-            self._smoothing(label_smoothing, z, z.shape, validate),
+            self._smoothing(label_smoothing, z, z.shape),
             weight=self._per_element("pos_weight", pos_weight, z, z.shape),
             sample_weight=self._per_element("sample_weight", sample_weight, z, z.shape),
             normalizer=self._normalizer(normalizer, reduction, z, validate),

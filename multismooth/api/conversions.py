@@ -14,6 +14,7 @@ FLOATING = {
     "bias": "Cast it; integers have no gradient.",
     "teacher_logits": "Cast it. The order is logits, teacher_logits, targets.",
 }
+HIGHEST = {"label_smoothing": 1.0, "weight": None, "sample_weight": None, "z_loss": None, "normalizer": None}
 
 
 class Conversions:
@@ -50,8 +51,8 @@ class Conversions:
             raise complain(name, "real numbers", f"dtype {array.dtype}", "Convert it to floats.")
         return array
 
-    def _smoothing(self, value, z, shape, validate):
-        """ε as a float, or as an array of the elements' rank. If no check can read the array, invalid ε become NaN."""
+    def _smoothing(self, value, z, shape):
+        """ε as a float, or as an array of the elements' rank."""
         number = self._as_number(value)
         if number is not None:
             if not 0.0 <= number <= 0.5:
@@ -67,10 +68,7 @@ class Conversions:
         if self.backend.kind(value) == "boolean":
             expected, remedy = "numbers in [0, 1]", "Pass 0.1, say: the amount, not whether to smooth."
             raise complain("label_smoothing", expected, f"dtype {value.dtype}", remedy, SmoothingError)
-        value = self._elementwise("label_smoothing", value, z, shape)
-        if validate is False or self._values(value, validate) is not None:
-            return value
-        return self.backend.nan_outside(value, 1.0, z)
+        return self._elementwise("label_smoothing", value, z, shape)
 
     def _nan_outside(self, value, slack, z):
         """The value, with NaN in place of entries outside [0, 1] (by more than `slack`)."""
@@ -127,18 +125,18 @@ class Conversions:
 
         `value_checks` raises for them where it can read them. NaN keeps the others from giving a wrong loss silently.
         """
-        changed = {}
-        for name in ("weight", "prior", "sample_weight", "z_loss", "normalizer"):
+        unseen = {}
+        for name in ("prior", *HIGHEST):
             value = getattr(problem, name)
-            if value is None or isinstance(value, float) or self._values(value, validate) is not None:
-                continue
-            z, xp = problem.logits, self.backend.xp
-            if name == "prior":
-                valid = self._valid_rows(value)
-                changed[name] = xp.where(valid, xp.constant(value, z), xp.constant(np.nan, z))
-            else:
-                changed[name] = self.backend.nan_outside(value, None, z)
-        return problem._replace(**changed) if changed else problem
+            if not (value is None or isinstance(value, float) or self._values(value, validate) is not None):
+                unseen[name] = value
+        if not unseen:
+            return problem
+        z, xp, prior = problem.logits, self.backend.xp, unseen.pop("prior", None)
+        changed = self.backend.nan_outside({name: (value, HIGHEST[name]) for name, value in unseen.items()}, z)
+        if prior is not None:
+            changed["prior"] = xp.where(self._valid_rows(prior), xp.constant(prior, z), xp.constant(np.nan, z))
+        return problem._replace(**changed)
 
     def _valid_rows(self, value):
         """Where the rows of a prior are distributions."""

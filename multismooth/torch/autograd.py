@@ -142,15 +142,15 @@ class _GuardedSummed(torch.autograd.Function):
     """`_Summed` of bfloat16 logits, by Triton's kernels.
 
     They can read the upstream gradient on the device. If it is not 1, they compute the gradient again, over the first
-    one.
+    one. They write the loss in the dtype that is asked for.
     """
 
     @staticmethod
-    def forward(ctx, logits, problem, plan, axis):
-        loss, ctx.gradient, *found = launch.losses_and_gradient(logits.detach(), plan, axis)
+    def forward(ctx, logits, problem, plan, axis, dtype):
+        loss, ctx.gradient, *found = launch.losses_and_gradient(logits.detach(), plan, axis, summed=dtype)
         save(ctx, problem, plan, logits, *found)
         ctx.axis = axis
-        return loss.sum()
+        return loss
 
     @staticmethod
     def backward(ctx, upstream):
@@ -160,15 +160,11 @@ class _GuardedSummed(torch.autograd.Function):
         except RuntimeError:  # as in `_HalfSummed`
             if gradient is None:
                 raise
-            return launch.rescaled_(gradient, upstream), None, None, None
+            return launch.rescaled_(gradient, upstream), None, None, None, None
         if differentiates_backward(upstream):
-            return differentiable_gradient(logits, plan, ctx.axis, upstream), None, None, None
-        return (
-            launch.gradient(logits, plan, ctx.axis, *found, gradient, upstream, gradient is not None),
-            None,
-            None,
-            None,
-        )
+            return differentiable_gradient(logits, plan, ctx.axis, upstream), None, None, None, None
+        gradient = launch.gradient(logits, plan, ctx.axis, *found, gradient, upstream, gradient is not None)
+        return gradient, None, None, None, None
 
 
 class _Elements(torch.autograd.Function):
@@ -201,8 +197,11 @@ class _Elements(torch.autograd.Function):
         return launch.gradient(logits, plan, axis, *found) if found else kernel(logits, plan, axis)[1], None, None, None
 
 
-def loss(call):
-    """The loss of a call, as one autograd node if the logits require a gradient."""
+def loss(call, dtype=None):
+    """The loss of a call, as one autograd node if the logits require a gradient.
+
+    dtype: of the loss, where a kernel can write it so. Else it is that of the computation.
+    """
     logits, axis, summed = call.problem.logits, call.settings.axis, call.settings.reduction != "none"
     with_gradient = logits.requires_grad and torch.is_grad_enabled()
     plan, kernel = plan_and_kernel(call, with_gradient)
@@ -215,5 +214,5 @@ def loss(call):
     if logits.is_cpu and kernel is not triton:
         return _HalfSummed.apply(logits, call.problem, plan, axis, kernel)
     if kernel is triton and logits.dtype is torch.bfloat16:
-        return _GuardedSummed.apply(logits, call.problem, plan, axis)
+        return _GuardedSummed.apply(logits, call.problem, plan, axis, dtype or float_of(logits))
     return _Elements.apply(logits, call.problem, plan, axis).sum()  # float16's upstream gradient is seldom 1

@@ -90,10 +90,13 @@ class TorchBackend(Backend):
             f"Move it: {argument}.to({str(like.device)!r}).",
         )
 
-    def nan_outside(self, value, high, z):
-        if value.is_cuda and compat.eligible(value, others=[value]) and launch.guards(value, z):
-            return launch.guarded(value, high)
-        return super().nan_outside(value, high, z)
+    def nan_outside(self, limited, z):
+        at_once = {}
+        for name, (value, high) in limited.items():
+            if value.is_cuda and compat.eligible(value, others=[value]) and launch.guards(value, z):
+                at_once[name] = value, high
+        others = {name: pair for name, pair in limited.items() if name not in at_once}
+        return super().nan_outside(others, z) | (launch.guarded(at_once) if at_once else {})
 
     def size(self, value):
         return value if isinstance(value, torch.SymInt) else super().size(value)
@@ -158,10 +161,10 @@ class TorchBackend(Backend):
     def template(self, shape, dtype, like):
         return torch.zeros((), dtype=dtype or torch.get_default_dtype(), device=like.device).expand(shape)
 
-    def loss(self, call):
+    def loss(self, call, dtype=None):
         problem = call.problem
         if call.memo is not None or compat.eligible(problem.logits, others=[*problem][1:]):
-            return autograd.loss(call)
+            return autograd.loss(call, dtype)
         if self.tracing() and operators.supports(problem):
             return total(problem, call.settings, XP, operators.elements)
         self._record_spec()

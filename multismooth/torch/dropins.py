@@ -52,7 +52,7 @@ def cross_entropy(
         loss = loss if reduction == "none" else loss.sum()
         return originals.as_original(loss, reduction == "mean", dtype)
     call, empty = originals.marked(call, empty)
-    return originals.as_original(_backend.loss(call), empty, dtype)
+    return originals.as_original(_backend.loss(call, dtype), empty, dtype)
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):

@@ -38,6 +38,8 @@ def interpreted():
     if os.environ.get("TRITON_INTERPRET") != "1":
         reason = "Triton compiles its kernels in this process: set TRITON_INTERPRET=1 for the interpreter"
         missing("interpreter", reason)
+    if version("triton") < (3, 7) and version("numpy") >= (2, 4):
+        missing("interpreter", "the interpreter of Triton before 3.7 fails with NumPy 2.4 and newer")
 
 
 def has_gpu(framework):

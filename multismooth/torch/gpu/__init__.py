@@ -8,4 +8,5 @@ launch           launches the kernels
 kernels          the kernels of logits: `forward`, `backward`, `both`; and `lookup`, `rescale`
 plan_kernels     the kernels that make a plan from arrays: `everyday`, `sums`, `guard`
 tile_arithmetic  what the kernels compute of a tile
+adding_up        how they add up the losses of all tiles
 """

@@ -30,6 +30,7 @@ Triton has no such barrier, and the label is found by comparing every class. Tha
 import triton
 import triton.language as tl
 
+from multismooth.torch.gpu.adding_up import add_up, store_losses
 from multismooth.torch.gpu.plan_kernels import everyday, guard, sums
 from multismooth.torch.gpu.tile_arithmetic import (
     LOWEST_PEAK,
@@ -57,7 +58,8 @@ __all__ = ["backward", "both", "everyday", "forward", "guard", "lookup", "rescal
 
 @triton.jit
 def forward(
-    logits, gradient, losses, peaks, totals, upstream, plan, v, mask, B, K, P, sb, sp, sk, gb, gp, gk,
+    logits, gradient, losses, peaks, totals, total_loss, ticket, upstream, plan, v, mask,
+    B, K, P, sb, sp, sk, gb, gp, gk,
     STEPS: tl.constexpr, SKIP_IF_ONE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr,
     CTAS: tl.constexpr, VEC: tl.constexpr, EDGE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
@@ -82,7 +84,8 @@ def forward(
 
 @triton.jit
 def backward(
-    logits, gradient, losses, peaks, totals, upstream, plan, v, mask, B, K, P, sb, sp, sk, gb, gp, gk,
+    logits, gradient, losses, peaks, totals, total_loss, ticket, upstream, plan, v, mask,
+    B, K, P, sb, sp, sk, gb, gp, gk,
     STEPS: tl.constexpr, SKIP_IF_ONE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr,
     CTAS: tl.constexpr, VEC: tl.constexpr, EDGE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
@@ -93,7 +96,7 @@ def backward(
     """
     factor = 1.0
     if upstream is not None:
-        factor = tl.load(upstream)
+        factor = tl.load(upstream).to(COMPUTE)
     if SKIP_IF_ONE:  # noqa: SIM102 the compiler knows the first condition, the device alone the second
         if factor == 1:
             return
@@ -129,14 +132,16 @@ def backward(
 
 @triton.jit
 def both(
-    logits, gradient, losses, peaks, totals, upstream, plan, v, mask, B, K, P, sb, sp, sk, gb, gp, gk,
+    logits, gradient, losses, peaks, totals, total_loss, ticket, upstream, plan, v, mask,
+    B, K, P, sb, sp, sk, gb, gp, gk,
     STEPS: tl.constexpr, SKIP_IF_ONE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr,
     CTAS: tl.constexpr, VEC: tl.constexpr, EDGE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """Losses and gradient.
 
     GROUP 0: the tile holds all classes, which are read once. Otherwise they are read twice, the second time from the
-    L2 cache at best.
+    L2 cache at best. With a ticket, `losses` has room for the sum of each tile, and the last program writes that of all
+    to `total_loss`.
     """
     COMPARES: tl.constexpr = CTAS > 1
     batch, p, exists = tile_elements(B, P, ROWS)
@@ -168,7 +173,7 @@ def both(
         tl.store(peaks + element, peak, mask=exists)
         tl.store(totals + element, total, mask=exists)
     loss = loss_of(peak, total, v_sum_z, anchor, z_y, v, K, a, b, v_sum, z_loss, plan[4] is not None)
-    tl.store(losses + element, tl.where(active, loss, tl.where(a == a, 0.0, a)), mask=exists)
+    store_losses(losses, tl.where(active, loss, tl.where(a == a, 0.0, a)), element, exists, ticket)
     a, b, scale = gradient_factors(active, peak, total, a, b, v_sum, z_loss, plan[4] is not None)
     tl.debug_barrier()  # the gradient may overwrite the logits, and another warp may not have read the label's yet
     if GROUP == 0:
@@ -191,6 +196,7 @@ def both(
         tl.debug_barrier()
         place = gradient + batch * gb + p * gp
         store_label_gradient(place, z_y, label, gk, K, active, peak, scale, a, b, v, COMPUTE)
+    add_up(losses, total_loss, ticket)
 
 
 # --- kernels that take no tile of logits -----------------------------------------------------------------------------
@@ -213,10 +219,12 @@ def store_coefficient(memory, pair, i, exists, ignored, factor):
 
 @triton.jit
 def lookup(
-    targets, labels, active, memory, pairs, size, K, ignore_index, share, ignored_share, add, floor,
+    targets, labels, active, ticket, memory, pairs, size, K, ignore_index, share, ignored_share, add, floor,
     DIVIDES_BY_COUNT: tl.constexpr, NOTHING_IS_NAN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A plan's labels, active, a, b, const and z_loss from pairs of numbers: see `plans`. One program for all."""
+    """A plan's labels, active, ticket, a, b, const and z_loss from pairs of numbers: see `plans`. A single program."""
+    if ticket is not None:
+        tl.store(ticket, 0)
     factor, of_ignored = 1.0, 0.0
     if DIVIDES_BY_COUNT:  # a mean: `reduction.denominator`
         counts = tl.zeros((BLOCK,), tl.int32)
@@ -247,7 +255,7 @@ def lookup(
 @triton.jit
 def rescale(memory, factor, size, BLOCK: tl.constexpr):
     """memory·factor in place. The device alone knows the factor; if it is 1, nothing is read."""
-    scale = tl.load(factor)
+    scale = tl.load(factor).to(tl.float32)
     if scale != 1:
         step = tl.num_programs(0).to(tl.int64) * BLOCK
         for start in range(tl.program_id(0).to(tl.int64) * BLOCK, size, step):

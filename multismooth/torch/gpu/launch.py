@@ -34,8 +34,14 @@ REGISTERS_FOR_TWO_BLOCKS = 64
 
 MAX_GRID_AXIS = 2**15  # of the axes 1 and 2 of a grid; CUDA allows 65,535
 
+# Up to these numbers of logits and tiles, the last program adds up the losses. It spares a launch, but every program
+# waits a microsecond until its gradient is written. Of a larger problem PyTorch adds them up, while nobody waits.
+MAX_LOGITS_ADDED_UP = 2**24
+MAX_TILES_ADDED_UP = 2**14
+
 RESCALE_BLOCK = 2**12  # numbers that a program of `rescale` takes at a time
-GUARD_BLOCK = 2**10  # numbers that a program of `guard` takes
+GUARD_BLOCK = 2**10  # numbers of each argument that a program of `guard` takes
+MAX_GUARDED = 5  # arguments
 
 RESCALE_PROGRAMS = 8  # for each multiprocessor, at most
 
@@ -58,11 +64,17 @@ def grid_of(tiles, programs):
     return programs, min(tiles, MAX_GRID_AXIS), -(-tiles // MAX_GRID_AXIS)
 
 
+def sum_of(loss, dtype):
+    """The sum of the losses in a dtype, or the losses for None."""
+    return loss if dtype is None else loss.sum().to(dtype)
+
+
 class Call:
     """The arguments of one call as the kernels take them, and a method for each kernel, which takes the tile."""
 
-    def __init__(self, logits, plan, axis, with_gradient=True, out=None):
+    def __init__(self, logits, plan, axis, with_gradient=True, out=None, summed=None):
         logits = logits.detach()
+        self.summed, self.const, self.ticket = summed, plan.const, getattr(plan, "ticket", None)
         self.elements, self.dtype = without_axis(logits.shape, axis), float_of(logits)
         self.logits, self.gradient, self.layout = arranged(logits, axis, with_gradient, out)
         values = (plan.a, plan.b, plan.v_sum, plan.z_loss)
@@ -74,32 +86,46 @@ class Call:
 
     def forward(self, tile):
         """(losses, peaks, totals) of all elements."""
-        found = self._losses_peaks_totals()
+        found = tuple(self._empty(self.elements) for _ in range(3))
         self._launch(choice.compiled().forward, tile, *found)
-        return found
+        return self._with_const(found[0]), *found[1:]
 
     def both(self, tile, keeps=True):
-        """(losses, peaks, totals) of all elements, and `self.gradient` is written. keeps: else the losses alone."""
-        found = self._losses_peaks_totals() if keeps else (self._per_element(), None, None)
-        self._launch(choice.compiled().both, tile, *found)
-        return found
+        """(losses or their sum, peaks, totals), and `self.gradient` is written. keeps: else the losses alone."""
+        number, kernel = self._tiles(tile), choice.compiled().both
+        peaks, totals = (self._empty(self.elements) if keeps else None for _ in range(2))
+        few = self.logits.numel() <= MAX_LOGITS_ADDED_UP and number <= MAX_TILES_ADDED_UP
+        if self.summed and self.ticket is not None and self.const is None and few and tile.ctas == 1:
+            total = self._empty((), self.summed)
+            self._launch(kernel, tile, self._empty(number), peaks, totals, total, self.ticket)
+            return total, peaks, totals
+        loss = self._empty(self.elements)
+        self._launch(kernel, tile, loss, peaks, totals)
+        return sum_of(self._with_const(loss), self.summed), peaks, totals
 
     def backward(self, tile, peaks, totals, upstream=None, skip_if_one=False):
         """Write `self.gradient`, from what `forward` or `both` found. Several programs share an element's classes."""
         programs = -(-self.layout.classes // tile.cols)
-        self._launch(choice.compiled().backward, tile, None, peaks, totals, programs, upstream, skip_if_one)
+        more = {"programs_per_element": programs, "upstream": upstream, "skip_if_one": skip_if_one}
+        self._launch(choice.compiled().backward, tile, None, peaks, totals, **more)
 
     def gradient_in(self, out):
         """The gradient, copied to the caller's tensor where a kernel could not write to it."""
         return self.gradient if out is None or self.gradient is out else out.copy_(self.gradient)
 
-    def _losses_peaks_totals(self):
-        return tuple(self._per_element() for _ in range(3))
+    def _with_const(self, loss):
+        return loss if self.const is None else loss + self.const
 
-    def _per_element(self):
-        return torch.empty(self.elements, dtype=self.dtype, device=self.logits.device)
+    def _tiles(self, tile):
+        return self.layout.batch * -(-self.layout.positions // tile.rows)
 
-    def _launch(self, kernel, tile, losses, peaks, totals, programs_per_element=1, upstream=None, skip_if_one=False):
+    def _empty(self, shape, dtype=None):
+        return torch.empty(shape, dtype=dtype or self.dtype, device=self.logits.device)
+
+    def _launch(
+        self, kernel, tile, losses, peaks, totals, total=None, ticket=None, programs_per_element=1, upstream=None,
+        skip_if_one=False,
+    ):  # fmt: skip
         kernels, at = choice.compiled(), self.layout
         compute = kernels.tl.float64 if self.dtype is torch.float64 else kernels.tl.float32
         tensors = [tensor for tensor in (self.logits, self.gradient) if tensor is not None]
@@ -107,8 +133,8 @@ class Call:
         long_resident = tile.group == 0 and tile.cols >= tiles.MAX_TILE_TWO_BLOCKS
         registers = REGISTERS_FOR_TWO_BLOCKS if self.needs_few_registers and long_resident else None
         with torch.cuda.device_of(self.logits):
-            kernel[grid_of(at.batch * -(-at.positions // tile.rows), programs_per_element)](
-                self.logits, self.gradient, losses, peaks, totals, upstream, *self.plan,
+            kernel[grid_of(self._tiles(tile), programs_per_element)](
+                self.logits, self.gradient, losses, peaks, totals, total, ticket, upstream, *self.plan,
                 at.batch, at.classes, at.positions, *at.logits_strides, *at.gradient_strides, self.steps,
                 skip_if_one, tile.rows, tile.cols, tile.group, tile.ctas, tile.vec, tile.edge, compute,
                 num_warps=tile.warps, num_ctas=tile.ctas, maxnreg=registers, enable_fp_fusion=True,
@@ -120,18 +146,16 @@ class Call:
 
 def triton(logits, plan, axis, with_gradient=True, summed=False, out=None):
     """(losses or their sum, gradient of their sum or None): a kernel as `multismooth.torch.choice` calls it."""
+    dtype = float_of(logits) if summed else None
     if not with_gradient:
-        loss, found = losses(logits, plan, axis)[0], None
-    else:
-        loss, found, *_ = losses_and_gradient(logits, plan, axis, out, keeps=False)
-    return loss.sum() if summed else loss, found
+        return sum_of(losses(logits, plan, axis)[0], dtype), None
+    return losses_and_gradient(logits, plan, axis, out, keeps=False, summed=dtype)[:2]
 
 
 def losses(logits, plan, axis):
-    """(per-element losses, peaks, totals) from one read of the logits: lse = peak + log total."""
+    """(losses of the elements, peaks, totals) from one read of the logits: lse = peak + log total."""
     call = Call(logits, plan, axis, with_gradient=False)
-    loss, *found = call.forward(tiles.forward_tile(call.layout, logits.itemsize))
-    return with_const(loss, plan), *found
+    return call.forward(tiles.forward_tile(call.layout, logits.itemsize))
 
 
 def gradient(logits, plan, axis, peaks, totals, out=None, upstream=None, skip_if_one=False):
@@ -146,23 +170,19 @@ def gradient(logits, plan, axis, peaks, totals, out=None, upstream=None, skip_if
     return call.gradient_in(out)
 
 
-def losses_and_gradient(logits, plan, axis, out=None, keeps=True):
-    """(per-element losses, gradient of their sum, peaks, totals), by the kernels that read the logits least often.
+def losses_and_gradient(logits, plan, axis, out=None, keeps=True, summed=None):
+    """(losses or their sum, gradient of their sum, peaks, totals), by the kernels that read the logits least often.
 
-    keeps: peaks and totals are needed, for another gradient.
+    keeps: peaks and totals are needed, for another gradient. summed: the dtype of the losses' sum, which is asked
+    for in their place.
     """
-    call = Call(logits, plan, axis, out=out)
+    call = Call(logits, plan, axis, out=out, summed=summed)
     tile = tiles.both_tile(call.layout, logits.itemsize, choice.max_cluster_blocks(logits.device))
     if tile is None:
         loss, *found = losses(logits, plan, axis)
-        return loss, gradient(logits, plan, axis, *found, out), *found
+        return sum_of(loss, summed), gradient(logits, plan, axis, *found, out), *found
     loss, *found = call.both(tile, keeps)
-    return with_const(loss, plan), call.gradient_in(out), *found
-
-
-def with_const(loss, plan):
-    """The losses, and what the plan adds to them whatever the logits are."""
-    return loss if plan.const is None else loss + plan.const
+    return loss, call.gradient_in(out), *found
 
 
 # --- the upstream gradient -------------------------------------------------------------------------------------------
@@ -188,14 +208,17 @@ def guards(values, logits):
     return float_of(logits) is torch.float32 and values.numel() > 0 and choice.device(values)
 
 
-def guarded(values, high):
-    """`Backend.nan_outside` as float32, by one launch."""
-    values = values.contiguous()
-    found = torch.empty_like(values, dtype=torch.float32)
-    with torch.cuda.device_of(values):
-        programs = -(-values.numel() // GUARD_BLOCK)
-        choice.compiled().guard[(programs,)](values, found, values.numel(), high, GUARD_BLOCK, enable_fp_fusion=True)
-    return found
+def guarded(limited):
+    """`Backend.nan_outside` as float32, by one launch for all arguments."""
+    values = [value.contiguous() for value, _ in limited.values()]
+    found = [torch.empty_like(value, dtype=torch.float32) for value in values]
+    sizes = [value.numel() for value in values]
+    highest = [high for _, high in limited.values()]
+    given = (tuple(entries + [None] * (MAX_GUARDED - len(values))) for entries in (values, found, sizes, highest))
+    with torch.cuda.device_of(values[0]):
+        programs = -(-max(sizes) // GUARD_BLOCK)
+        choice.compiled().guard[(programs,)](*given, GUARD_BLOCK, enable_fp_fusion=True)
+    return dict(zip(limited, found, strict=True))
 
 
 @lru_cache

@@ -10,15 +10,23 @@ import triton.language as tl
 
 
 @triton.jit
-def guard(values, guarded, size, high, BLOCK: tl.constexpr):
-    """The values as float32, with NaN in place of those outside [0, high]. None: of the infinite ones too."""
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    x = tl.load(values + i, mask=i < size, other=0).to(tl.float32)
-    tl.store(
-        guarded + i,
-        tl.where((x >= 0) & (x < float("inf") if high is None else x <= high), x, float("nan")),
-        mask=i < size,
-    )
+def guard_one(values, guarded, size, high, BLOCK: tl.constexpr):
+    """A block of values as float32, with NaN for those outside [0, high]. None: for the infinite ones too."""
+    if values is not None:
+        i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        x = tl.load(values + i, mask=i < size, other=0).to(tl.float32)
+        allowed = (x >= 0) & (x < float("inf") if high is None else x <= high)
+        tl.store(guarded + i, tl.where(allowed, x, float("nan")), mask=i < size)
+
+
+@triton.jit
+def guard(values, guarded, sizes, highest, BLOCK: tl.constexpr):
+    """`guard_one` for up to five arguments, whatever the size of each."""
+    guard_one(values[0], guarded[0], sizes[0], highest[0], BLOCK)
+    guard_one(values[1], guarded[1], sizes[1], highest[1], BLOCK)
+    guard_one(values[2], guarded[2], sizes[2], highest[2], BLOCK)
+    guard_one(values[3], guarded[3], sizes[3], highest[3], BLOCK)
+    guard_one(values[4], guarded[4], sizes[4], highest[4], BLOCK)
 
 
 @triton.jit
@@ -116,17 +124,20 @@ def reciprocal(total, some, IS_CHECKED: tl.constexpr):
 
 @triton.jit
 def everyday(
-    header, labels, active, a, b, squares, v, v_sum, targets, weight, mask, sample_weight, epsilon, z_loss, normalizer,
+    header, ticket, labels, active, a, b, squares, v, v_sum,
+    targets, weight, mask, sample_weight, epsilon, z_loss, normalizer,
     size, K, ignore_index, fixed_share, add, floor, scale,
     STEPS: tl.constexpr, MODE: tl.constexpr, NOTHING_IS_NAN: tl.constexpr, PROGRAMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The plan's labels, active, a, b, z_loss (`squares`), row v and Σv.
+    """The plan's ticket, labels, active, a, b, z_loss (`squares`), row v and Σv.
 
     MODE: (spread "others", "classy", scope "nll_only", how class weights enter, the denominator, "number" of the caller
     or "none"). PROGRAMS: those of `sums`; without a header the only program computes the sums itself.
     """
     WEIGHTS: tl.constexpr = MODE[3]
     DIVISOR: tl.constexpr = MODE[4]
+    if ticket is not None:
+        tl.store(ticket, 0)
     p, programs = tl.program_id(0), tl.num_programs(0)
     if header is None:
         number, weights = class_sums(weight, mask, K, 8 * BLOCK)

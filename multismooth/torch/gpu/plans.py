@@ -59,6 +59,23 @@ def plan_of_two_labels(settings, classes, label_smoothing, z_loss):
     return plan._replace(labels=None, **{name: pair(getattr(plan, name)) for name in names})
 
 
+class CountedPlan(Plan):
+    """A Plan whose kernel has set a counter to 0, with which the kernels of logits add up the losses themselves."""
+
+    ticket = None
+
+
+def counted(plan, ticket):
+    plan = CountedPlan(*plan)
+    plan.ticket = ticket
+    return plan
+
+
+def ticket_for(settings, targets):
+    """Memory for the counter, if a sum is asked for."""
+    return None if settings.reduction == "none" else torch.empty((), dtype=torch.int32, device=targets.device)
+
+
 def pair(value):
     return None if value is None else tuple(np.broadcast_to(value, 2).tolist())
 
@@ -77,15 +94,17 @@ def planned(problem, settings):
     memory = tuple(None if value is None else torch.empty_like(targets, dtype=torch.float32) for value in pairs)
     labels = torch.empty_like(targets)
     active = None if plan.active is None or all(plan.active) else torch.empty_like(targets, dtype=torch.bool)
+    ticket = ticket_for(settings, targets)
     floor = -math.inf if convention.denominator_floor is None else convention.denominator_floor
     with torch.cuda.device_of(targets):
         choice.compiled().lookup[(1,)](
-            targets, labels, active, memory, pairs, targets.numel(), classes, settings.ignore_index,
+            targets, labels, active, ticket, memory, pairs, targets.numel(), classes, settings.ignore_index,
             *map(float, plan.denominator_share), float(convention.denominator_add), float(floor), divides_by_count,
             settings.nothing_is_nan, ELEMENTS_AT_A_TIME, num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
     coefficients = dict(zip(COEFFICIENTS, memory, strict=True))
-    return plan._replace(labels=labels, active=active, denominator_share=1.0, label_weight=1.0, **coefficients)
+    plan = plan._replace(labels=labels, active=active, denominator_share=1.0, label_weight=1.0, **coefficients)
+    return counted(plan, ticket)
 
 
 # --- arrays among the arguments: class weights, a class mask, sample weights, ε per element, a normalizer -----------
@@ -168,7 +187,7 @@ def planned_from_arrays(problem, settings):
     given = (*given, problem.z_loss or 0.0)
     labels, floor = torch.empty_like(targets), convention.denominator_floor
     fixed = {"all": 1.0, "classes": float(classes)}.get(mode[4])
-    header, programs = None, 1
+    header, programs, ticket = None, 1, ticket_for(settings, targets)
     with torch.cuda.device_of(targets):
         if size > MAX_ELEMENTS_IN_ONE_LAUNCH or classes > MAX_CLASSES_IN_ONE_LAUNCH:
             header = torch.empty(2 + 2 * PROGRAMS, dtype=torch.float32, device=device)
@@ -178,16 +197,18 @@ def planned_from_arrays(problem, settings):
                 num_warps=WARPS_OF_EVERYDAY, enable_fp_fusion=True,
             )  # fmt: skip
         kernels.everyday[(programs,)](
-            header, labels, active, a, b, squares, v, v_sum, *given, normalizer, size, classes, settings.ignore_index,
-            fixed, convention.denominator_add, -math.inf if floor is None else floor, convention.scale,
-            steps, mode, settings.nothing_is_nan, PROGRAMS, BLOCK, num_warps=WARPS_OF_EVERYDAY, enable_fp_fusion=True,
+            header, ticket, labels, active, a, b, squares, v, v_sum, *given, normalizer, size, classes,
+            settings.ignore_index, fixed, convention.denominator_add, -math.inf if floor is None else floor,
+            convention.scale, steps, mode, settings.nothing_is_nan, PROGRAMS, BLOCK,
+            num_warps=WARPS_OF_EVERYDAY, enable_fp_fusion=True,
         )  # fmt: skip
     row = [1] * z.ndim
     row[settings.axis] = classes
-    return Plan(
+    plan = Plan(
         labels, a=a, b=b, v=None if v is None else v.view(row), v_sum=1.0 if v_sum is None else v_sum,
         z_loss=squares, active=active, mask=None if problem.class_mask is None else problem.class_mask.view(row),
     )  # fmt: skip
+    return counted(plan, ticket)
 
 
 def knows(problem, settings):
