@@ -31,7 +31,7 @@ class _Alternative(_Problem):
         self.teacher = None if teacher is None else np.moveaxis(np.asarray(teacher), self.axis, -1)
 
     def element(self, n):
-        """The element's loss in four parts, each of which has a divisor: label, smooth, square (the z-loss), added."""
+        """The element's loss in four parts, each of which has a denominator: label, smooth, square (the z-loss), added."""
         found = super().element(n)
         if found is None:
             return None
@@ -43,23 +43,23 @@ class _Alternative(_Problem):
             found.added = mpf(0)
         return found
 
-    def parts(self, found, divisors):
-        label, smooth, square = divisors
+    def parts(self, found, denominators):
+        label, smooth, square = denominators
         sums = zip((found.label, found.smooth, found.square, found.added), (label, smooth, square, label), strict=True)
-        return sum((_over(part, divisor) for part, divisor in sums), mpf(0))
+        return sum((_over(part, denominator) for part, denominator in sums), mpf(0))
 
     def loss(self):
         elements = {n: self.element(n) for n in np.ndindex(self.shape)}
-        divisors = self.divisors(elements)
+        denominators = self.denominators(elements)
         each = np.full(self.shape, mpf(0), dtype=object)
         for n, found in elements.items():
             if found is not None:
-                each[n] = self.parts(found, divisors)
+                each[n] = self.parts(found, denominators)
         return each if self.reduction == "none" else sum(each.ravel().tolist(), mpf(0))
 
     def gradient(self):
         gradient = np.full((*self.shape, self.classes), mpf(0), dtype=object)
-        divisors = self.divisors({n: self.element(n) for n in np.ndindex(self.shape)})
+        denominators = self.denominators({n: self.element(n) for n in np.ndindex(self.shape)})
         self.logits = exact = np.array([number(z) for z in self.logits.ravel()], dtype=object).reshape(gradient.shape)
         for n in np.ndindex(self.shape):
             if self.element(n) is None:
@@ -69,7 +69,7 @@ class _Alternative(_Problem):
                 middle = exact[place]
                 for step in (STEP, -STEP):
                     exact[place] = middle + step
-                    ends.append(self.parts(self.element(n), divisors))
+                    ends.append(self.parts(self.element(n), denominators))
                 exact[place] = middle
                 gradient[place] = (ends[0] - ends[1]) / (2 * STEP)
         return np.moveaxis(gradient, -1, self.axis)
