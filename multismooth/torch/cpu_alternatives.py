@@ -22,8 +22,9 @@ from multismooth.spec import product, wide
 from multismooth.torch.cpu_chunked import MIN_CLASSES_SUMMED_AGAIN, weighted_sum
 from multismooth.torch.namespace import XP, float_of
 
-CHUNK_LOGITS = 2**19  # with four arrays of scratch memory 10 MiB of float32, a share of the last cache level
+CHUNK_LOGITS = 2**19  # with the scratch memory 10 MiB of float32: a share of the last cache level. Half or twice is no faster
 BUFFERS = 4  # for d, p, and two more
+MAX_PEAK = 16.0  # the largest logit may be so large without costing more digits than the others do
 POWERS = (1.0, 2.0, 3.0, 4.0)  # temperatures T at which softmax(z) is a product of softmax(z/T) with itself
 
 
@@ -33,21 +34,13 @@ class _Chunk:
     def __init__(self, z, plan, out):
         memory = SCRATCH.take(BUFFERS * z.numel() * z.itemsize)
         self.d, self.p, self.first, self.second = torch.from_numpy(memory).view(z.dtype).view(BUFFERS, *z.shape)
-        self.plan, self.out, self.index = plan, out, plan.labels.unsqueeze(1)
-        self.peak = self.from_peak(z, self.d)
+        self.z, self.plan, self.out, self.index = z, plan, out, plan.labels.unsqueeze(1)
 
-    def from_peak(self, z, d):
-        """Write z − max z to d; return the largest."""
-        peak = z.amax(1)
-        torch.sub(z, peak.unsqueeze(1), out=d)
-        return peak
-
-    def softmax(self, d, p):
-        """Write softmax(d) to p; return log Σ exp d, where the largest d is 0."""
-        torch.softmax(d, 1, out=p)
-        if p.ndim == 2 and p.shape[1] >= MIN_CLASSES_SUMMED_AGAIN:
-            p.div_(p.sum(1, keepdim=True))
-        return p.amax(1).log_().neg_()
+    def softmax(self, temperature=1.0):
+        """Write d = z − max z, and softmax(d/T) to p; return log Σ exp(d/T)."""
+        self.peak = self.z.amax(1)
+        d = torch.sub(self.z, self.peak.unsqueeze(1), out=self.d)
+        return softmax(d if temperature == 1.0 else torch.mul(d, 1 / temperature, out=self.p), self.p)
 
     def at_label(self, array):
         return array.gather(1, self.index).squeeze(1)
@@ -60,16 +53,24 @@ class _Chunk:
     def losses(self, statistics):
         return spec.elements(*statistics, self.plan, XP)
 
-    def write(self, plan, height, label_term=None):
+    def write(self, p, plan, height, label_term=None):
         """p·height − b·v − a·δ to out. p is no longer p."""
         if label_term is None:
             label_term = -plan.a if isinstance(plan.a, torch.Tensor) else self.peak.new_tensor(-plan.a)
         if unsmoothed(plan):
-            torch.mul(self.p, wide(height, 1, XP), out=self.out)
+            torch.mul(p, wide(height, 1, XP), out=self.out)
         else:
-            share = wide(plan.b, 1, XP) * (1 / self.p.shape[1] if plan.v is None else plan.v)
-            torch.sub(self.p.mul_(wide(height, 1, XP)), share, out=self.out)
+            share = wide(plan.b, 1, XP) * (1 / p.shape[1] if plan.v is None else plan.v)
+            torch.sub(p.mul_(wide(height, 1, XP)), share, out=self.out)
         self.out.scatter_add_(1, self.index, label_term.expand(self.peak.shape).unsqueeze(1))
+
+
+def softmax(z, p):
+    """Write softmax(z) to p, which may be z; return log Σ exp(z − max z)."""
+    torch.softmax(z, 1, out=p)
+    if p.ndim == 2 and p.shape[1] >= MIN_CLASSES_SUMMED_AGAIN:
+        p.div_(p.sum(1, keepdim=True))
+    return p.amax(1).log_().neg_()
 
 
 def unsmoothed(plan):
@@ -96,19 +97,19 @@ def focal(chunk, focal):
     if not only_label(chunk.plan):
         return focal_of_classes(chunk, focal)
     plan = chunk.plan
-    lse, surprise, _ = chunk.statistics(chunk.softmax(chunk.d, chunk.p))
+    lse, surprise, _ = chunk.statistics(chunk.softmax())
     p = torch.exp(-surprise)
     modulator = focal.modulator(p, XP)
     if chunk.out is not None:
         target = plan._replace(a=plan.a * focal.slope(surprise, p, modulator, XP))
-        chunk.write(target, height(target, lse))
+        chunk.write(chunk.p, target, height(target, lse))
     return chunk.losses((lse, focal.cost(surprise, p, modulator, XP), 0.0))
 
 
 def focal_of_classes(chunk, focal):
     """With m = 1 − p and s = −log p: the costs m^γ·s, and their slopes m^γ + γ·p·m^(γ−1)·s, for γ ≥ 1."""
     plan, p, s, m, gamma = chunk.plan, chunk.p, chunk.d, chunk.second, float(focal.gamma)
-    log_total = chunk.softmax(s, p)
+    log_total = chunk.softmax()
     lse = chunk.peak + log_total
     torch.sub(log_total.unsqueeze(1), s, out=s)
     torch.sub(1, p, out=m)
@@ -125,7 +126,7 @@ def focal_of_classes(chunk, focal):
         else:
             slope.mul_(plan.v)
         own = plan._replace(a=label_term, v_sum=slope.sum(1) * (1 / p.shape[1] if plan.v is None else 1.0))
-        chunk.write(own._replace(b=0.0), height(own, lse))
+        chunk.write(p, own._replace(b=0.0), height(own, lse))
         add_(chunk.out, slope, -share)
     return losses
 
@@ -133,7 +134,7 @@ def focal_of_classes(chunk, focal):
 def label_focal(chunk, focal):
     """m_y is the sum of the other classes. Where the gradient is written, p_y is 0: the label has its own term."""
     plan, p = chunk.plan, chunk.p
-    statistics = chunk.statistics(chunk.softmax(chunk.d, p))
+    statistics = chunk.statistics(chunk.softmax())
     lse, p_y = statistics[0], chunk.at_label(p)
     rest = p.scatter_(1, chunk.index, 0.0).sum(1)
     factor = power(rest, focal.gamma, XP)
@@ -142,7 +143,7 @@ def label_focal(chunk, focal):
         own = spec.scaled(plan, factor, z_loss_factor=1.0)
         rise, slope = focal.gamma * factor * p_y * loss, height(own, lse)
         others = slope + rise / torch.where(rest == 0, 1.0, rest)
-        chunk.write(own, others, p_y * slope - own.a - rise)
+        chunk.write(p, own, others, p_y * slope - own.a - rise)
     loss = product(factor, loss, XP)
     return loss if plan.z_loss is None else loss + plan.z_loss * lse**2
 
@@ -150,53 +151,80 @@ def label_focal(chunk, focal):
 def penalty(chunk, penalty):
     """Σ p log p = Σ p·d − log Σ exp d."""
     plan, strength = chunk.plan, penalty.strength
-    log_total = chunk.softmax(chunk.d, chunk.p)
+    log_total = chunk.softmax()
     statistics = chunk.statistics(log_total)
     each = torch.mul(chunk.p, chunk.d, out=chunk.first)
     mean = each.sum(1)
     if chunk.out is not None:
-        chunk.write(plan, height(plan, statistics[0]) - strength * mean)
+        chunk.write(chunk.p, plan, height(plan, statistics[0]) - strength * mean)
         add_(chunk.out, each, strength)
     return chunk.losses(statistics) + strength * (mean - log_total)
 
 
 def margin(chunk, margin):
     plan, d, strength = chunk.plan, chunk.d, margin.strength * (1 / chunk.d.shape[1])
-    statistics = chunk.statistics(chunk.softmax(d, chunk.p))
+    statistics = chunk.statistics(chunk.softmax())
     excess = torch.sub(-float(margin.margin), d, out=chunk.first).clamp_min_(0.0)
     losses = chunk.losses(statistics) + strength * excess.sum(1)
     if chunk.out is not None:
         far, top = excess.gt_(0.0), d.eq_(0.0)
         pull = strength * far.sum(1) / top.sum(1)
-        chunk.write(plan, height(plan, statistics[0]))
+        chunk.write(chunk.p, plan, height(plan, statistics[0]))
         add_(chunk.out, far, -strength)
         add_(chunk.out, top, pull)
     return losses
 
 
 def divergence(chunk, divergence):
-    """Σ q log(q/p) = Σ q·(log q + c_q − log p − c_p) − c_q + c_p, where the c are the logarithms of the sums."""
-    plan, d, p, t, q = chunk.plan, chunk.d, chunk.p, chunk.first, chunk.second
-    temperature = float(divergence.temperature)
-    losses = None if empty(plan) else hard(chunk, temperature)
-    log_total = chunk.softmax(d.mul_(1 / temperature), p)
-    chunk.from_peak(divergence.teacher.to(d.dtype), t)
-    teachers_log_total = chunk.softmax(t.mul_(1 / temperature), q)
-    added = divergence.strength * (t.sub_(d).mul_(q).sum(1) - teachers_log_total + log_total)
-    if chunk.out is not None:
-        pull = divergence.strength * (1 / temperature)
+    """Σ q log(q/p) = Σ q·(t − z)/T − log Σ exp(t/T) + log Σ exp(z/T), all from the peaks if those are large."""
+    temperature, strength = float(divergence.temperature), divergence.strength
+    z, p, q, out = chunk.z, chunk.p, chunk.second, chunk.out
+    teacher, losses = divergence.teacher.to(z.dtype), None
+    if empty(chunk.plan):
+        z, lse = softened(z, temperature, chunk.d, p)
+    else:
+        lse = chunk.softmax(temperature)
+        z, losses = chunk.d, hard(chunk, temperature, lse)
+    teacher, teachers_lse = softened(teacher, temperature, chunk.first, q)
+    distance = torch.sub(teacher, z, out=chunk.first).mul_(q).sum(1) * (1 / temperature)
+    added = strength * (distance - teachers_lse + lse)
+    if out is not None:
+        pull = strength * (1 / temperature)
         if losses is None:
-            torch.sub(p, q, out=chunk.out).mul_(wide(pull, 1, XP))
+            torch.sub(p, q, out=out).mul_(wide(pull, 1, XP))
         else:
-            add_(chunk.out, p.sub_(q), pull)
+            add_(out, p.sub_(q), pull)
     return added if losses is None else losses + added
 
 
-def hard(chunk, temperature):
-    statistics = chunk.statistics(chunk.softmax(chunk.d, chunk.p))
+def softened(z, temperature, memory, p):
+    """(z, log Σ exp(z/T)), or those of z − max z where a large offset would cost digits; softmax(z/T) goes to p."""
+    peak = z.amax(1)
+    if bool((peak.abs() > MAX_PEAK).any()):
+        z, peak = torch.sub(z, peak.unsqueeze(1), out=memory), torch.zeros_like(peak)
+    return z, softmax(torch.mul(z, 1 / temperature, out=p), p) + peak * (1 / temperature)
+
+
+def hard(chunk, temperature, log_total):
+    """The plan's own losses, from p = softmax(z/T) and the logarithm of its sum."""
+    p = chunk.first
+    if temperature in POWERS:
+        power_of(chunk.p, int(temperature), p)
+        total = p.sum(1)
+        log_total = total.log() + temperature * log_total
+    else:
+        total, log_total = 1.0, softmax(chunk.d, p)
+    statistics = chunk.statistics(log_total)
     if chunk.out is not None:
-        chunk.write(chunk.plan, height(chunk.plan, statistics[0]))
+        chunk.write(p, chunk.plan, height(chunk.plan, statistics[0]) / total)
     return chunk.losses(statistics)
+
+
+def power_of(p, exponent, out):
+    """p^exponent, for exponents of 1 to 4."""
+    if exponent == 4:
+        return torch.square(p, out=out).square_()
+    return torch.pow(p, exponent, out=out)
 
 
 KERNELS = {Focal: focal, LabelFocal: label_focal, Penalty: penalty, Margin: margin, Divergence: divergence}
