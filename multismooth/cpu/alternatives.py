@@ -27,6 +27,8 @@ def compiled():
 def carried(alternative, change):
     """The alternative with its arrays changed as a plan's are: a plan carries them."""
     strength, teacher = alternative.arrays()
+    if teacher is None and (strength is None or isinstance(strength, float)):
+        return alternative
     carrier = change(Plan(const=strength, u=teacher))
     return alternative.with_arrays(carrier.const, carrier.u)
 

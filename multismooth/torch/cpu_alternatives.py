@@ -1,7 +1,7 @@
 """The losses beside smoothing of one chunk on a CPU: few calls of PyTorch, in place, while the chunk is in cache.
 
 Every gradient is ∂/∂z = p·h − b·v − a·δ, with δ one at the label, plus what an added term adds. `_Chunk` has what all
-need: d = z − max z, p = softmax(z), log Σ exp d = −log max p. Then each alternative has one function. It returns the
+need: d = z − max z, p = softmax(z) and log Σ exp d. Then each alternative has one function. It returns the
 losses and writes the gradient to `chunk.out`. `multismooth.alternatives` has the formulas, and computes the elements
 whose loss here is not finite. Since d has no common offset, no other element needs them.
 
@@ -24,7 +24,8 @@ from multismooth.torch.namespace import XP, float_of
 
 CHUNK_LOGITS = 2**19  # with the scratch memory 10 MiB of float32: a share of the last cache level. Half or twice is no faster
 BUFFERS = 4  # for d, p, and two more
-MAX_PEAK = 16.0  # the largest logit may be so large without costing more digits than the others do
+MAX_OFFSET = 16.0  # so far from 0 a logit may be without costing digits
+MIN_P = 1e-7  # a label's p may be so small without costing digits of log Σ exp z = z_y − log p_y
 POWERS = (1.0, 2.0, 3.0, 4.0)  # temperatures T at which softmax(z) is a product of softmax(z/T) with itself
 
 
@@ -33,14 +34,15 @@ class _Chunk:
 
     def __init__(self, z, plan, out):
         memory = SCRATCH.take(BUFFERS * z.numel() * z.itemsize)
-        self.d, self.p, self.first, self.second = torch.from_numpy(memory).view(z.dtype).view(BUFFERS, *z.shape)
+        self.d, self.p, self.first, self.second = torch.from_numpy(memory).view(z.dtype).view(BUFFERS, *z.shape).unbind()
         self.z, self.plan, self.out, self.index = z, plan, out, plan.labels.unsqueeze(1)
 
     def softmax(self, temperature=1.0):
         """Write d = z − max z, and softmax(d/T) to p; return log Σ exp(d/T)."""
         self.peak = self.z.amax(1)
         d = torch.sub(self.z, self.peak.unsqueeze(1), out=self.d)
-        return softmax(d if temperature == 1.0 else torch.mul(d, 1 / temperature, out=self.p), self.p)
+        p = softmax(d if temperature == 1.0 else torch.mul(d, 1 / temperature, out=self.p), self.p)
+        return p.amax(1).log_().neg_()
 
     def at_label(self, array):
         return array.gather(1, self.index).squeeze(1)
@@ -66,11 +68,9 @@ class _Chunk:
 
 
 def softmax(z, p):
-    """Write softmax(z) to p, which may be z; return log Σ exp(z − max z)."""
+    """Write softmax(z) to p, which may be z, and return it."""
     torch.softmax(z, 1, out=p)
-    if p.ndim == 2 and p.shape[1] >= MIN_CLASSES_SUMMED_AGAIN:
-        p.div_(p.sum(1, keepdim=True))
-    return p.amax(1).log_().neg_()
+    return p.div_(p.sum(1, keepdim=True)) if p.ndim == 2 and p.shape[1] >= MIN_CLASSES_SUMMED_AGAIN else p
 
 
 def unsmoothed(plan):
@@ -176,33 +176,39 @@ def margin(chunk, margin):
 
 
 def divergence(chunk, divergence):
-    """Σ q log(q/p) = Σ q·(t − z)/T − log Σ exp(t/T) + log Σ exp(z/T), all from the peaks if those are large."""
-    temperature, strength = float(divergence.temperature), divergence.strength
+    """Σ q log(q/p) = Σ q·(t − z)/T − log Σ exp(t/T) + log Σ exp(z/T)."""
+    cold, strength = 1 / float(divergence.temperature), divergence.strength
     z, p, q, out = chunk.z, chunk.p, chunk.second, chunk.out
-    teacher, losses = divergence.teacher.to(z.dtype), None
+    losses = None
     if empty(chunk.plan):
-        z, lse = softened(z, temperature, chunk.d, p)
+        z, lse = softened(chunk, z, cold, chunk.d, p)
     else:
-        lse = chunk.softmax(temperature)
-        z, losses = chunk.d, hard(chunk, temperature, lse)
-    teacher, teachers_lse = softened(teacher, temperature, chunk.first, q)
-    distance = torch.sub(teacher, z, out=chunk.first).mul_(q).sum(1) * (1 / temperature)
-    added = strength * (distance - teachers_lse + lse)
-    if out is not None:
-        pull = strength * (1 / temperature)
-        if losses is None:
-            torch.sub(p, q, out=out).mul_(wide(pull, 1, XP))
-        else:
-            add_(out, p.sub_(q), pull)
+        lse = chunk.softmax(float(divergence.temperature))
+        z, losses = chunk.d, hard(chunk, float(divergence.temperature), lse)
+    teacher, teachers_lse = softened(chunk, divergence.teacher.to(z.dtype), cold, chunk.first, q)
+    added = torch.sub(teacher, z, out=chunk.first).mul_(q).sum(1).mul_(cold).sub_(teachers_lse).add_(lse)
+    added = added.mul_(strength)
+    if out is not None and losses is None:
+        torch.sub(p, q, out=out).mul_(wide(strength * cold, 1, XP))
+    elif out is not None:
+        add_(out, p.sub_(q), strength * cold)
     return added if losses is None else losses + added
 
 
-def softened(z, temperature, memory, p):
-    """(z, log Σ exp(z/T)), or those of z − max z where a large offset would cost digits; softmax(z/T) goes to p."""
-    peak = z.amax(1)
-    if bool((peak.abs() > MAX_PEAK).any()):
-        z, peak = torch.sub(z, peak.unsqueeze(1), out=memory), torch.zeros_like(peak)
-    return z, softmax(torch.mul(z, 1 / temperature, out=p), p) + peak * (1 / temperature)
+def softened(chunk, z, cold, memory, p):
+    """(z, log Σ exp(z·cold)), or those of z − z_y where a large offset would cost digits; softmax(z·cold) goes to p.
+
+    The logarithm is z_y·cold − log p_y: to find the largest logit takes a pass, which waits for memory.
+    """
+    at = chunk.at_label(z)
+    if bool((at.abs() > MAX_OFFSET).any()):
+        z = torch.sub(z, at.unsqueeze(1), out=memory)
+        at = torch.zeros_like(at)
+    found = chunk.at_label(softmax(torch.mul(z, cold, out=p), p))
+    rare = found < MIN_P
+    if bool(rare.any()):
+        at[rare], found[rare] = (x.movedim(1, -1)[rare].amax(1) for x in (z, p))
+    return z, at.mul_(cold).sub_(found.log_())
 
 
 def hard(chunk, temperature, log_total):
@@ -213,7 +219,7 @@ def hard(chunk, temperature, log_total):
         total = p.sum(1)
         log_total = total.log() + temperature * log_total
     else:
-        total, log_total = 1.0, softmax(chunk.d, p)
+        total, log_total = 1.0, softmax(chunk.d, p).amax(1).log_().neg_()
     statistics = chunk.statistics(log_total)
     if chunk.out is not None:
         chunk.write(p, chunk.plan, height(chunk.plan, statistics[0]) / total)
@@ -241,13 +247,12 @@ def kernel(z, plan, alternative, out):
     """The losses of a laid out chunk, its gradient written to `out` unless that is None."""
     z = z.to(float_of(z))
     losses = KERNELS[type(alternative)](_Chunk(z, plan, out), alternative)
-    inexact = losses.isfinite().logical_not_()
     if plan.active is not None:
         inactive = ~plan.active
         losses[inactive] = 0.0
-        inexact &= plan.active
         if out is not None:
             out.movedim(1, -1)[inactive] = 0.0
-    if bool(inexact.any()):
-        repair(losses, inexact, z, plan, alternative, out, XP)
+    exact = losses.isfinite()
+    if not bool(exact.all()):
+        repair(losses, ~exact, z, plan, alternative, out, XP)
     return losses
