@@ -55,16 +55,25 @@ class _Chunk:
     def losses(self, statistics):
         return spec.elements(*statistics, self.plan, XP)
 
-    def write(self, p, plan, height, label_term=None):
-        """p·height − b·v − a·δ to out. p is no longer p."""
+    def write(self, p, plan, height, *added, label_term=None):
+        """p·height − b·v − a·δ + Σ array·factor to out, of pairs (array, factor). p is used up.
+
+        All but the last step are in p: `out` is read from memory when it is first written.
+        """
+        terms, by = list(added), wide(height, 1, XP)
+        if not unsmoothed(plan):
+            b = -plan.b if plan.v is not None else plan.b * (-1 / p.shape[1])
+            terms.insert(0, (1.0 if plan.v is None else plan.v, b))
+        if terms:
+            p.mul_(by)
+            for term in terms[:-1]:
+                add(p, *term, out=p)
+            add(p, *terms[-1], out=self.out)
+        else:
+            torch.mul(p, by, out=self.out)
         if label_term is None:
             label_term = -plan.a if isinstance(plan.a, torch.Tensor) else self.peak.new_tensor(-plan.a)
-        if unsmoothed(plan):
-            torch.mul(p, wide(height, 1, XP), out=self.out)
-        else:
-            share = wide(plan.b, 1, XP) * (1 / p.shape[1] if plan.v is None else plan.v)
-            torch.sub(p.mul_(wide(height, 1, XP)), share, out=self.out)
-        self.out.scatter_add_(1, self.index, label_term.expand(self.peak.shape).unsqueeze(1))
+        self.out.scatter_add_(1, self.index, label_term.expand(plan.labels.shape).unsqueeze(1))
 
 
 def softmax(z, p):
@@ -83,11 +92,13 @@ def height(plan, lse):
     return total if plan.z_loss is None else total + 2 * plan.z_loss * lse
 
 
-def add_(out, array, factor):
-    """Add array·factor, with a number or one factor per element."""
+def add(x, array, factor, out):
+    """x + array·factor to out. The factor is a number, or one per element; the array may be a number."""
+    if not isinstance(array, torch.Tensor):
+        return torch.add(x, wide(factor, 1, XP) * array, out=out)
     if isinstance(factor, torch.Tensor):
-        return out.addcmul_(array, wide(factor, 1, XP))
-    return out.add_(array, alpha=factor)
+        return torch.addcmul(x, array, wide(factor, 1, XP), out=out)
+    return torch.add(x, array, alpha=factor, out=out)
 
 
 # --- one function per alternative -----------------------------------------------------------------------------------
@@ -119,15 +130,12 @@ def focal_of_classes(chunk, focal):
     losses = chunk.losses((lse, chunk.at_label(cost), weighted_sum(cost, plan.v)))
     if chunk.out is not None:
         slope = m.pow_(gamma).addcmul_(p, s, value=gamma)
-        label_term = plan.a * chunk.at_label(slope)
-        share = plan.b
-        if plan.v is None:
-            share = share * (1 / p.shape[1])
-        else:
+        each = 1 / p.shape[1] if plan.v is None else 1.0
+        own = plan._replace(a=plan.a * chunk.at_label(slope), b=0.0)
+        if plan.v is not None:
             slope.mul_(plan.v)
-        own = plan._replace(a=label_term, v_sum=slope.sum(1) * (1 / p.shape[1] if plan.v is None else 1.0))
-        chunk.write(p, own._replace(b=0.0), height(own, lse))
-        add_(chunk.out, slope, -share)
+        total = height(own, lse) + plan.b * slope.sum(1).mul_(each)
+        chunk.write(p, own, total, (slope, plan.b * -each))
     return losses
 
 
@@ -143,7 +151,7 @@ def label_focal(chunk, focal):
         own = spec.scaled(plan, factor, z_loss_factor=1.0)
         rise, slope = focal.gamma * factor * p_y * loss, height(own, lse)
         others = slope + rise / torch.where(rest == 0, 1.0, rest)
-        chunk.write(p, own, others, p_y * slope - own.a - rise)
+        chunk.write(p, own, others, label_term=p_y * slope - own.a - rise)
     loss = product(factor, loss, XP)
     return loss if plan.z_loss is None else loss + plan.z_loss * lse**2
 
@@ -156,8 +164,7 @@ def penalty(chunk, penalty):
     each = torch.mul(chunk.p, chunk.d, out=chunk.first)
     mean = each.sum(1)
     if chunk.out is not None:
-        chunk.write(chunk.p, plan, height(plan, statistics[0]) - strength * mean)
-        add_(chunk.out, each, strength)
+        chunk.write(chunk.p, plan, height(plan, statistics[0]) - strength * mean, (each, strength))
     return chunk.losses(statistics) + strength * (mean - log_total)
 
 
@@ -169,30 +176,26 @@ def margin(chunk, margin):
     if chunk.out is not None:
         far, top = excess.gt_(0.0), d.eq_(0.0)
         pull = strength * far.sum(1) / top.sum(1)
-        chunk.write(chunk.p, plan, height(plan, statistics[0]))
-        add_(chunk.out, far, -strength)
-        add_(chunk.out, top, pull)
+        chunk.write(chunk.p, plan, height(plan, statistics[0]), (far, -strength), (top, pull))
     return losses
 
 
 def divergence(chunk, divergence):
     """Σ q log(q/p) = Σ q·(t − z)/T − log Σ exp(t/T) + log Σ exp(z/T)."""
-    cold, strength = 1 / float(divergence.temperature), divergence.strength
-    z, p, q, out = chunk.z, chunk.p, chunk.second, chunk.out
-    losses = None
-    if empty(chunk.plan):
+    temperature, strength = float(divergence.temperature), divergence.strength
+    z, p, q, t, cold = chunk.z, chunk.p, chunk.second, divergence.teacher, 1 / temperature
+    alone = empty(chunk.plan)
+    if alone:
         z, lse = softened(chunk, z, cold, chunk.d, p)
     else:
-        lse = chunk.softmax(float(divergence.temperature))
-        z, losses = chunk.d, hard(chunk, float(divergence.temperature), lse)
-    teacher, teachers_lse = softened(chunk, divergence.teacher.to(z.dtype), cold, chunk.first, q)
-    added = torch.sub(teacher, z, out=chunk.first).mul_(q).sum(1).mul_(cold).sub_(teachers_lse).add_(lse)
-    added = added.mul_(strength)
-    if out is not None and losses is None:
-        torch.sub(p, q, out=out).mul_(wide(strength * cold, 1, XP))
-    elif out is not None:
-        add_(out, p.sub_(q), strength * cold)
-    return added if losses is None else losses + added
+        z, lse = chunk.d, chunk.softmax(temperature)
+    t, teachers_lse = softened(chunk, t.to(z.dtype), cold, chunk.first, q)
+    added = torch.sub(t, z, out=chunk.first).mul_(q).sum(1).mul_(cold).sub_(teachers_lse).add_(lse).mul_(strength)
+    if not alone:
+        return hard(chunk, temperature, lse, (q, strength * cold)) + added
+    if chunk.out is not None:
+        torch.sub(p, q, out=chunk.out).mul_(wide(strength * cold, 1, XP))
+    return added
 
 
 def softened(chunk, z, cold, memory, p):
@@ -211,18 +214,18 @@ def softened(chunk, z, cold, memory, p):
     return z, at.mul_(cold).sub_(found.log_())
 
 
-def hard(chunk, temperature, log_total):
-    """The plan's own losses, from p = softmax(z/T) and the logarithm of its sum."""
-    p = chunk.first
+def hard(chunk, temperature, log_total, taught):
+    """The plan's own losses, from p = softmax(z/T) and the logarithm of its sum; the whole gradient."""
+    plan, soft, p, (q, pull) = chunk.plan, chunk.p, chunk.first, taught
     if temperature in POWERS:
-        power_of(chunk.p, int(temperature), p)
+        power_of(soft, int(temperature), p)
         total = p.sum(1)
         log_total = total.log() + temperature * log_total
     else:
         total, log_total = 1.0, softmax(chunk.d, p).amax(1).log_().neg_()
     statistics = chunk.statistics(log_total)
     if chunk.out is not None:
-        chunk.write(p, chunk.plan, height(chunk.plan, statistics[0]) / total)
+        chunk.write(p, plan, height(plan, statistics[0]) / total, (soft.sub_(q), pull))
     return chunk.losses(statistics)
 
 
