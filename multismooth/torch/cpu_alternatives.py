@@ -22,7 +22,9 @@ from multismooth.spec import product, wide
 from multismooth.torch.cpu_chunked import MIN_CLASSES_SUMMED_AGAIN, weighted_sum
 from multismooth.torch.namespace import XP, float_of
 
-CHUNK_LOGITS = 2**19  # with the scratch memory 10 MiB of float32: a share of the last cache level. Half or twice is no faster
+CHUNK_LOGITS = (
+    2**19
+)  # with the scratch memory 10 MiB of float32: a share of the last cache level. Half or twice is no faster
 BUFFERS = 4  # for d, p, and two more
 MAX_OFFSET = 16.0  # so far from 0 a logit may be without costing digits
 MIN_P = 1e-7  # a label's p may be so small without costing digits of log Σ exp z = z_y − log p_y
@@ -34,7 +36,9 @@ class _Chunk:
 
     def __init__(self, z, plan, out):
         memory = SCRATCH.take(BUFFERS * z.numel() * z.itemsize)
-        self.d, self.p, self.first, self.second = torch.from_numpy(memory).view(z.dtype).view(BUFFERS, *z.shape).unbind()
+        self.d, self.p, self.first, self.second = (
+            torch.from_numpy(memory).view(z.dtype).view(BUFFERS, *z.shape).unbind()
+        )
         self.z, self.plan, self.out, self.index = z, plan, out, plan.labels.unsqueeze(1)
 
     def softmax(self, temperature=1.0):
@@ -182,36 +186,36 @@ def margin(chunk, margin):
 
 def divergence(chunk, divergence):
     """Σ q log(q/p) = Σ q·(t − z)/T − log Σ exp(t/T) + log Σ exp(z/T)."""
-    temperature, strength = float(divergence.temperature), divergence.strength
-    z, p, q, t, cold = chunk.z, chunk.p, chunk.second, divergence.teacher, 1 / temperature
-    alone = empty(chunk.plan)
-    if alone:
-        z, lse = softened(chunk, z, cold, chunk.d, p)
-    else:
-        z, lse = chunk.d, chunk.softmax(temperature)
-    t, teachers_lse = softened(chunk, t.to(z.dtype), cold, chunk.first, q)
-    added = torch.sub(t, z, out=chunk.first).mul_(q).sum(1).mul_(cold).sub_(teachers_lse).add_(lse).mul_(strength)
+    temperature, strength, teacher = float(divergence.temperature), divergence.strength, divergence.teacher
+    d, p, t, q, cold, alone = chunk.d, chunk.p, chunk.first, chunk.second, 1 / temperature, empty(chunk.plan)
+    lse = softened(chunk, chunk.z, cold, d, p) if alone else chunk.softmax(temperature)
+    teachers_lse = softened(chunk, teacher.to(d.dtype), cold, t, q)
+    added = t.sub_(d, alpha=1 if alone else cold).mul_(q).sum(1).add_(lse).sub_(teachers_lse).mul_(strength)
     if not alone:
-        return hard(chunk, temperature, lse, (q, strength * cold)) + added
+        return hard(chunk, temperature, lse, (q, strength * cold)).add_(added)
     if chunk.out is not None:
-        torch.sub(p, q, out=chunk.out).mul_(wide(strength * cold, 1, XP))
+        torch.mul(p.sub_(q), wide(strength * cold, 1, XP), out=chunk.out)
     return added
 
 
 def softened(chunk, z, cold, memory, p):
-    """(z, log Σ exp(z·cold)), or those of z − z_y where a large offset would cost digits; softmax(z·cold) goes to p.
+    """Write z/T to memory and softmax(z/T) to p; return log Σ exp(z/T) = z_y/T − log p_y.
 
-    The logarithm is z_y·cold − log p_y: to find the largest logit takes a pass, which waits for memory.
+    To find the largest logit would take a pass, which waits for memory. Where a large z_y would cost digits, memory has
+    (z − z_y)/T.
     """
     at = chunk.at_label(z)
     if bool((at.abs() > MAX_OFFSET).any()):
-        z = torch.sub(z, at.unsqueeze(1), out=memory)
+        torch.sub(z, at.unsqueeze(1), out=memory).mul_(cold)
         at = torch.zeros_like(at)
-    found = chunk.at_label(softmax(torch.mul(z, cold, out=p), p))
+    else:
+        torch.mul(z, cold, out=memory)
+        at.mul_(cold)
+    found = chunk.at_label(softmax(memory, p))
     rare = found < MIN_P
     if bool(rare.any()):
-        at[rare], found[rare] = (x.movedim(1, -1)[rare].amax(1) for x in (z, p))
-    return z, at.mul_(cold).sub_(found.log_())
+        at[rare], found[rare] = (x.movedim(1, -1)[rare].amax(1) for x in (memory, p))
+    return at.sub_(found.log_())
 
 
 def hard(chunk, temperature, log_total, taught):
