@@ -245,7 +245,7 @@ def mapped(plan, element, row):
     for name, value in zip(plan._fields, plan, strict=True):
         if value is not None and type(value) is not float:
             changed[name] = row(value) if name in ROWS else element(value)
-    return plan._replace(**changed)
+    return plan._replace(**changed) if changed else plan
 
 
 def with_numbers(plan):

@@ -207,6 +207,10 @@ def test_every_kernel_is_the_text(kernel, framework, dtype, monkeypatch):
 
         monkeypatch.setattr(compiled, "PART", 500)
     monkeypatch.setattr(cpu_alternatives, "ENTRIES", 500)
+    if framework == "torch":
+        from multismooth.torch import cpu_alternatives as torch_alternatives
+
+        monkeypatch.setattr(torch_alternatives, "CHUNK_LOGITS", 500)
     z, teacher, y = rows(dtype)
     weight, s = np.linspace(0.8, 1.2, 40), np.where(np.arange(60) % 7 == 0, 0.0, 1 + np.arange(60) / 60)
     prior = np.exp(np.arange(40) / 20)
@@ -224,6 +228,47 @@ def test_every_kernel_is_the_text(kernel, framework, dtype, monkeypatch):
             if computed is not None:
                 assert_close(computed, gradient, dtype, 40)
     assert kernel in ran
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_pytorchs_kernel_repairs_what_it_cannot_compute(dtype, monkeypatch):
+    """Infinities, NaN, large common offsets, ignored elements that hold anything; in rows and in images."""
+    need("torch")
+    from multismooth.torch import cpu_alternatives as torch_alternatives
+
+    repaired = []
+
+    def repair(losses, which, *arguments):
+        repaired.append(int(which.sum()))
+        cpu_alternatives.repair(losses, which, *arguments)
+
+    monkeypatch.setattr(torch_alternatives, "CHUNK_LOGITS", 500)
+    monkeypatch.setattr(torch_alternatives, "repair", repair)
+    z, teacher, y = rows(dtype)
+    z[44:52] += 2**12
+    teacher[48:55] -= 2**12
+    z[56, 3], z[57, y[57]], z[58, 1], z[59, 2], z[43, :7] = -np.inf, -np.inf, np.inf, np.nan, np.nan
+    teacher[56, 3], teacher[55, 4], teacher[43, 2] = -np.inf, np.nan, np.inf
+    for number, (name, given) in enumerate(CALLS):
+        if given.get("temperature") == 3.0:
+            given = {"temperature": 2.0}  # at 3 the formulas lose the digits of an offset
+        settings = given | {"reduction": "none", "axis": 1}
+        expected = exact(name, (z, teacher, y) if name == "distillation_loss" else (z, y), settings)
+        repaired.clear()
+        for positions in (1, 12) if number % 2 else (1,):
+            images = [to_images(x, positions) for x in (z, teacher, y)]
+            with multismooth.implementation("chunked"):
+                found = values_and_gradient("torch", name, images if "temperature" in given else images[::2], settings)
+            for own, right in zip(found, expected, strict=True):
+                assert_close(own, to_images(right, positions), dtype, 40, scale=1.0 if dtype == "float64" else 8.0)
+        assert 0 < sum(repaired) <= 12, "more or fewer than the elements with an infinity or NaN"
+
+
+def to_images(rows, positions):
+    """(60, …) as (60/positions, …, positions), or as it is for one position."""
+    if positions == 1:
+        return rows
+    return np.ascontiguousarray(np.moveaxis(rows.reshape(-1, positions, *rows.shape[1:]), 1, -1))
 
 
 def test_jax_in_blocks_is_the_text(monkeypatch):
@@ -272,7 +317,7 @@ def values_and_gradient(framework, name, arrays, settings):
     z = z.clone().requires_grad_()
     settings = {key: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for key, x in settings.items()}
     value = getattr(multismooth.torch, name)(z, *others, **settings)
-    return value.detach().numpy(), torch.autograd.grad(value, z)[0].numpy()
+    return value.detach().numpy(), torch.autograd.grad(value.sum(), z)[0].numpy()
 
 
 # --- derivatives ------------------------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """The losses beside smoothing on a CPU, a chunk at a time in cache: compiled by Numba, or the formulas as written."""
 
 import math
+from functools import partial
 
 import numpy as np
 
 from multismooth.cpu.choice import numba
-from multismooth.cpu.chunks import balanced_chunk_size, chunk_plan, chunk_slices
+from multismooth.cpu.chunks import balanced_chunk_size, chunk_plan, chunk_slices, selected
 from multismooth.cpu.layout import MIN_CLASSES_FOR_ROWS, layout_of
 from multismooth.cpu.threads import share
 from multismooth.namespace import XP
@@ -23,18 +24,22 @@ def compiled():
     return alternatives
 
 
-def laid_out(layout, logits, plan, alternative, xp):
-    """(logits, plan, alternative) in the shapes of the kernels. A plan carries the alternative's arrays there."""
+def carried(alternative, change):
+    """The alternative with its arrays changed as a plan's are: a plan carries them."""
     strength, teacher = alternative.arrays()
-    carrier = layout.plan(Plan(const=strength, u=teacher), logits, xp)
-    return layout.logits(logits, xp), layout.plan(plan, logits, xp), alternative.with_arrays(carrier.const, carrier.u)
-
-
-def part_of(alternative, index):
-    """The part of a laid out alternative that belongs to one chunk."""
-    strength, teacher = alternative.arrays()
-    carrier = chunk_plan(Plan(const=strength, u=teacher), index)
+    if teacher is None and (strength is None or isinstance(strength, float)):
+        return alternative
+    carrier = change(Plan(const=strength, u=teacher))
     return alternative.with_arrays(carrier.const, carrier.u)
+
+
+def laid_out(layout, logits, plan, alternative, xp):
+    """(logits, plan, alternative) in the shapes of the kernels."""
+
+    def change(plan):
+        return layout.plan(plan, logits, xp)
+
+    return layout.logits(logits, xp), change(plan), carried(alternative, change)
 
 
 def compiles(logits, plan, alternative, axis):
@@ -44,30 +49,53 @@ def compiles(logits, plan, alternative, axis):
     return compiled().supports(*laid_out(layout_of(logits, axis), logits, plan, alternative, XP))
 
 
-def evaluate(name, logits, plan, alternative, axis, xp, gradient=None, workers=1):
+def by_formulas(z, plan, alternative, out, xp):
+    """The losses of a chunk; its gradient goes to `out` unless that is None."""
+    if out is None:
+        return alternative.losses(z, plan, 1, xp)
+    losses, out[...] = alternative.losses_and_gradient(z, plan, 1, xp)
+    return losses
+
+
+def repair(losses, which, z, plan, alternative, out, xp):
+    """Overwrite what a kernel has computed where `which` is True, by the formulas."""
+
+    def change(plan):
+        return selected(plan, which, xp)
+
+    rows = xp.moveaxis(z, 1, -1)[which]
+    right = xp.zeros(rows.shape, dtype=losses.dtype)
+    losses[which] = by_formulas(rows, change(plan), carried(alternative, change), right, xp)
+    if out is not None:
+        xp.moveaxis(out, 1, -1)[which] = right
+
+
+def evaluate(name, logits, plan, alternative, axis, xp, gradient=None, workers=1, kernel=None, most=ENTRIES):
     """The losses per element, by "numba" or "chunked"; the gradient of their sum goes to `gradient`.
 
-    `gradient` has the layout of the logits.
+    `gradient` has the layout of the logits. "chunked" computes chunks of at most `most` logits, by a
+    `kernel(z, plan, alternative, out)` if there is one, else by the formulas.
     """
     layout = layout_of(logits, axis, MIN_CLASSES_FOR_ROWS)
     z, plan, alternative = laid_out(layout, logits, plan, alternative, xp)
     target = None if gradient is None else layout.logits(gradient, xp)
-    kernel = compiled() if name == "numba" else None
-    common = None if kernel is None else kernel.common_arguments(z, plan)
+    rows = compiled() if name == "numba" else None
+    common = None if rows is None else rows.common_arguments(z, plan)
+    kernel = kernel or partial(by_formulas, xp=xp)
 
     def run(index):
-        own, part, beside = z[index], chunk_plan(plan, index), part_of(alternative, index)
-        out = None if target is None else target[index]
-        if kernel is not None:
-            losses = np.empty(own.shape[0], own.dtype)
-            if kernel.compute_part(own, part, beside, common, out, losses):
-                return losses if part.const is None else losses + part.const
-        if out is None:
-            return beside.losses(own, part, 1, xp)
-        losses, out[...] = beside.losses_and_gradient(own, part, 1, xp)
-        return losses
+        def change(plan):
+            return chunk_plan(plan, index)
 
-    size = balanced_chunk_size(math.prod(z.shape), ENTRIES if kernel is None else kernel.PART, workers)
+        arguments = z[index], change(plan), carried(alternative, change)
+        out = None if target is None else target[index]
+        if rows is not None:
+            losses, const = np.empty(arguments[0].shape[0], z.dtype), arguments[1].const
+            if rows.compute_part(*arguments, common, out, losses):
+                return losses if const is None else losses + const
+        return kernel(*arguments, out)
+
+    size = balanced_chunk_size(math.prod(z.shape), most if rows is None else rows.PART, workers)
     parts = share(run, list(chunk_slices(z.shape, size)), workers)
     if len(parts) > 1 or z.ndim == 3:
         parts = [xp.concat([xp.reshape(part, (-1,)) for part in parts])]

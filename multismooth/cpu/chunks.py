@@ -42,6 +42,15 @@ def chunk_plan(plan, index):
     return mapped(plan, lambda x: x[elements], lambda row: row if shared(row) else row[index])
 
 
+def selected(plan, which, xp):
+    """The part of a laid out plan that belongs to the elements where the boolean array `which` is True, as rows."""
+
+    def rows(row):
+        return xp.reshape(row, (1, -1)) if shared(row) else xp.moveaxis(row, 1, -1)[which]
+
+    return mapped(plan, lambda x: x[which], rows)
+
+
 def by_spec(z, plan, with_gradient, xp):
     """((lse, nll, smooth), gradient or None) of a chunk, computed by `spec`."""
     found = spec.statistics(z, plan, 1, xp)
@@ -55,10 +64,7 @@ class Fallback:
     """
 
     def __init__(self, z, plan, which, with_gradient, xp, upstream=1.0):
-        def rows(row):
-            return xp.reshape(row, (1, -1)) if shared(row) else xp.moveaxis(row, 1, -1)[which]
-
-        self.plan = mapped(plan, lambda x: x[which], rows)
+        self.plan = selected(plan, which, xp)
         scaled = spec.scaled(self.plan, upstream)
         self.statistics, self.gradient = by_spec(xp.moveaxis(z, 1, -1)[which], scaled, with_gradient, xp)
         self.which, self.xp = which, xp

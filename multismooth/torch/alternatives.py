@@ -12,6 +12,7 @@ from multismooth.cpu.buffers import age_buffers, gradient_memory
 from multismooth.cpu.choice import MIN_LOGITS_FOR_THREADS, cores
 from multismooth.implementations import select
 from multismooth.spec import wide
+from multismooth.torch import cpu_alternatives as chunk
 from multismooth.torch.autograd import differentiates_backward, scale_
 from multismooth.torch.choice import NUMPY_DTYPES
 from multismooth.torch.cpu_kernels import as_numpy, plan_as_numpy
@@ -45,7 +46,10 @@ def evaluate(logits, plan, alternative, axis, with_gradient):
         target = None if gradient is None else gradient.numpy()
         losses = cpu.evaluate(name, *arrays, axis, cpu.XP, target, workers)
         return torch.from_numpy(losses), gradient
-    return cpu.evaluate(name, logits, plan, alternative, axis, XP, gradient), gradient
+    fast = {}
+    if chunk.supports(plan, alternative):
+        fast = {"kernel": chunk.kernel, "most": chunk.CHUNK_LOGITS}
+    return cpu.evaluate(name, logits, plan, alternative, axis, XP, gradient, **fast), gradient
 
 
 def memory(logits, axis):

@@ -32,13 +32,20 @@ CLASSES_PER_ABSENT = 16
 MAX_OFFSET_RATIO = 4.0
 
 
-def average(p, v):
-    """Σ v·z per element. For infinite logits 0·inf is 0; else the element is inexact."""
+def weighted_sum(p, v):
+    """Σ v·p per element."""
     if v is None:
         return p.sum(1).div_(p.shape[1])
-    row = v.view(-1) if shared(v) else None
-    total = (p * v).sum(1) if row is None else torch.mv(p, row) if p.ndim == 2 else torch.matmul(row, p)
-    return total if bool(total.isfinite().all()) else (p.nan_to_num() * v).sum(1)
+    if not shared(v):
+        return (p * v).sum(1)
+    row = v.view(-1)
+    return torch.mv(p, row) if p.ndim == 2 else torch.matmul(row, p)
+
+
+def average(p, v):
+    """Σ v·z per element. For infinite logits 0·inf is 0; else the element is inexact."""
+    total = weighted_sum(p, v)
+    return total if v is None or bool(total.isfinite().all()) else (p.nan_to_num() * v).sum(1)
 
 
 def absent(mask):
