@@ -3,6 +3,6 @@
 from multismooth.parity.checking.check import check, compare
 from multismooth.parity.checking.report import Outcome, Report
 from multismooth.parity.identification import Identification
-from multismooth.parity.identifying.search import identify
+from multismooth.parity.identifying.identify import identify
 
 __all__ = ["Identification", "Outcome", "Report", "check", "compare", "identify"]

@@ -8,6 +8,7 @@ import numpy as np
 
 from multismooth.convention import Convention
 from multismooth.errors import complain
+from multismooth.parity.calling.forms import Form
 from multismooth.parity.reading import Reading, denominator_text, formula, ignored_text, settings_text
 
 
@@ -26,6 +27,9 @@ class Identification:
         why: why nothing fits; "" when something does.
         notes: what else was observed.
         asked: how fn was called.
+        family: the name of a loss that is no convention, such as a focal loss, with its parameters; else "".
+        call: the call of this library that computes what fn computes, to paste; "" where there is none.
+        form: layout, form of the targets, order and kind of the scores in which fn was called.
     """
 
     readings: tuple[Reading, ...] = ()
@@ -35,6 +39,9 @@ class Identification:
     why: str = ""
     notes: tuple[str, ...] = ()
     asked: dict[str, Any] | None = None
+    family: str = ""
+    call: str = ""
+    form: Form | None = None
 
     def __bool__(self):
         return bool(self.readings)
@@ -83,7 +90,7 @@ class Identification:
         """Keyword arguments for `multismooth.loss` (normalizer="sentences": pass the length of the first axis)."""
         if not self.readings:
             raise complain("settings", "a function that was identified", "none", f"Why: {self.why}.")
-        return self.readings[0].settings("sentences")
+        return self.readings[0].settings()
 
     def __str__(self):
         return "\n".join(f"{head:<12}{text}".rstrip() for head, text in self._lines())
@@ -101,10 +108,13 @@ class Identification:
         if self.readings:
             yield from self._lines_of_the_readings()
         else:
-            yield "computes", "no convention of this family"
-            yield "because", self.why
+            yield "computes", self.family or "no convention of this family"
+            if self.why:
+                yield "because", self.why
         for note in self.notes:
             yield "note", note
+        if self.call:
+            yield "call", self.call
         if self.asked:
             yield "asked", ", ".join(f"{name} {value}" for name, value in self.asked.items())
 
@@ -134,6 +144,8 @@ class Identification:
             "smoothing": self.smoothing or {},
             "residual": self.residual if self.readings else None,
             "why": self.why,
+            "family": self.family,
+            "call": self.call,
             "notes": list(self.notes),
             "asked": self.asked or {},
         }

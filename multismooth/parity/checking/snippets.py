@@ -3,7 +3,6 @@
 import numpy as np
 
 from multismooth.convention import Convention
-from multismooth.parity.calling.black_box import LAYOUTS
 from multismooth.parity.checking.shrink import repeated_integers
 from multismooth.parity.checking.subjects import answer_or_error
 from multismooth.parity.reading import changed_fields
@@ -33,9 +32,7 @@ def _call_of_subject(side, case):
     text = "".join(f", {name}={_framework_literal(value, side)}" for name, value in keywords.items())
     answer, _ = answer_or_error(side, case)
     first = "[0]" if answer and answer.is_tuple else ""
-    axes, n = LAYOUTS[side.box.layout][0], len(case.labels)
-    shape = "" if axes is None else f".reshape({side.box.sentences(n)}, -1, {case.logits.shape[1]}).transpose{axes}"
-    flat = "" if axes is None else f".reshape({side.box.sentences(n)}, -1)"
+    shape, flat = side.box_of(case).form.as_code(len(case.labels), case.logits.shape[1])
     dtype = side.box.dtype if case.dtype == "float64" else case.dtype
     return _SNIPPETS[side.framework](side, shape, flat, dtype, text, first, case.strided)
 

@@ -15,6 +15,8 @@ from multismooth.parity.checking.cases import Case, standard_cases
 from multismooth.parity.checking.differences import Finding, compare_answers, compare_gradients, compare_losses, largest
 from multismooth.parity.checking.subjects import answer_or_error
 
+FLOAT32 = 2.0**-23
+
 
 class Trial(NamedTuple):
     name: str
@@ -70,6 +72,22 @@ same_gradient = of_answers(compare_gradients)
 same_answer = of_answers(compare_answers)
 
 
+def in_a_layout(a, b, case):
+    """Another layout. A loss that is not written for it, though it accepts the arrays, gets a remark."""
+    finding = same_answer(a, b, case)
+    if finding.status != "fail" or a.is_written_for(case.layout):
+        return finding
+    return finding._replace(status="remark", message=f"not written for this layout, but accepts it: {finding.message}")
+
+
+def of_soft_rows(a, b, case):
+    """Rows of probabilities. A loss that takes one-hot rows for something else than labels gets a remark."""
+    finding = same_answer(a, b, case)
+    if finding.status != "fail" or a.reads_rows:
+        return finding
+    return finding._replace(status="remark", message=f"accepts rows, and reads no labels in them: {finding.message}")
+
+
 @raising_fails
 def upstream_gradients(a, b, case):
     """Another upstream gradient, and a second backward pass through the same graph."""
@@ -99,6 +117,15 @@ def same_bits_again(a, b, case):
     if same:
         return Finding("pass", "", 0.0, 0.0)
     return Finding("fail", f"the same call gives {first.loss.flat[0]:.17g}, then {second.loss.flat[0]:.17g}")
+
+
+def exact_enough(a, b, case):
+    """A loss that computes in half precision whatever it is given. A comparison is of two of the same precision."""
+    observed = getattr(b, "observed", None)
+    allowed = max(FLOAT32, observed.precision if observed else 0.0)
+    if a.observed.precision <= 1.01 * allowed:
+        return Finding("pass", "", a.observed.precision, allowed)
+    return Finding("fail", a.observed.text, a.observed.precision, allowed)
 
 
 @raising_fails
@@ -176,6 +203,23 @@ def _batch(domain):
     yield domain.case("a batch")
 
 
+def _layouts(domain):
+    for layout in domain.layouts:
+        yield domain.case("a batch", ignore=False, layout=layout)
+        if domain.ignore_index is not None:
+            yield domain.case("ignored labels", layout=layout)
+            case = domain.case("a whole sentence ignored", layout=layout)
+            yield replace(case, labels=np.where(np.arange(12) < 5, domain.ignore_index, case.labels))
+
+
+def _rows_of_probabilities(domain):
+    if domain.takes_rows:
+        case = domain.case("soft rows", ignore=False)
+        allowed = np.isin(np.arange(domain.num_classes), list(domain.forbidden_labels), invert=True)
+        rows = allowed * np.exp2(np.round(np.random.default_rng(4).normal(size=case.logits.shape)))
+        yield replace(case, labels=rows / rows.sum(1, keepdims=True))
+
+
 def _single_precision(domain):
     yield domain.case("single precision", dtype="float32")
     if domain.any_num_classes:
@@ -184,7 +228,9 @@ def _single_precision(domain):
 
 def _half_precisions(domain):
     for dtype in ("float16", "bfloat16"):
-        yield domain.case("half precision", dtype=dtype)
+        case = domain.case("half precision", dtype=dtype)
+        yield case
+        yield replace(case, name="half precision, logits up to 48", logits=8 * case.logits)
 
 
 def _large_logits(domain):
@@ -236,6 +282,9 @@ def trials(comparing, compile):
     """All trials, in the order of a report. comparing: two losses, not a loss and the specification."""
     yield Trial("values", standard_cases, same_loss)
     yield Trial("gradients", standard_cases, same_gradient)
+    yield Trial("layouts", _layouts, in_a_layout)
+    yield Trial("targets", _rows_of_probabilities, of_soft_rows)
+    yield Trial("precision", _batch, exact_enough)
     yield Trial("masked", _masked, same_answer)
     yield Trial("upstream", _batch, upstream_gradients)
     yield Trial("repeat", _batch, same_bits_again)

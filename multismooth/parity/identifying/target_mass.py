@@ -14,6 +14,7 @@ import numpy as np
 
 from multismooth.convention import Convention
 from multismooth.namespace import XP
+from multismooth.parity.reading import COUNTING_SENTENCES, SENTENCES
 from multismooth.plan import plan_of
 from multismooth.problem import Problem, Settings
 from multismooth.reduction import summed
@@ -43,6 +44,7 @@ class Pattern:
     exclude: tuple[int, ...] = ()
     ignore_index: int | None = None
     ignore_scope: str = "all"
+    sentence_means: bool = False  # every sentence's elements are divided by their number
 
 
 # --- A --------------------------------------------------------------------------------------------------------------
@@ -99,6 +101,29 @@ class NoConvention(Exception):
 
 def patterns(observation, mass, tolerance):
     """Every Pattern that A (N, K) may have. Raises NoConvention where there is none."""
+    try:
+        return _patterns(observation, mass, tolerance)
+    except NoConvention:
+        if len(observation.shape) == 1:
+            raise
+        counted = np.abs(mass).max(1) > tolerance * np.abs(mass).max()
+        in_a_mean = mass / _share_in_sentence(counted, observation.shape)[:, None]
+        try:
+            found = _patterns(observation, in_a_mean, tolerance)
+        except NoConvention:
+            found = None
+        if found is None:
+            raise
+        return [replace(pattern, sentence_means=True) for pattern in found]
+
+
+def _share_in_sentence(counted, shape):
+    """(N,) 1/(the counted elements of its sentence) for each element."""
+    lengths = np.maximum(counted.reshape(shape[0], -1).sum(1, keepdims=True), 1)
+    return np.broadcast_to(1 / lengths, (shape[0], counted.size // shape[0])).reshape(-1)
+
+
+def _patterns(observation, mass, tolerance):
     small = tolerance * np.abs(mass).max()
     labels, rows = _rows_by_label(observation.labels, mass, small)
     has_mass = np.abs(rows).max(1) > small
@@ -228,19 +253,32 @@ def unit_terms(pattern, observation):
         plan = plan_of(*_summed_loss(z, labels, mass, *arguments), XP)
         a, b = (np.broadcast_to(x, labels.shape)[:, None] for x in (plan.a, plan.b))
         v = 1 / z.shape[-1] if plan.v is None else plan.v
+        if pattern.sentence_means:
+            share = _share_in_sentence(_counted(pattern, observation), observation.shape)[:, None]
+            a, b = a * share, b * share
         both.append(a * np.eye(z.shape[-1])[plan.labels] + b * v)
     return both
 
 
 def denominators_by_kind(pattern, observation):
     """{kind: D} for every kind of denominator that a mean may have, on the observation's labels."""
+    if pattern.sentence_means:
+        full = _counted(pattern, observation).reshape(observation.shape[0], -1).any(1)
+        return {SENTENCES: float(len(full)), COUNTING_SENTENCES: float(full.sum())}
     found = {}
     for kind in ("target_weight", "counted", "all", "classes"):
         z, convention = observation.logits[0], replace(PLAIN, denominator=kind)
         arguments = convention, pattern.weight, None, pattern.ignore_index
         plan = plan_of(*_summed_loss(z, observation.labels, 0.0, *arguments), XP)
         found[kind] = float(summed(plan.denominator_share, z, 1, XP))
-    return found if observation.sentences is None else found | {"caller": float(observation.sentences)}
+    return found if len(observation.shape) == 1 else found | {SENTENCES: float(observation.shape[0])}
+
+
+def _counted(pattern, observation):
+    """(N,) which elements the pattern does not ignore."""
+    if pattern.ignore_index is None:
+        return np.ones(observation.labels.shape, bool)
+    return observation.labels != pattern.ignore_index
 
 
 def fit_factors(pattern, observation, with_z_loss):
