@@ -29,6 +29,8 @@ class Identification:
         asked: how fn was called.
         family: the name of a loss that is no convention, such as a focal loss, with its parameters; else "".
         call: the call of this library that computes what fn computes, to paste; "" where there is none.
+        fixed_mass: whether it is −Σ A·log softmax(z) with an A that the logits do not change, if of no convention.
+        by_layout: what each layout has, where no reading fits in all that fn takes.
         form: layout, form of the targets, order and kind of the scores in which fn was called.
     """
 
@@ -42,6 +44,8 @@ class Identification:
     family: str = ""
     call: str = ""
     form: Form | None = None
+    by_layout: dict[str, "Identification"] | None = None
+    fixed_mass: bool = False
 
     def __bool__(self):
         return bool(self.readings)

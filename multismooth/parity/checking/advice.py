@@ -26,7 +26,9 @@ def advice(found: Identification, expected: Reading, names: Names, domain, expla
     """
     called = _how_called(found, names.subject)
     if not found:
-        return (*called, what_it_is(found, names.subject))
+        said = (*called, what_it_is(found, names.subject))
+        one = next((one for one in (found.by_layout or {}).values() if one), None)
+        return said if one is None else (*advice(one, expected, names, domain, explains_failure), *said)
     readings = [reading for reading in found.readings if explains_failure(reading)]
     if not readings:
         usually, first = settings_text(found.readings[0]), found.readings[0]

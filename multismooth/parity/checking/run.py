@@ -63,7 +63,8 @@ def run(subjects, against, domain, *, weight=None, compile=False, strict=False, 
     identified: tuple = ()
     if trial.name in FORMULA_TRIALS or comparing:
         identified = tuple(identify_box(subject.box, weight) for subject in subjects)
-    remedy = _remedy(trial, case, domain) if trial.name == "precision" or not comparing else ()
+    remedy = _single_precision(outcomes)
+    remedy += _remedy(trial, case, domain) if trial.name == "precision" or not comparing else ()
     return Run(outcomes, case, code(small, first, against), remedy, identified)
 
 
@@ -82,6 +83,14 @@ def _try_everything(first, against, domain, trials, strict, skip):
             if failure is None and finding.status == "fail":
                 failure = trial, case
     return tuple(outcomes), failure
+
+
+def _single_precision(outcomes):
+    """A sentence where no difference is larger than float32's rounding."""
+    failed = [o.difference for o in outcomes if o.status == "fail" and o.trial != "precision"]
+    if not failed or None in failed or not 0 < max(failed) < 3e-7:
+        return ()
+    return (f"no difference is larger than {max(failed):.1e}, float32's rounding: a constant or a cast is in float32",)
 
 
 def _called(subject):

@@ -1,10 +1,10 @@
-"""Names losses that are no convention: fits the formulas of `strangers` to the answers, and takes the first that holds."""
+"""Names losses that are no convention: fits the formulas of `strangers`, and takes the first that holds."""
 
 from dataclasses import replace
 
 import numpy as np
 
-from multismooth.parity.identifying import adjusted, probes, target_mass
+from multismooth.parity.identifying import adjusted, probes
 from multismooth.parity.identifying.strangers import OF_TEACHERS, STRANGERS
 
 KNOWN = "focal, temperature, soft cap, penalty, poly, margins, hinge, squared, sigmoid or distillation"
@@ -12,22 +12,17 @@ KNOWN = "focal, temperature, soft cap, penalty, poly, margins, hinge, squared, s
 
 def named(box, found, precision):
     """The Identification `found`, with the name of the loss where one is known, and else with the reason."""
+    if found.fixed_mass:
+        return found
     tolerance = max(1e-7, 8 * precision)
     for observation, formulas in _observations(box):
         exact = observation if observation is not None and observation.finite else None
-        if exact is not None and formulas is STRANGERS and _has_fixed_mass(exact, tolerance):
-            return found  # a softmax cross-entropy, of which no convention has the weights
         for stranger in formulas if exact is not None else ():
             if name := _fitted(stranger, exact, tolerance):
                 return replace(found, family=name.text, call=name.call, why="")
         if exact is not None and formulas is STRANGERS and (text := adjusted.text(exact, max(tolerance, 1e-6))):
             return replace(found, family=text, why="")
     return replace(found, why=f"{found.why}; nor is it a loss that is known here ({KNOWN})")
-
-
-def _has_fixed_mass(observation, tolerance):
-    fitted = target_mass.fit(observation)
-    return max(fitted.misfit.max(), fitted.constant_drift) <= 10 * tolerance
 
 
 def _observations(box):
@@ -69,7 +64,7 @@ class _Problem:
         m, n, k = observation.logits.shape
         self.z = observation.logits.reshape(-1, k)
         self.y = np.concatenate([observation.labels] * m)
-        loss = observation.loss - observation.loss.mean(0) if m > 1 else observation.loss
+        loss = self._centred(observation.loss)
         self.expected = [loss / max(np.abs(loss).max(), 1e-300)]
         self.scales = [max(np.abs(loss).max(), 1e-300)]
         self.directions = []
@@ -80,6 +75,10 @@ class _Problem:
                 self.expected.append((observation.gradient * direction).sum(-1) / size)
                 self.scales.append(size)
         self.right = np.concatenate([x.ravel() for x in self.expected])
+
+    def _centred(self, loss):
+        """The loss less a constant, which a formula may leave out. Of a teacher the constant is a part of it."""
+        return loss if self.stranger.of_teacher else loss - loss.mean(0)
 
     def fit(self, theta):
         """(the factors, the largest misfit, relative to the largest entry)."""
@@ -100,7 +99,7 @@ class _Problem:
         for number in range(len(evaluated[0])):
             value = np.real(evaluated[0][number]).reshape(m, n)
             value = value if self.observation.per_element else value.sum(1)
-            parts = [(value - value.mean(0)).ravel() / self.scales[0]]
+            parts = [self._centred(value).ravel() / self.scales[0]]
             parts += [
                 np.imag(found[number]) / 1e-30 / scale
                 for found, scale in zip(evaluated[1:], self.scales[1:], strict=True)

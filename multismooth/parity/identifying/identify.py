@@ -58,6 +58,11 @@ def identify_box(box, weight=None) -> Identification:
     if observed.random:
         return _as_called(Identification(why=observed.text), box, observed)
     found = layouts.consistent(box, weight, observed.precision)
+    if observed.precision < 1e-12 and (found.fixed_mass or (found and not found.names)):
+        single = layouts.consistent(box, weight, noise.EPS["float32"])
+        if single.names:
+            note = "it holds float32 numbers (a constant, or a cast): it agrees to 1e-7 and not further"
+            found = replace(single, notes=(*single.notes, note))
     if not found and box.form.scores == "logits":
         found = _of_other_scores(box, weight, observed.precision) or found
     if not found:

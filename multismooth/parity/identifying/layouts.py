@@ -102,7 +102,7 @@ def _observed(box, ignore_index, search):
     found = [_observe(box, labels, search)]
     if ignore_index is not None:
         ignoring = labels.copy()
-        ignoring[: len(labels) // 3] = ignore_index
+        ignoring[: len(labels) // 3 + 1] = ignore_index  # one sentence, and a part of another one
         found.append(_observe(box, ignoring, search))
     return [observation for observation in found if observation is not None]
 
@@ -123,4 +123,5 @@ def _disagreement(by_layout):
         if found:
             said += f" (divides by {denominator_text(found.readings[0])})"
         texts.append(f"in {LAYOUTS[layout].of_logits} it is {said}")
-    return replace(first, readings=(), names=(), smoothing=None, residual=np.inf, why="; ".join(texts))
+    why = "; ".join(texts)
+    return replace(first, readings=(), names=(), smoothing=None, residual=np.inf, why=why, by_layout=by_layout)

@@ -47,7 +47,7 @@ class Search:
 
     def run(self) -> Identification:
         if why := reasons.why_no_fixed_mass(self.first, self.fitted, self.limit):
-            return self._no_match(why)
+            return self._no_match(why, fixed_mass=False)
         try:
             patterns = target_mass.patterns(self.first, self.fitted.mass, max(self.tolerance, 4 * self.noise))
         except target_mass.NoConvention as reason:
@@ -75,8 +75,8 @@ class Search:
     def _mass(self, observations):
         return reasons.mass_of_an_element(self.box, observations, self.fitted)
 
-    def _no_match(self, why):
-        return Identification(why=why, notes=tuple(self.notes), asked=self._how_called())
+    def _no_match(self, why, fixed_mass=True):
+        return Identification(why=why, notes=tuple(self.notes), asked=self._how_called(), fixed_mass=fixed_mass)
 
     # --- observing ------------------------------------------------------------------------------------------------
 
