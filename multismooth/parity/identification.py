@@ -9,7 +9,7 @@ import numpy as np
 from multismooth.convention import Convention
 from multismooth.errors import complain
 from multismooth.parity.calling.forms import Form
-from multismooth.parity.reading import Reading, denominator_text, formula, ignored_text, settings_text
+from multismooth.parity.reading import Reading, call_text, denominator_text, formula, ignored_text, settings_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +117,7 @@ class Identification:
                 yield "because", self.why
         for note in self.notes:
             yield "note", note
-        if self.call:
+        if self.call and not self.readings:
             yield "call", self.call
         if self.asked:
             yield "asked", ", ".join(f"{name} {value}" for name, value in self.asked.items())
@@ -134,6 +134,7 @@ class Identification:
             yield "or", settings_text(other) + " (the same on every problem tried)"
         if len(self.readings) > 5:
             yield "or", f"{len(self.readings) - 5} more that are the same on every problem tried: see .readings"
+        yield "call", call_text(first, self.form)
         yield "residual", f"{self.residual:.1e} on a problem not used to find this"
 
     def _name_text(self, name):

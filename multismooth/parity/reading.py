@@ -173,6 +173,32 @@ def changed_fields(convention):
     return {name: getattr(convention, name) for name in defaults if getattr(convention, name) != defaults[name]}
 
 
+def call_text(reading, form=None):
+    """The call of this library that computes the same, to paste."""
+    name = reading.convention.name
+    settings = {"convention": name} | {n: v for n, v in reading.settings().items() if n != "convention"}
+    if reading.reduction == SENTENCE_MEANS:
+        settings |= {"reduction": "mean", "normalizer": Words(reading.normalizer or "number of sentences")}
+        settings["sample_weight"] = Words("1/counted elements of its sentence")
+    elif reading.normalizer == SENTENCES:
+        settings["normalizer"] = Words("len(labels)")
+    said = ", ".join(f"{name}={_short(value)}" for name, value in settings.items())
+    if not name:
+        own = ", ".join(f"{n}={_short(v)}" for n, v in changed_fields(reading.convention).items())
+        said = said.replace("convention=''", f"convention=multismooth.Convention({own})", 1)
+    axis = ", axis=1" if form is not None and form.layout in ("channels", "images") else ""
+    return f"multismooth.loss(logits, {'rows' if form and form.targets == 'rows' else 'labels'}, {said}{axis})"
+
+
+class Words(str):
+    """A value that only words can say."""
+
+    __slots__ = ()
+
+    def __repr__(self):
+        return str(self)
+
+
 def settings_text(reading):
     """The reading as keyword arguments, without the fields that `Convention()` has by default."""
     own = ", ".join(f"{name}={_short(value)}" for name, value in changed_fields(reading.convention).items())

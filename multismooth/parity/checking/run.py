@@ -21,6 +21,7 @@ FORMULA_TRIALS = {
     "gradients",
     "layouts",
     "targets",
+    "precision",
     "masked",
     "dtypes",
     "extremes",

@@ -114,7 +114,9 @@ def _moved(name, answer, others):
     first = getattr(answer, name)
     if first is None or not first.size:
         return 0.0
-    return float(np.nan_to_num(max(np.abs(getattr(other, name) - first).max() for other in others), nan=np.inf))
+    with no_warnings():
+        moved = max(np.abs(getattr(other, name) - first).max() for other in others)
+    return float(np.nan_to_num(moved, nan=np.inf))
 
 
 def answer_or_error(side, case):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from multismooth.convention import Convention
-from multismooth.parity.identifying import target_mass
+from multismooth.parity.identifying import factors
 from multismooth.parity.identifying.denominators import (
     WEIGHTED_KINDS,
     Denominator,
@@ -50,8 +50,8 @@ class Denominators(NamedTuple):
 
 def readings_of_pattern(observations, pattern, tolerance, has_z_loss):
     """The Readings of a pattern whose class weights stay as they were fitted."""
-    by_kind = [target_mass.denominators_by_kind(pattern, observation) for observation in observations]
-    fits = [target_mass.fit_factors(pattern, observation, has_z_loss) for observation in observations]
+    by_kind = [factors.denominators_by_kind(pattern, observation) for observation in observations]
+    fits = [factors.fit_factors(pattern, observation, has_z_loss) for observation in observations]
     label, smoothing, z_loss, misfits = np.array(fits).T
     if misfits.max() > 10 * tolerance:
         return

@@ -8,20 +8,23 @@ from multismooth.errors import complain
 from multismooth.parity.calling.connecting import connect, is_linear
 from multismooth.parity.calling.forms import SCORES
 from multismooth.parity.identification import Identification
-from multismooth.parity.identifying import families, layouts, noise, second_value
+from multismooth.parity.identifying import families, noise, second_value
+from multismooth.parity.identifying.layouts import consistent
 
 
-def identify(fn, framework=None, *, num_classes=None, weight=None) -> Identification:
+def identify(fn, framework=None, *, num_classes=None, weight=None, layouts=None) -> Identification:
     """What fn(logits, targets) computes: convention, ε, reduction, ignored label, and its names in the registry.
 
     Args:
-        fn: takes (N, K) floating logits (or (B, T, K), or (B, K, T)) and integer labels; returns a scalar or one loss
-            per element, or (loss, gradient with respect to the logits). Whatever else it returns is not looked at.
+        fn: takes floating logits and integer labels, or rows of probabilities, in any of the `layouts` and either
+            order; returns a scalar or one loss per element, or (loss, gradient with respect to the logits).
         framework: "torch", "jax" or "numpy"; None takes the first that works. PyTorch and JAX functions are
             differentiated; of others, enough loss values are computed.
         num_classes: K, for a fn that takes one K only; None tries several, and separates what one K cannot.
         weight: (K,) class weights that fn closes over, if they are known. Unknown ones are found as far as they show:
             up to a factor under a mean that divides by them.
+        layouts: names of the layouts to try: "rows" (N, K), "sentences" (B, T, K), "channels" (B, K, T), "images"
+            (N, K, H, W). None tries them all, and the answer is one that holds in each that fn takes.
 
     Returns:
         Identification. Its `convention` is None, and its text says why, when fn is no softmax cross-entropy.
@@ -49,7 +52,7 @@ def identify(fn, framework=None, *, num_classes=None, weight=None) -> Identifica
         if weight.ndim != 1 or num_classes not in (None, len(weight)):
             raise complain("weight", "shape (K,), one entry per class", f"{weight.shape}", "num_classes= is K too.")
         num_classes = len(weight)
-    return identify_box(connect(fn, framework, num_classes), weight)
+    return identify_box(connect(fn, framework, num_classes, layouts=layouts), weight)
 
 
 def identify_box(box, weight=None) -> Identification:
@@ -57,9 +60,9 @@ def identify_box(box, weight=None) -> Identification:
     observed = noise.of(box)
     if observed.random:
         return _as_called(Identification(why=observed.text), box, observed)
-    found = layouts.consistent(box, weight, observed.precision)
+    found = consistent(box, weight, observed.precision)
     if observed.precision < 1e-12 and (found.fixed_mass or (found and not found.names)):
-        single = layouts.consistent(box, weight, noise.EPS["float32"])
+        single = consistent(box, weight, noise.EPS["float32"])
         if single.names:
             note = "it holds float32 numbers (a constant, or a cast): it agrees to 1e-7 and not further"
             found = replace(single, notes=(*single.notes, note))
@@ -79,7 +82,7 @@ def _of_other_scores(box, weight, precision):
         other = box.with_form(scores=scores)
         other.layouts = box.layouts
         try:
-            found = layouts.consistent(other, weight, precision)
+            found = consistent(other, weight, precision)
         except ValueError:
             continue
         if found:

@@ -44,7 +44,7 @@ def observe(box, labels, num_classes, times=1, scale=1.5, least=8):
     """The Observation of `times` calls.
 
     Without gradients there are at least `least` calls: 8 are enough for the three unknowns of
-    `target_mass.fit_factors`.
+    `factors.fit_factors`.
     """
     labels = np.asarray(labels)
     answers, logits = [], []

@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 
 from multismooth.parity.identification import Identification
-from multismooth.parity.identifying import probes, reasons, target_mass
+from multismooth.parity.identifying import factors, probes, reasons, target_mass
 from multismooth.parity.identifying.equivalents import matching_names, simplicity, unique, variations, with_name
 from multismooth.parity.identifying.readings import readings
 from multismooth.parity.reading import settings_text
@@ -159,7 +159,7 @@ class Search:
         return observations if empty is None else [*observations, empty]
 
     def _explains(self, pattern, observation):
-        return target_mass.fit_factors(pattern, observation, self._has_z_loss())[-1] <= self.rtol
+        return factors.fit_factors(pattern, observation, self._has_z_loss())[-1] <= self.rtol
 
     def _observe_other_k(self):
         """Observations with few classes and with many, as far as fn takes them."""
