@@ -20,10 +20,8 @@ def logged(path, loss=None):
     The loss is text where its digits say how exact it is.
     """
     paths = path.split(",")
-    if len(paths) == 2:
-        found = dict(zip(("logits", "labels"), map(_read, paths), strict=True))
-    else:
-        found = _read(path)
+    two = len(paths) == 2
+    found = dict(zip(("logits", "labels"), map(_read, paths), strict=True)) if two else _read(path)
     if not isinstance(found, dict):
         raise complain("--numbers", "a file with logits and labels", f"{path}", "Or two files: logits.npy,labels.npy.")
     logits, labels = (_of(found, name, path) for name in ("logits", "labels"))
@@ -48,11 +46,13 @@ def _read(path):
     """A file as {name: array}, or as one array."""
     try:
         if path.endswith(".json"):
-            return json.loads(Path(path).read_text(encoding="utf-8"), parse_float=str)
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file) if hasattr(file, "files") else np.asarray(file)
-    except AttributeError:  # an .npy file is an array and no context
-        return np.load(path, allow_pickle=False)
+            found = json.loads(Path(path).read_text(encoding="utf-8"), parse_float=str)  # text keeps the digits
+            return found | {key: np.array(found[key], np.float64) for key in NAMES["logits"] if key in found}
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        with found:
+            return dict(found)
     except (OSError, ValueError) as error:
         raise complain(
             "--numbers", "a .npz, .npy or .json file", f"{path}: {error}", "Save it with np.savez."

@@ -117,10 +117,10 @@ class Identification:
                 yield "because", self.why
         for note in self.notes:
             yield "note", note
-        if self.call and not self.readings:
-            yield "call", self.call
         if self.asked:
             yield "asked", ", ".join(f"{name} {value}" for name, value in self.asked.items())
+        if call := call_text(self.readings[0], self.form) if self.readings else self.call:
+            yield "call", call
 
     def _lines_of_the_readings(self):
         first = self.readings[0]
@@ -134,7 +134,6 @@ class Identification:
             yield "or", settings_text(other) + " (the same on every problem tried)"
         if len(self.readings) > 5:
             yield "or", f"{len(self.readings) - 5} more that are the same on every problem tried: see .readings"
-        yield "call", call_text(first, self.form)
         yield "residual", f"{self.residual:.1e} on a problem not used to find this"
 
     def _name_text(self, name):

@@ -177,11 +177,12 @@ def call_text(reading, form=None):
     """The call of this library that computes the same, to paste."""
     name = reading.convention.name
     settings = {"convention": name} | {n: v for n, v in reading.settings().items() if n != "convention"}
-    if reading.reduction == SENTENCE_MEANS:
-        settings |= {"reduction": "mean", "normalizer": Words(reading.normalizer or "number of sentences")}
-        settings["sample_weight"] = Words("1/counted elements of its sentence")
-    elif reading.normalizer == SENTENCES:
-        settings["normalizer"] = Words("len(labels)")
+    if reading.by_sentences:
+        counts = "True" if reading.ignore_index is None else f"(labels != {reading.ignore_index})"
+        number = f"{counts}.any(-1).sum()" if reading.normalizer == COUNTING_SENTENCES else "len(labels)"
+        settings |= {"reduction": "mean", "normalizer": Words(number)}
+        if reading.reduction == SENTENCE_MEANS:
+            settings["sample_weight"] = Words(f"1 / {counts}.sum(-1, keepdims=True).clip(1)")
     said = ", ".join(f"{name}={_short(value)}" for name, value in settings.items())
     if not name:
         own = ", ".join(f"{n}={_short(v)}" for n, v in changed_fields(reading.convention).items())
@@ -191,7 +192,7 @@ def call_text(reading, form=None):
 
 
 class Words(str):
-    """A value that only words can say."""
+    """A value as code."""
 
     __slots__ = ()
 

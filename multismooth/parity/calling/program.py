@@ -12,6 +12,7 @@ import json
 import math
 import shlex
 import subprocess
+from contextlib import suppress
 from queue import Empty, Queue
 from threading import Thread
 
@@ -36,10 +37,11 @@ class Program:
     """
 
     def __init__(self, command, timeout=10.0):
+        self._process = self._lines = self._reader = None
         self.command = shlex.split(command) if isinstance(command, str) else [str(part) for part in command]
         if not self.command:
             raise complain("command", "a program with its arguments", "nothing", "For example './loss --mean'.")
-        self.timeout, self._process, self._lines = timeout, None, None
+        self.timeout = timeout
         self.__name__ = self.__qualname__ = self.command[0].rpartition("/")[2]
 
     def __call__(self, logits, targets):
@@ -64,18 +66,21 @@ class Program:
         process, self._process = self._process, None
         if process is None:
             return
-        process.stdin.close()
+        with suppress(OSError):  # a pipe that is broken already
+            process.stdin.close()
         try:
             process.wait(1)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        process.stdout.close()
+        self._reader.join(1)
 
     __del__ = close
 
     def _answer(self, line):
         """The answer to a problem, as a dict."""
+        if self._lines is not None and not self._lines.empty():
+            self.close()  # it printed more than its answer: what comes next would answer another problem
         self._start()
         try:
             self._process.stdin.write(line + "\n")
@@ -98,6 +103,7 @@ class Program:
         except ValueError:
             answer = None
         if not isinstance(answer, dict) or not {"loss", "error"} & answer.keys():
+            self.close()
             got = f"{text.strip()[:LONGEST_TEXT]!r}"
             raise self._complaint(got, 'Print {"loss": …, "gradient": […]} and nothing else on stdout.')
         return answer
@@ -112,7 +118,8 @@ class Program:
             remedy = "Build it, make it executable, and start its path with ./ or /."
             raise complain("command", "a program that can be started", str(error), remedy) from error
         self._lines = Queue()
-        Thread(target=_read, args=(self._process.stdout, self._lines), daemon=True).start()
+        self._reader = Thread(target=_read, args=(self._process.stdout, self._lines), daemon=True)
+        self._reader.start()
 
     def _numbers(self, answer, name, shape):
         """An array of the answer; ValueError for what is none."""
@@ -130,12 +137,10 @@ class Program:
 
 def _read(stream, lines):
     """Put every line into the queue, and None at the end."""
-    try:
+    with stream:
         for line in stream:
             if line.strip():
                 lines.put(line)
-    except ValueError:  # closed meanwhile
-        pass
     lines.put(None)
 
 

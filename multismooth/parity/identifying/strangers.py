@@ -137,6 +137,8 @@ def focal(modulation):
 
 def penalty(_, f, n):
     beta = f[2] / (f[0] + f[1])
+    if abs(beta) < 1e-5:
+        return None
     text = f"cross-entropy less β times the entropy of p (confidence penalty), β = {number(beta)}{smoothed(f)}; "
     text += reduced(f[0] + f[1], n)[0]
     return Named(text, call("confidence_penalty", f, n, beta=float(number(beta))))
@@ -144,12 +146,16 @@ def penalty(_, f, n):
 
 def poly(_, f, n):
     factor = f[2] / (f[0] + f[1])
+    if abs(factor) < 1e-5:
+        return None
     text = f"cross-entropy plus a·(1 − p_y) (poly-1), a = {number(factor)}{smoothed(f)}; {reduced(f[0] + f[1], n)[0]}"
     return Named(text)
 
 
 def margins(m, f, n):
     strength = f[2] / (f[0] + f[1])
+    if abs(strength) < 1e-5:
+        return None
     text = f"cross-entropy plus s·mean max(0, max z − z_k − m), m = {number(m)}, s = {number(strength)}{smoothed(f)}; "
     text += reduced(f[0] + f[1], n)[0]
     options = {"margin": float(number(m)), "strength": float(number(strength))}
