@@ -22,7 +22,7 @@ from multismooth.dispatch import (
 )
 from multismooth.errors import LabelError, MissingBackendError, SmoothingError, SmoothingWarning, TargetError
 from multismooth.implementations import implementation
-from multismooth.registry import conventions
+from multismooth.registry import conventions, register
 
 if TYPE_CHECKING:
     from multismooth import demo, flax, jax, numpy, parity, testing, torch
@@ -50,6 +50,7 @@ __all__ = [
     "loss_and_grad",
     "numpy",
     "parity",
+    "register",
     "smooth_targets",
     "smoothing_correction",
     "terms",

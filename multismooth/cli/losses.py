@@ -10,7 +10,7 @@ import typer
 
 from multismooth.cli.app import AsJson, Smoothing, app, errors_as_status_2, print_json, print_text, spinner
 from multismooth.cli.logged import logged
-from multismooth.cli.target import GRAMMAR, load
+from multismooth.cli.target import GRAMMAR, load, load_convention
 from multismooth.errors import complain
 
 Target = typer.Argument(help=f"{GRAMMAR}; it is called as fn(logits, targets).", metavar="[TARGET]")
@@ -30,7 +30,7 @@ IgnoreIndex = Annotated[str | None, typer.Option("--ignore-index", help="The ign
 def check(
     target: Annotated[str | None, Target] = None,
     convention: Annotated[
-        str, typer.Option("--convention", "-c", help="The convention that it should have.")
+        str, typer.Option("--convention", "-c", help="The convention that it should have: a name, or file.py:name.")
     ] = "torch",
     label_smoothing: Smoothing = 0.1,
     ignore_index: IgnoreIndex = None,
@@ -69,7 +69,7 @@ def check(
             settings["normalizer"] = normalizer if normalizer == "sentences" else _number("--normalizer", normalizer)
         options = {"framework": framework, "num_classes": num_classes, "accepts": _names(accepts), "compile": compile}
         options |= {} if layouts_of_fn is None else {"layouts": layouts_of_fn}
-        report = parity.check(fn, convention, **settings, **options, strict=strict, skip=_names(skip))
+        report = parity.check(fn, load_convention(convention), **settings, **options, strict=strict, skip=_names(skip))
     _print_and_exit(report, as_json)
 
 
@@ -103,7 +103,7 @@ def compare(
 
     with errors_as_status_2(), spinner("comparing two losses"):
         given = [(target, keywords) for target, keywords in ((target_a, keywords_a), (target_b, keywords_b)) if target]
-        sides = [(None, program, None) for program in programs or ()]
+        sides: list[tuple] = [(None, program, None) for program in programs or ()]
         sides += [(target, None, keywords) for target, keywords in given]
         if len(sides) != 2:
             raise complain("targets", "two losses", f"{len(sides)}", "Name two, or use --exec for one or both.")
@@ -178,7 +178,7 @@ def vectors(
 
     with errors_as_status_2():
         settings = {"label_smoothing": label_smoothing, "reduction": reduction, **_ignore_index(ignore_index)}
-        found = parity.vectors(convention, **settings)
+        found = parity.vectors(load_convention(convention), **settings)
         if out is None:
             print_json(found)
             return

@@ -35,6 +35,7 @@ def advice(found: Identification, expected: Reading, names: Names, domain, expla
         usual = f"on most problems {names.subject} is {usually}, but not where it fails first"
         labels = domain.case("ignored labels").labels
         others = differences(first, expected, names, domain.num_classes, labels)
+        others = [said for said in others if " ignores " not in said]  # it may ignore in its loss, if not in its slope
         return (*called, *others, usual if others or called else f"{usual}: look at that case")
     labels = domain.case("ignored labels").labels
     sentences = [differences(reading, expected, names, domain.num_classes, labels) for reading in readings]
