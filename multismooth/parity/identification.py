@@ -119,7 +119,7 @@ class Identification:
             yield "note", note
         if self.asked:
             yield "asked", ", ".join(f"{name} {value}" for name, value in self.asked.items())
-        if call := call_text(self.readings[0], self.form) if self.readings else self.call:
+        if call := self.call or self._call():
             yield "call", call
 
     def _lines_of_the_readings(self):
@@ -136,6 +136,13 @@ class Identification:
             yield "or", f"{len(self.readings) - 5} more that are the same on every problem tried: see .readings"
         yield "residual", f"{self.residual:.1e} on a problem not used to find this"
 
+    def _call(self):
+        """The first reading as a call to paste, under its first name; "" without a reading."""
+        if not self.readings:
+            return ""
+        name = self.names[0] if self.names else ""
+        return call_text(self.readings[0], self.form, name, (self.smoothing or {}).get(name))
+
     def _name_text(self, name):
         eps = (self.smoothing or {}).get(name)
         return name if eps is None or eps == self.label_smoothing else f"{name} (ε = {eps:.6g})"
@@ -149,7 +156,7 @@ class Identification:
             "residual": self.residual if self.readings else None,
             "why": self.why,
             "family": self.family,
-            "call": self.call,
+            "call": self.call or self._call(),
             "notes": list(self.notes),
             "asked": self.asked or {},
         }

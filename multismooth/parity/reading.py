@@ -1,6 +1,6 @@
 """A Reading says how `multismooth.loss` computes what a black box computes; the functions here put it into words."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ class Reading:
 def of_sentences(labels, reduction, normalizer, ignore_index):
     """{"normalizer": …, "sample_weight": …} of a loss that depends on the sentences; labels (B, …)."""
     counted = np.ones(labels.shape, bool) if ignore_index is None else labels != ignore_index
-    lengths = counted.reshape(len(labels), -1).sum(1)
+    lengths = counted.sum(axis=tuple(range(1, labels.ndim)))
     if reduction != SENTENCE_MEANS:
         return {"normalizer": float(len(labels))}
     each = (1 / np.maximum(lengths, 1)).reshape(-1, *[1] * (labels.ndim - 1))
@@ -173,9 +173,10 @@ def changed_fields(convention):
     return {name: getattr(convention, name) for name in defaults if getattr(convention, name) != defaults[name]}
 
 
-def call_text(reading, form=None):
-    """The call of this library that computes the same, to paste."""
-    name = reading.convention.name
+def call_text(reading, form=None, name="", label_smoothing=None):
+    """The call of this library that computes the same, to paste. A name in the registry comes with its own ε."""
+    if name:
+        reading = replace(reading, label_smoothing=label_smoothing)
     settings = {"convention": name} | {n: v for n, v in reading.settings().items() if n != "convention"}
     if reading.by_sentences:
         counts = "True" if reading.ignore_index is None else f"(labels != {reading.ignore_index})"
