@@ -70,7 +70,7 @@ def identify_box(box, weight=None) -> Identification:
         found = _of_other_scores(box, weight, observed.precision) or found
     if not found:
         found = families.named(box, found, observed.precision)
-    notes = (*found.notes, *second_value.notes(box))
+    notes = (*found.notes, *second_value.notes(box, found.ignore_index))
     return _as_called(replace(found, notes=notes), box, observed)
 
 

@@ -106,7 +106,7 @@ def medium_length(num_classes):
 
     With K up to 34 it is at least 3·(K − 1), so every class occurs.
     """
-    return 3 * max(min(num_classes, 34) - 1, 1)
+    return 3 * max(min(num_classes, 34) - 1, 2)
 
 
 def long_length(num_classes):

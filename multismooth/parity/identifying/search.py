@@ -88,7 +88,9 @@ class Search:
     def _observe_label_vectors(self, ignore_index):
         """The first problem and its variations, without those in which nothing counts."""
         vectors = probes.label_vectors(self.labels, self.num_classes)
-        found = [self._observe(labels, self.num_classes) for labels in vectors if (labels != ignore_index).any()]
+        times = 1 if self.num_classes > 2 else 3  # of two classes one gradient of one element is a single number
+        counting = [labels for labels in vectors if (labels != ignore_index).any()]
+        found = [self._observe(labels, self.num_classes, times=times) for labels in counting]
         return [self.first] + [observation for observation in found if observation is not None]
 
     def _with_many_classes(self, pattern):
@@ -121,7 +123,7 @@ class Search:
                 continue
             labels = self.first.labels.copy()
             labels[places] = label
-            observation = self._observe(labels, self.num_classes)
+            observation = self._observe(labels, self.num_classes, times=1 if self.num_classes > 2 else 3)
             if observation is not None:
                 found[label] = observation
         return found

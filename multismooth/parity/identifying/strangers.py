@@ -259,7 +259,7 @@ def _margin_smoothing(z, y, m):
 
 
 GAMMAS = grid(0.2, 8)
-MARGINS = (0.1, 0.2, 0.25, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+MARGINS = (0.1, 0.2, 0.25, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)  # exact: kinks move
 STRANGERS = (
     Stranger(lambda z, y, t: [1 - np.exp(-nll(z, y))], plain("1 − p_y (mean absolute error of the label)")),
     Stranger(lambda z, y, t: [(np.exp(log_p(z)) ** 2).sum(-1), np.exp(-nll(z, y))], brier),
@@ -280,7 +280,7 @@ STRANGERS = (
     Stranger(_sigmoid, sigmoid),
     Stranger(_sigmoid_focal, sigmoid_focal, GAMMAS),
     Stranger(lambda z, y, c: [nll(c * np.tanh(z / c), y), spread(c * np.tanh(z / c))], soft_cap, grid(1, 100)),
-    Stranger(_margin_smoothing, margins, grid(0.3, 20)),
+    Stranger(_margin_smoothing, margins, (*MARGINS, 4.0, 6.0, 8.0, 12.0, 15.0, 20.0)),
 )
 OF_TEACHERS = (
     Stranger(
