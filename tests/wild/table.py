@@ -1,4 +1,4 @@
-"""Writes docs/wild.md: `python tests/wild/table.py`, with PyTorch and JAX installed."""
+"""Writes docs/wild.md: `PYTHONPATH=tests/support python tests/wild/table.py`, with PyTorch and JAX installed."""
 
 from test_wild import PAGE, WILD, identified
 

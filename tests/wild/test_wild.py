@@ -1,17 +1,15 @@
 """Losses found in public code: what each is, by someone who read it, and what `identify` says. None may be wrong."""
 
-import sys
 from pathlib import Path
 
 import pytest
+import wild_arrays  # noqa: F401 adds to the table
+import wild_torch  # noqa: F401
+from requirements import need
+from wild import WILD
 
 from multismooth import parity
 from multismooth.parity.doctor import jax_x64
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
-import wild_arrays  # noqa: F401 adds to the table
-import wild_torch  # noqa: F401
-from wild import WILD
 
 PAGE = Path(__file__).parents[2] / "docs" / "wild.md"
 
@@ -32,7 +30,9 @@ def test_what_was_found_is_named_or_refused(wild):
     assert wild.says in str(found), str(found)
     assert found.form.scores == wild.scores
     assert bool(found) == bool(wild.name or "sentence" in wild.says), str(found)
-    assert f"| `{wild}` |" in PAGE.read_text(encoding="utf-8"), "python tests/wild/table.py writes the page"
+    assert f"| `{wild}` |" in PAGE.read_text(encoding="utf-8"), (
+        "PYTHONPATH=tests/support python tests/wild/table.py writes the page"
+    )
 
 
 def test_the_losses_are_many():
