@@ -4,9 +4,9 @@ from test_wild import PAGE, WILD, identified
 
 HEAD = """# Losses in the wild
 
-These losses stand in public code. Somebody read each of them and wrote down what it is. Then `parity.identify` was asked.
-They are restated here in a few lines (`tests/wild`), and a test asks again. "Refused" is honest: the tool says that it
-does not know the loss. Wrong would be another name than that of the reader; there is none.
+These losses stand in public code. Somebody wrote down what each of them is, and then asked `parity.identify`. They are
+restated in a few lines in `tests/wild`, where a test asks again. "Refused" is honest: the tool says that it does not
+know the loss. Wrong would be another name than that of the reader; there is none.
 
 {right} of {number} are named, {refused} refused, 0 wrong.
 

@@ -66,7 +66,7 @@ def optax_rows(z, labels):
     return -((0.9 * labels + 0.1 / z.shape[-1]) * jax.nn.log_softmax(z)).sum(-1).mean()
 
 
-@found_in("google/flax nnx Gemma: a soft cap of 30 before the loss", says="c·tanh(z/c), c = 30", framework="jax")
+@found_in("google-deepmind/gemma: final_logit_softcap = 30", says="c·tanh(z/c), c = 30", framework="jax")
 def gemma(z, y):
     """Logits capped at 30."""
     z = jnp.tanh(z / 30) * 30
@@ -79,7 +79,7 @@ def log_softmax(z):
 
 
 @found_in(
-    "karpathy/micrograd-style NumPy tutorials: probabilities with a clip",
+    "many NumPy scripts: -np.log(np.clip(p[np.arange(len(y)), y], 1e-12, 1)).mean()",
     "timm",
     framework="numpy",
     scores="probabilities",
@@ -104,7 +104,7 @@ def keras_focal(y_true, y_pred):
 
 
 @found_in(
-    "a confidence penalty (Pereyra et al. 2017), in fairseq-like code",
+    "by-liu/MbLS calibrate/losses/penalty_entropy.py",
     says="confidence penalty), β = 0.1",
     framework="numpy",
 )

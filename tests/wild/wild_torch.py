@@ -154,10 +154,10 @@ def opennmt(z, y):
     return F.cross_entropy(z, y, ignore_index=1, reduction="sum", label_smoothing=0.1)
 
 
-@found_in("pytorch/torchtune, nanoGPT and most others", "torch")
+@found_in("karpathy/nanoGPT model.py", "torch")
 def plain(z, y):
-    """(B·T, K) after a reshape, −100 ignored."""
-    return F.cross_entropy(z.reshape(-1, z.shape[-1]), y.reshape(-1), ignore_index=-100)
+    """(B·T, K) after a reshape, −1 ignored."""
+    return F.cross_entropy(z.reshape(-1, z.shape[-1]), y.reshape(-1), ignore_index=-1)
 
 
 @found_in(
@@ -168,7 +168,7 @@ def summed_over_rows(z, y):
     return F.cross_entropy(z, y, reduction="none").sum() / z.shape[0]
 
 
-@found_in("microsoft/unilm and others: float16 logits under autocast", "torch", says="computed in about float16")
+@found_in("pytorch/pytorch torch/nn/functional.py, of float16 logits", "torch", says="computed in about float16")
 def half_precision(z, y):
     """PyTorch's loss of half-precision logits."""
     return F.cross_entropy(z.half(), y, label_smoothing=0.1).float()
@@ -218,11 +218,21 @@ def focal_of_the_mean(z, y):
     return ((1 - torch.exp(-ce)) ** 2 * ce).mean()
 
 
-@found_in("clcarwin/focal_loss_pytorch focalloss.py", says="0.25 times the mean")
+@found_in("clcarwin/focal_loss_pytorch focalloss.py", says="do not belong together")
+def focal_with_a_fixed_factor(z, y):
+    """The factor (1 − p_y)^γ is detached: the gradient is not that of the focal loss."""
+    log_p = own(z.log_softmax(-1), y)
+    return (-((1 - log_p.detach().exp()) ** 2) * log_p).mean()
+
+
+@found_in(
+    "Ca3de/super-octo-train model/focal_loss.py",
+    says="focal loss, (1 − p_y)^γ times the loss, γ = 2; 0.25 times the mean",
+)
 def focal_with_alpha(z, y):
     """α before the mean."""
-    log_p = own(z.log_softmax(-1), y)
-    return (-0.25 * (1 - log_p.exp()) ** 2 * log_p).mean()
+    ce = F.cross_entropy(z, y, reduction="none")
+    return (0.25 * (1 - torch.exp(-ce)) ** 2 * ce).mean()
 
 
 @found_in("ls32140/MRL src/SCELoss.py", says="(poly-1), a = 9.2103")
@@ -234,8 +244,8 @@ def symmetric(z, y):
 
 @found_in("AlanChou/Truncated-Loss TruncatedLoss.py, q = 0.7", says="generalised cross-entropy (1 − p_y^q)/q, q = 0.7")
 def generalised(z, y):
-    """(1 − p_y^q)/q."""
-    return ((1 - own(z.softmax(1), y) ** 0.7) / 0.7).mean()
+    """(1 − p_y^q)/q, less a constant."""
+    return ((1 - own(z.softmax(1), y) ** 0.7) / 0.7 - (1 - 0.5**0.7) / 0.7).mean()
 
 
 @found_in("abhuse/polyloss-pytorch polyloss.py", says="(poly-1), a = 1")
@@ -258,7 +268,7 @@ def logit_adjustment(z, y):
     return F.cross_entropy(z + prior.log(), y)
 
 
-@found_in("openai/CLIP and others: a fixed temperature", says="softmax(z/T), T = 0.07")
+@found_in("facebookresearch/moco moco/builder.py and the loss of main_moco.py", says="softmax(z/T), T = 0.07")
 def temperature(z, y):
     """Logits divided by 0.07."""
     return F.cross_entropy(z / 0.07, y)

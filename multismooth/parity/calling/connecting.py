@@ -177,15 +177,16 @@ def _labels_not_read(box, z, labels):
         rises = falls = np.resize(np.array(lower) < answer.loss.sum(), len(z))
         others = labels = np.resize(labels[:12], len(z))
     else:
-        others = np.roll(labels, 1)  # as many of each label: a denominator stays as it is
+        others = np.random.default_rng(6).permutation(labels)  # as many of each: a denominator stays as it is
         if len(set(labels)) == 1:
             return int((answer.gradient.argmin(1) == labels).mean() < 0.75)
-        moved = box(z, others).gradient - answer.gradient
+        after = box(z, others).gradient
+        moved = after - answer.gradient
         rises, falls = moved[at, labels] > 0, moved[at, others] < 0
-        both = labels != others
+        both = (labels != others) & answer.gradient.any(1) & after.any(1)  # ignored elements say nothing
         labels, others, rises, falls = labels[both], others[both], rises[both], falls[both]
-    read = [min(rises[labels == y].mean(), falls[others == y].mean()) >= 0.75 for y in set(labels)]
-    return len(read) - sum(read)
+    read = [min(rises[labels == y].mean(), falls[others == y].mean()) >= 0.6 for y in {*labels} & {*others}]
+    return len(read) - sum(read) if read else 9
 
 
 def _raised(z, element, label):

@@ -61,7 +61,7 @@ def identify_box(box, weight=None) -> Identification:
     if observed.random:
         return _as_called(Identification(why=observed.text), box, observed)
     found = consistent(box, weight, observed.precision)
-    if observed.precision < 1e-12 and (found.fixed_mass or (found and not found.names)):
+    if observed.precision < 1e-12 and (found.fixed_mass or _is_almost_plain(found)):
         single = consistent(box, weight, noise.EPS["float32"])
         if single.names:
             note = "it holds float32 numbers (a constant, or a cast): it agrees to 1e-7 and not further"
@@ -72,6 +72,11 @@ def identify_box(box, weight=None) -> Identification:
         found = families.named(box, found, observed.precision)
     notes = (*found.notes, *second_value.notes(box, found.ignore_index))
     return _as_called(replace(found, notes=notes), box, observed)
+
+
+def _is_almost_plain(found):
+    """Whether the reading has a factor that is 1 but for float32's rounding."""
+    return bool(found) and not found.names and 0 < abs(found.readings[0].convention.scale - 1) < 1e-5
 
 
 def _of_other_scores(box, weight, precision):
