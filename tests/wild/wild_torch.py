@@ -218,7 +218,7 @@ def focal_of_the_mean(z, y):
     return ((1 - torch.exp(-ce)) ** 2 * ce).mean()
 
 
-@found_in("clcarwin/focal_loss_pytorch focalloss.py", says="do not belong together")
+@found_in("clcarwin/focal_loss_pytorch focalloss.py", says="its gradient is not that of its value")
 def focal_with_a_fixed_factor(z, y):
     """The factor (1 − p_y)^γ is detached: the gradient is not that of the focal loss."""
     log_p = own(z.log_softmax(-1), y)

@@ -62,6 +62,7 @@ class Domain:
     takes_prior: bool = True  # the smoothed mass may go to a prior
     class_mask: Any = None  # (K,) the classes that exist
     layouts: tuple[str, ...] = ()  # the other layouts that it takes
+    has_sentences: bool = False  # the first layout has more axes than (N, K)
     takes_rows: bool = False  # the targets may be rows of probabilities
 
     def labels(self, n, k, ignore_index=None, ignore=True):

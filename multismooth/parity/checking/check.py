@@ -161,6 +161,7 @@ def compare(
         ignore_index=ignore_index,
         accepts=accepts,
         layouts=others,
+        has_sentences=a.box.form.layout != "rows",
         takes_rows=a.takes_rows and b.takes_rows,
     )
     ran = run([a, b], b, domain, compile=compile, strict=strict, skip=skip)
@@ -205,6 +206,7 @@ def _domain(subject, any_num_classes, settings, accepts):
         ignore_index=None if subject.box.form.targets == "rows" else settings["ignore_index"],
         accepts=accepts,
         layouts=subject.other_layouts,
+        has_sentences=subject.box.form.layout != "rows",
         takes_rows=takes_rows,
         takes_prior=settings["convention"].spread == "all",
         class_mask=mask,

@@ -30,8 +30,14 @@ def _layouts(domain):
         yield domain.case("a batch", ignore=False, layout=layout)
         if domain.ignore_index is not None:
             yield domain.case("ignored labels", layout=layout)
-            case = domain.case("a whole sentence ignored", layout=layout)
-            yield replace(case, labels=np.where(np.arange(12) < 5, domain.ignore_index, case.labels))
+            yield _a_sentence_ignored(domain, layout)
+    if domain.has_sentences and domain.ignore_index is not None:
+        yield _a_sentence_ignored(domain, "")
+
+
+def _a_sentence_ignored(domain, layout):
+    case = domain.case("a whole sentence ignored", layout=layout)
+    return replace(case, labels=np.where(np.arange(12) < 7, domain.ignore_index, case.labels))
 
 
 def _rows_of_probabilities(domain):

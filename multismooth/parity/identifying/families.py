@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from multismooth.parity.identifying import adjusted, probes
+from multismooth.parity.identifying import adjusted, noise, probes
 from multismooth.parity.identifying.strangers import OF_TEACHERS, STRANGERS
 
 KNOWN = "focal, temperature, soft cap, penalty, poly, margins, hinge, squared, sigmoid or distillation"
@@ -22,7 +22,24 @@ def named(box, found, precision):
                 return replace(found, family=name.text, call=name.call, why="")
         if exact is not None and formulas is STRANGERS and (text := adjusted.text(exact, max(tolerance, 1e-6))):
             return replace(found, family=text, why="")
+    if _is_no_derivative(box):
+        detached = "; its gradient is not that of its value: something is detached, or added"
+        return replace(found, why=found.why + detached)
     return replace(found, why=f"{found.why}; nor is it a loss that is known here ({KNOWN})")
+
+
+def _is_no_derivative(box):
+    """Whether the gradient is far from the slope of the value along a line."""
+    labels, z = noise.problem(box)
+    step = 1e-4 * np.random.default_rng(7).normal(size=z.shape)
+    try:
+        answer, ahead, back = box(z, labels), box(z + step, labels), box(z - step, labels)
+    except Exception:
+        return False
+    if answer.gradient is None:
+        return False
+    slope, expected = ahead.loss.sum() - back.loss.sum(), 2 * (answer.gradient * step).sum()
+    return bool(abs(slope - expected) > 1e-2 * max(abs(slope), abs(expected)))
 
 
 def _observations(box):
