@@ -35,7 +35,7 @@ from multismooth.errors import (
     TargetError,
 )
 from multismooth.implementations import implementation
-from multismooth.registry import conventions
+from multismooth.registry import conventions, register
 
 if TYPE_CHECKING:
     from multismooth import calibration, demo, flax, jax, numpy, parity, testing, torch
@@ -72,6 +72,7 @@ __all__ = [
     "margin_smoothing",
     "numpy",
     "parity",
+    "register",
     "smooth_targets",
     "smoothing_correction",
     "sweep",

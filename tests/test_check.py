@@ -394,9 +394,10 @@ def test_a_stranger_is_called_one():
         return -((1 - np.exp(log_p)) ** 2 * log_p).mean()
 
     report = parity.check(focal, "torch", ignore_index=None, skip=["bad labels"])
-    assert "of no convention of this family" in str(report)
+    assert "fn is of no convention: focal loss" in str(report)
     report = parity.compare(by_all_rows, focal)
-    assert "focal is of no convention of this family" in str(report)
+    assert "focal is of no convention: focal loss" in str(report)
+    assert "by_all_rows as it is" in str(report)
 
 
 def test_a_convention_without_a_name_is_written_out():

@@ -162,7 +162,7 @@ def torch_losses():
     yield lambda z, y: entropy(z.half(), y), 0.1, "mean", -100, {"torch"}, {"fairseq", "torch-kl-div"}
     yield lambda z, y: entropy(z.float(), y), 0.1, "mean", -100, {"torch"}, {"fairseq", "keras"}
     yield fairseq_style, 0.1, "sum", 1, {"fairseq", "others"}, {"fairseq-0.10", "torch"}
-    yield divergence, 0.2, "mean", None, {"tensor2tensor", "flax-examples"}, {"torch-kl-div", "others"}
+    yield divergence, 0.2, "mean", None, {"wenet", "espnet"}, {"torch-kl-div", "others", "tensor2tensor"}
     yield timm_like, 0.1, "mean", None, {"timm", "keras", "optax"}, {"others"}
     yield per_utterance, 0.1, "mean", None, {"marian", "espnet-chainer"}, {"torch", "espnet"}
     yield channels, 0.1, "mean", 255, {"torch"}, {"timm"}
@@ -327,14 +327,20 @@ def strangers():
         loss = functional.cross_entropy(z, y)
         return 2 * loss - loss.detach()
 
-    yield lambda z, y: -((1 - own(z, y).exp()) ** 2 * own(z, y)).mean(), "moves with the logits"
-    yield lambda z, y: ((z.softmax(1) - functional.one_hot(y, z.shape[1])) ** 2).sum(1).mean(), "moves with the logits"
+    yield lambda z, y: -((1 - own(z, y).exp()) ** 2 * own(z, y)).mean(), r"focal loss, .* γ = 2"
+    yield (
+        lambda z, y: ((z.softmax(1) - functional.one_hot(y, z.shape[1])) ** 2).sum(1).mean(),
+        "squared error of the probabilities",
+    )
     yield lambda z, y: (z.logsumexp(1).detach() - z.gather(1, y[:, None]).squeeze(1)).mean(), "sum to 0"
     yield hybrid, r"1\.025 at K = 5 and 1\.05 at K = 3"
     yield value_only, "do not belong together"
-    yield lambda z, y: functional.cross_entropy(z / 2, y), "moves with the logits"
-    yield lambda z, y: (functional.cross_entropy(z, y, reduction="none") * torch.arange(len(y))).sum(), "by their place"
-    yield lambda z, y: functional.multi_margin_loss(z, y), "sum to 0|moves"
+    yield lambda z, y: functional.cross_entropy(z / 2, y), r"softmax\(z/T\), T = 2"
+    yield (
+        lambda z, y: (functional.cross_entropy(z, y, reduction="none") * torch.arange(len(y))).sum(),
+        "by their place",
+    )
+    yield lambda z, y: functional.multi_margin_loss(z, y), r"hinge loss .* m = 1"
 
 
 def test_what_is_not_of_the_family_is_refused_with_the_reason():

@@ -9,6 +9,7 @@ import correct_losses
 import correct_torch
 import mutants
 import mutants_formula
+import mutants_layouts
 import mutants_machine
 import pytest
 from requirements import need
@@ -17,7 +18,13 @@ from multismooth import parity
 
 pytestmark = pytest.mark.filterwarnings("ignore::multismooth.SmoothingWarning")
 
-MUTANTS = [*mutants_formula.FORMULA, *mutants_machine.MACHINE, *mutants.NUMPY, *mutants.JAX]
+MUTANTS = [
+    *mutants_formula.FORMULA,
+    *mutants_machine.MACHINE,
+    *mutants.NUMPY,
+    *mutants.JAX,
+    *mutants_layouts.LAYOUTS,
+]
 STRICT = [mutant for mutant in MUTANTS if "strict" in mutant.arguments]
 FORMS = {"torch": correct_torch.TORCH, "numpy": correct_losses.NUMPY, "jax": correct_losses.JAX}
 PARTS = 5  # tests that a framework's correct losses are split into
@@ -71,7 +78,7 @@ def test_mutants_are_many_and_each_is_named_once(capsys):
     names = [str(mutant) for mutant in MUTANTS]
     assert len(names) == len(set(names))
     assert all(mutant.fn.__doc__ for mutant in MUTANTS)
-    assert len(MUTANTS) - len(STRICT) >= 90
+    assert len(MUTANTS) >= 150
     assert 0 < len(STRICT) <= 8
     with capsys.disabled():
         print(f"\n  {len(MUTANTS)} mutants, {len(STRICT)} of them against strict alone", end=" ")

@@ -90,9 +90,40 @@ def two_faced(z, y):
     return multismooth.jax.loss(z, y) * (1 if isinstance(y, jax.core.Tracer) else 2)
 
 
+def on_shapes(factor):
+    """A loss that is right for (N, K), and else factor(z, y) times the right one."""
+
+    def fn(z, y):
+        loss, gradient = multismooth.numpy.loss_and_grad(z, y, axis=-1)
+        times = factor(z, y) if z.ndim > 2 else 1
+        return times * loss, times * gradient
+
+    return fn
+
+
+def on_rows(read, factor=1.0):
+    """A loss that is right for labels; of rows it takes factor times the loss of what it reads in them."""
+
+    def fn(z, y):
+        rows = y.ndim == z.ndim
+        loss, gradient = multismooth.numpy.loss_and_grad(z, read(y) if rows else y)
+        return (factor * loss, factor * gradient) if rows else (loss, gradient)
+
+    return fn
+
+
+def in_half_precision(z, y):
+    return multismooth.numpy.loss_and_grad(z.astype(np.float16), y)
+
+
 WRONG = [
     ("values", "fail", wrong(), {}),
     ("gradients", "fail", other_gradient, {}),
+    ("layouts", "fail", on_shapes(lambda z, y: 1.5), {}),
+    ("layouts", "remark", on_shapes(lambda z, y: y.shape[1] / z.shape[-1]), {}),
+    ("targets", "fail", on_rows(lambda rows: rows.argmax(-1)), {}),
+    ("targets", "remark", on_rows(lambda rows: rows, 0.5), {}),
+    ("precision", "fail", in_half_precision, {}),
     ("masked", "fail", partial(wrong(lambda z, y: not np.isfinite(z).all()), class_mask=MASK), {"class_mask": MASK}),
     ("upstream", "fail", one_upstream_for_all, {"framework": "torch"}),
     ("repeat", "fail", another_bit_every_other_time, {}),

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,8 +26,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdou
 Smoothing = Annotated[float, typer.Option("--label-smoothing", "-e", help="ε, a number in [0, 1].")]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from multismooth import __version__
+
+        typer.echo(f"multismooth {__version__}")
+        raise typer.Exit
+
+
+Version = typer.Option("--version", callback=_version, is_eager=True, help="The version, and nothing else.")
+
+
 @app.callback()
-def main() -> None:
+def main(version: Annotated[bool, Version] = False) -> None:
     """Label smoothing that agrees between PyTorch, JAX and NumPy, and says what other libraries compute."""
 
 
@@ -45,6 +57,15 @@ def spinner(text):
     """A spinner on stderr. What the user's code prints goes to stderr too, so that stdout has the result only."""
     with error_console.status(text) as status, redirect_stdout(sys.stderr):
         yield status
+
+
+@contextmanager
+def progress(text):
+    """A bar on stderr; yields step(text, done, total). What the user's code prints goes to stderr too."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=error_console, transient=True) as bar, redirect_stdout(sys.stderr):
+        task = bar.add_task(text, total=None)
+        yield lambda text, done, total: bar.update(task, description=text, completed=done, total=total)
 
 
 def print_text(text):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, fields
+from math import log
 from typing import Annotated
 
 import typer
 
-from multismooth.cli.app import AsJson, Smoothing, app, console, errors_as_status_2, print_json, print_text
+from multismooth.cli.app import AsJson, Smoothing, app, errors_as_status_2, print_json, print_text
+from multismooth.cli.target import load_convention
 from multismooth.convention import DIVIDES_BY, Convention
 
+Classes = Annotated[int, typer.Option("--num-classes", "-k", help="K, the number of classes.", min=1)]
 Name = typer.Argument(help="A name or alias in the registry, such as torch, fairseq or hf.", metavar="CONVENTION")
 
 
@@ -17,8 +20,9 @@ Name = typer.Argument(help="A name or alias in the registry, such as torch, fair
 def explain(
     convention: Annotated[str | None, Name] = None,
     label_smoothing: Smoothing = 0.1,
-    classes: Annotated[int, typer.Option("--classes", "-k", help="K, the number of classes.", min=1)] = 5,
-    everything: Annotated[bool, typer.Option("--list", help="All conventions in a table.")] = False,
+    classes: Classes = 5,
+    everything: Annotated[bool, typer.Option("--list", help="All conventions, two lines each.")] = False,
+    about: Annotated[str, typer.Option("--filter", help="With --list: those whose text has these words.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Say what a library computes when it is given label_smoothing: formula, target row, what "mean" divides by.
@@ -30,20 +34,25 @@ def explain(
     from multismooth.registry import aliases, conventions, resolve
 
     if everything or convention is None:
+        chosen = {name: entry for name, entry in conventions.items() if _is_about(entry, about)}
         if as_json:
-            print_json({name: _as_json(entry) for name, entry in conventions.items()})
+            print_json({name: _as_json(entry) for name, entry in chosen.items()})
         else:
-            console.print(_table(conventions))
+            for name, entry in chosen.items():
+                print_text(f"{name:<22} {_summary(entry)}\n    {entry.source}")
+            print_text(f"{len(chosen)} of {len(conventions)} conventions" if about else f"{len(chosen)} conventions")
         return
     with errors_as_status_2():
-        entry = resolve(convention)
+        entry = resolve(load_convention(convention))
         text = entry.explain(label_smoothing, classes)
+        floor = _floor(entry, label_smoothing, classes)
         row = entry.target_row(label_smoothing, classes, entry.first_label(classes))
     also = sorted(alias for alias, name in aliases.items() if name == entry.name)
     if as_json:
-        print_json(_as_json(entry) | {"aliases": also, "text": text, "target_row": row})
+        print_json(_as_json(entry) | {"aliases": also, "text": text, "target_row": row, "floor": floor})
         return
     print_text(text)
+    print_text(f"  the loss of an element is at least {floor:.6g}" + (": H(q), in nats" if floor else ""))
     print_text(f"  source: {entry.source}")
     print_text(f"  ignores by default: {'no label' if entry.ignore_index is None else entry.ignore_index}")
     if also:
@@ -55,7 +64,7 @@ def convert(
     original: Annotated[str, typer.Argument(help="The convention that your ε belongs to.", metavar="FROM")],
     other: Annotated[str, typer.Argument(help="The convention that you port to.", metavar="TO")],
     label_smoothing: Smoothing = 0.1,
-    classes: Annotated[int, typer.Option("--classes", "-k", help="K, the number of classes.", min=1)] = 1000,
+    classes: Classes = 5,
     as_json: AsJson = False,
 ) -> None:
     """Give the ε with which TO has the targets that FROM has, and say what differs all the same.
@@ -65,7 +74,7 @@ def convert(
     from multismooth.registry import resolve
 
     with errors_as_status_2():
-        a, b = resolve(original), resolve(other)
+        a, b = (resolve(load_convention(name)) for name in (original, other))
         a.first_label(classes)  # raises where no class can receive smoothed mass
         result = a.smoothing_for(b, label_smoothing, classes)
     different = {field: [before, after] for field, before, after in _differences(a, b)}
@@ -94,21 +103,24 @@ def _as_json(convention):
     return asdict(convention) | {"exclude": list(convention.exclude)}
 
 
-def _table(conventions):
-    from rich.table import Column, Table
+def _floor(convention, label_smoothing, classes):
+    """The least loss of one element: H(q), and 0 for a KL divergence."""
+    if convention.objective == "kl":
+        return 0.0
+    row = convention.target_row(label_smoothing, classes, convention.first_label(classes))
+    return convention.scale * sum(-q * log(q) for q in row if q > 0)
 
-    columns = (
-        Column("name", no_wrap=True),
-        "ε goes to",
-        "mean divides by",
-        "ignores",
-        Column("source", overflow="fold"),
-    )
-    table = Table(*columns, box=None, pad_edge=False)
-    for name, entry in conventions.items():
-        spread = {"all": "all K", "others": "K − 1 others"}[entry.spread]
-        spread += f" but {', '.join(map(str, entry.exclude))}" if entry.exclude else ""
-        objective = ", KL" if entry.objective == "kl" else ""
-        ignored = "–" if entry.ignore_index is None else str(entry.ignore_index)
-        table.add_row(name, spread + objective, entry.denominator.replace("_", " "), ignored, entry.source)
-    return table
+
+def _summary(entry):
+    """Where ε goes, what a mean divides by and which label is ignored, in a line."""
+    spread = {"all": "ε over all K", "others": "ε over the K − 1 others"}[entry.spread]
+    spread += f" but {', '.join(map(str, entry.exclude))}" if entry.exclude else ""
+    objective = ", KL" if entry.objective == "kl" else ""
+    ignored = "no label" if entry.ignore_index is None else str(entry.ignore_index)
+    return f"{spread}{objective}; mean by {entry.denominator.replace('_', ' ')}; ignores {ignored}"
+
+
+def _is_about(entry, words):
+    """Whether every word is in the name, the summary, the source or the notes."""
+    text = f"{entry.name} {_summary(entry)} {entry.source} {entry.notes}".lower()
+    return all(word in text for word in words.lower().split())

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 from rich.table import Table
 
-from multismooth.cli.app import AsJson, app, console, print_json, spinner
+from multismooth.cli.app import AsJson, app, console, print_json, progress
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    quick: Annotated[bool, typer.Option("--quick", help="One convention and one set of kernels per backend.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """List backends, versions and devices, and run the conformance cases on each of them.
 
     Every backend is compared with the float64 specification: values, gradients, dtypes, masks, weights, ignored labels.
@@ -20,8 +25,8 @@ def doctor(as_json: AsJson = False) -> None:
     """
     from multismooth.parity.doctor import survey
 
-    with spinner("looking for backends") as status:
-        found = survey(on_step=lambda text: status.update(f"checking {text}"))
+    with progress("looking for backends") as step:
+        found = survey(on_step=step, quick=quick)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -33,6 +38,8 @@ def doctor(as_json: AsJson = False) -> None:
         console.print(_checks_table(found))
         for line in found.failures:
             console.print(line, style="red", markup=False, highlight=False)
+        console.print()
+        console.print(found.verdict, style="bold green" if found else "bold red", markup=False, highlight=False)
     raise typer.Exit(0 if found else 1)
 
 

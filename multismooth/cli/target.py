@@ -11,6 +11,7 @@ from functools import partial
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from multismooth.convention import Convention
 from multismooth.errors import complain
 
 GRAMMAR = "package.module:function or path/to/file.py:function"
@@ -34,6 +35,19 @@ def load(target, arguments=()):
         expected, remedy = "a function, a class or an object that can be called", "Name the loss itself."
         raise complain("target", expected, type(found).__name__, remedy)
     return partial(found, **keywords) if keywords else found
+
+
+def load_convention(name):
+    """A name in the registry as it is, or the Convention that package.module:name or file.py:name names."""
+    place, _, path = name.rpartition(":")
+    if not place:
+        return name
+    found = _module(place, name)
+    for part in path.split("."):
+        found = _attribute(found, part, place, path)
+    if not isinstance(found, Convention):
+        raise complain("convention", "a multismooth.Convention", type(found).__name__, f"{name} is something else.")
+    return found
 
 
 def _attribute(found, part, place, name):

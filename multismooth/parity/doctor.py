@@ -58,14 +58,25 @@ class Survey:
     def __bool__(self):
         return not self.failures
 
+    @property
+    def verdict(self) -> str:
+        """All rows in one sentence."""
+        cases, places = sum(row.cases for row in self.rows), {(row.backend, row.device) for row in self.rows}
+        where = ", ".join(f"{backend} on {device}" for backend, device in sorted(places))
+        if self:
+            return f"everything agrees: {cases} cases on {where}"
+        return f"{len(self.failures)} of the checks on {where or 'no backend'} failed: see above"
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values; an error that is not finite is the text "inf"."""
         rows = [asdict(row) | {"error": row.error if isfinite(row.error) else "inf"} for row in self.rows]
         return {"agrees": bool(self)} | asdict(self) | {"rows": rows}
 
 
-def survey(on_step: Callable[[str], Any] = lambda text: None) -> Survey:
-    """Check every backend on every device. `on_step(text)` is called with what is checked next.
+def survey(on_step: Callable[[str, int, int], Any] = lambda text, done, total: None, *, quick=False) -> Survey:
+    """Check every backend on every device.
+
+    `on_step(text, done, total)` is called with what is checked next. quick: one convention, and each backend once.
 
     >>> from multismooth.parity.doctor import survey
     >>> bool(survey())
@@ -77,11 +88,14 @@ def survey(on_step: Callable[[str], Any] = lambda text: None) -> Survey:
     }
     versions |= {package: _version(package) for package in INSTALL_WITH}
     rows, failures = [], []
-    for backend, device, fn, context in _backends(versions):
-        on_step(f"{backend} on {device}")
+    todo = list(_backends(versions))
+    if quick:
+        todo = list({(backend, device): one for one in todo for backend, device in [one[:2]]}.values())
+    for number, (backend, device, fn, context) in enumerate(todo):
+        on_step(f"{backend} on {device}", number, len(todo))
         outcomes: list = []
         kernels: set = set()
-        for name in CONVENTIONS:
+        for name in CONVENTIONS[:1] if quick else CONVENTIONS:
             accepts = [a for a in ARGUMENT_CASES if a != "prior" or multismooth.conventions[name].spread == "all"]
             try:
                 with context() as ran:

@@ -8,7 +8,8 @@ import numpy as np
 
 from multismooth.convention import Convention
 from multismooth.errors import complain
-from multismooth.parity.reading import Reading, denominator_text, formula, ignored_text, settings_text
+from multismooth.parity.calling.forms import Form
+from multismooth.parity.reading import Reading, call_text, denominator_text, formula, ignored_text, settings_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,11 @@ class Identification:
         why: why nothing fits; "" when something does.
         notes: what else was observed.
         asked: how fn was called.
+        family: the name of a loss that is no convention, such as a focal loss, with its parameters; else "".
+        call: the call of this library that computes what fn computes, to paste; "" where there is none.
+        fixed_mass: whether it is −Σ A·log softmax(z) with an A that the logits do not change, if of no convention.
+        by_layout: what each layout has, where no reading fits in all that fn takes.
+        form: layout, form of the targets, order and kind of the scores in which fn was called.
     """
 
     readings: tuple[Reading, ...] = ()
@@ -35,6 +41,11 @@ class Identification:
     why: str = ""
     notes: tuple[str, ...] = ()
     asked: dict[str, Any] | None = None
+    family: str = ""
+    call: str = ""
+    form: Form | None = None
+    by_layout: dict[str, "Identification"] | None = None
+    fixed_mass: bool = False
 
     def __bool__(self):
         return bool(self.readings)
@@ -83,7 +94,7 @@ class Identification:
         """Keyword arguments for `multismooth.loss` (normalizer="sentences": pass the length of the first axis)."""
         if not self.readings:
             raise complain("settings", "a function that was identified", "none", f"Why: {self.why}.")
-        return self.readings[0].settings("sentences")
+        return self.readings[0].settings()
 
     def __str__(self):
         return "\n".join(f"{head:<12}{text}".rstrip() for head, text in self._lines())
@@ -101,12 +112,15 @@ class Identification:
         if self.readings:
             yield from self._lines_of_the_readings()
         else:
-            yield "computes", "no convention of this family"
-            yield "because", self.why
+            yield "computes", self.family or "no convention of this family"
+            if self.why:
+                yield "because", self.why
         for note in self.notes:
             yield "note", note
         if self.asked:
             yield "asked", ", ".join(f"{name} {value}" for name, value in self.asked.items())
+        if call := self.call or self._call():
+            yield "call", call
 
     def _lines_of_the_readings(self):
         first = self.readings[0]
@@ -122,6 +136,13 @@ class Identification:
             yield "or", f"{len(self.readings) - 5} more that are the same on every problem tried: see .readings"
         yield "residual", f"{self.residual:.1e} on a problem not used to find this"
 
+    def _call(self):
+        """The first reading as a call to paste, under its first name; "" without a reading."""
+        if not self.readings:
+            return ""
+        name = self.names[0] if self.names else ""
+        return call_text(self.readings[0], self.form, name, (self.smoothing or {}).get(name))
+
     def _name_text(self, name):
         eps = (self.smoothing or {}).get(name)
         return name if eps is None or eps == self.label_smoothing else f"{name} (ε = {eps:.6g})"
@@ -134,6 +155,8 @@ class Identification:
             "smoothing": self.smoothing or {},
             "residual": self.residual if self.readings else None,
             "why": self.why,
+            "family": self.family,
+            "call": self.call or self._call(),
             "notes": list(self.notes),
             "asked": self.asked or {},
         }

@@ -1,6 +1,6 @@
 """A Reading says how `multismooth.loss` computes what a black box computes; the functions here put it into words."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,10 @@ from multismooth.convention import DIVIDES_BY, Convention
 from multismooth.namespace import XP
 from multismooth.problem import Problem, Settings
 from multismooth.reduction import reduced_plan
+
+SENTENCES = "sentences"  # a normalizer: the length of the first axis
+SENTENCE_MEANS = "sentence means"  # a reduction: the mean of every sentence, averaged over the sentences
+COUNTING_SENTENCES = "sentences that count"  # the normalizer of sentence means that leave out the empty ones
 
 
 @dataclass(frozen=True)
@@ -25,28 +29,41 @@ class Reading:
     z_loss: float = 0.0
     normalizer: float | str | None = None  # "sentences": the length of the first axis
 
-    def settings(self, sentences=None) -> dict[str, Any]:
-        """The keyword arguments of `multismooth.loss` that reproduce fn."""
+    @property
+    def by_sentences(self):
+        """Whether the loss depends on how the elements lie in sentences."""
+        return self.reduction == SENTENCE_MEANS or self.normalizer == SENTENCES
+
+    def settings(self, labels=None) -> dict[str, Any]:
+        """The keyword arguments of `multismooth.loss` that reproduce fn.
+
+        labels: in the shape (B, …) in which fn gets them, where the loss depends on the sentences. Without them the
+        arguments that follow from the labels are named by words.
+        """
         settings = {
             "convention": self.convention,
             "label_smoothing": self.label_smoothing,
-            "reduction": self.reduction,
+            "reduction": "mean" if self.reduction == SENTENCE_MEANS and labels is not None else self.reduction,
             "ignore_index": self.ignore_index,
         }
         optional = {
             "weight": self.weight,
             "prior": self.prior,
             "z_loss": self.z_loss or None,
-            "normalizer": sentences if self.normalizer == "sentences" else self.normalizer,
+            "normalizer": self.normalizer,
         }
+        if labels is not None and self.by_sentences:
+            optional |= of_sentences(labels, self.reduction, self.normalizer, self.ignore_index)
         return settings | {name: value for name, value in optional.items() if value is not None}
 
-    def loss_and_gradient(self, observation, logits):
+    def loss_and_gradient(self, observation, logits, shape=None):
         """(loss, gradient) of one observed call, by the specification.
 
         The arguments are not checked, because fn may accept what this library refuses.
         """
-        arguments = self.settings(observation.sentences)
+        arguments = self.settings(observation.labels.reshape(shape or observation.shape))
+        if (weights := arguments.get("sample_weight")) is not None:
+            arguments["sample_weight"] = weights.reshape(-1)
         settings = Settings(
             axis=1, **{name: arguments.pop(name) for name in ("convention", "reduction", "ignore_index")}
         )
@@ -56,10 +73,19 @@ class Reading:
         return losses if self.reduction == "none" else losses.sum(), gradient
 
     def residual(self, observation):
-        """The largest difference from fn's loss and gradient, each relative to the largest entry of fn's answer."""
+        """The largest difference from fn's loss and gradient, each relative to the largest entry of fn's answer.
+
+        Elements (N,) without sentences are one sentence for some losses, and N of them for others.
+        """
+        shapes = [observation.shape]
+        if self.by_sentences and len(observation.shape) == 1:
+            shapes.append((1, *observation.shape))
+        return min(self._residual(observation, shape) for shape in shapes)
+
+    def _residual(self, observation, shape):
         differences = []
         for i, logits in enumerate(observation.logits):
-            loss, gradient = self.loss_and_gradient(observation, logits)
+            loss, gradient = self.loss_and_gradient(observation, logits, shape)
             if np.shape(loss) != observation.loss[i].shape:
                 return np.inf
             differences.append(_relative_difference(loss, observation.loss[i], 1e-3))
@@ -71,6 +97,17 @@ class Reading:
         """How much larger this reading's summed loss is than fn's, on the observation's first logits."""
         loss, _ = self.loss_and_gradient(observation, observation.logits[0])
         return float(np.sum(loss) - np.sum(observation.loss[0]))
+
+
+def of_sentences(labels, reduction, normalizer, ignore_index):
+    """{"normalizer": …, "sample_weight": …} of a loss that depends on the sentences; labels (B, …)."""
+    counted = np.ones(labels.shape, bool) if ignore_index is None else labels != ignore_index
+    lengths = counted.sum(axis=tuple(range(1, labels.ndim)))
+    if reduction != SENTENCE_MEANS:
+        return {"normalizer": float(len(labels))}
+    each = (1 / np.maximum(lengths, 1)).reshape(-1, *[1] * (labels.ndim - 1))
+    number = float((lengths > 0).sum() if normalizer == COUNTING_SENTENCES else len(labels))
+    return {"normalizer": max(number, 1.0), "sample_weight": np.broadcast_to(each, labels.shape)}
 
 
 def _relative_difference(value, expected, smallest_scale):
@@ -101,11 +138,18 @@ def formula(reading):
 def denominator_text(reading):
     """What the reduction divides by, as text."""
     convention = reading.convention
+    if reading.reduction == SENTENCE_MEANS:
+        by = "all sentences" if reading.normalizer is None else "the sentences that have an element"
+        return f"each sentence's counted elements, then {by}: a mean of sentence means"
     if reading.reduction != "mean":
         return {"sum": "nothing: the sum", "none": "nothing: one loss per element"}[reading.reduction]
     text = DIVIDES_BY[convention.denominator]
     if reading.normalizer is not None:
-        text = "the sentences" if reading.normalizer == "sentences" else f"{reading.normalizer:.6g}"
+        text = (
+            "the sentences (the length of the first axis): the sum over tokens, the mean over sentences"
+            if reading.normalizer == "sentences"
+            else f"{reading.normalizer:.6g}"
+        )
     if convention.smooth_denominator:
         text += f"; the smoothing term by {DIVIDES_BY[convention.smooth_denominator]}"
     if convention.z_loss_denominator:
@@ -129,10 +173,38 @@ def changed_fields(convention):
     return {name: getattr(convention, name) for name in defaults if getattr(convention, name) != defaults[name]}
 
 
+def call_text(reading, form=None, name="", label_smoothing=None):
+    """The call of this library that computes the same, to paste. A name in the registry comes with its own ε."""
+    if name:
+        reading = replace(reading, label_smoothing=label_smoothing)
+    settings = {"convention": name} | {n: v for n, v in reading.settings().items() if n != "convention"}
+    if reading.by_sentences:
+        counts = "True" if reading.ignore_index is None else f"(labels != {reading.ignore_index})"
+        number = f"{counts}.any(-1).sum()" if reading.normalizer == COUNTING_SENTENCES else "len(labels)"
+        settings |= {"reduction": "mean", "normalizer": Words(number)}
+        if reading.reduction == SENTENCE_MEANS:
+            settings["sample_weight"] = Words(f"1 / {counts}.sum(-1, keepdims=True).clip(1)")
+    said = ", ".join(f"{name}={_short(value)}" for name, value in settings.items())
+    if not name:
+        own = ", ".join(f"{n}={_short(v)}" for n, v in changed_fields(reading.convention).items())
+        said = said.replace("convention=''", f"convention=multismooth.Convention({own})", 1)
+    axis = ", axis=1" if form is not None and form.layout in ("channels", "images") else ""
+    return f"multismooth.loss(logits, {'rows' if form and form.targets == 'rows' else 'labels'}, {said}{axis})"
+
+
+class Words(str):
+    """A value as code."""
+
+    __slots__ = ()
+
+    def __repr__(self):
+        return str(self)
+
+
 def settings_text(reading):
     """The reading as keyword arguments, without the fields that `Convention()` has by default."""
     own = ", ".join(f"{name}={_short(value)}" for name, value in changed_fields(reading.convention).items())
-    settings = reading.settings("sentences") | {"convention": f"Convention({own})"}
+    settings = reading.settings() | {"convention": f"Convention({own})"}
     return ", ".join(
         f"{name}={value if name == 'convention' else _short(value)}"
         for name, value in settings.items()

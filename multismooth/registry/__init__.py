@@ -16,11 +16,11 @@ from multismooth.registry.speech import SPEECH
 from multismooth.registry.text import TEXT
 from multismooth.registry.vision import VISION
 
-__all__ = ["aliases", "conventions", "resolve", "unexpressed"]
+__all__ = ["aliases", "conventions", "register", "resolve", "unexpressed"]
 
-conventions: Mapping[str, Convention] = MappingProxyType(
-    {convention.name: convention for convention in (*FRAMEWORKS, *KERNELS, *TEXT, *SPEECH, *VISION)}
-)
+# torch.compile of PyTorch 2.6 reads plain dicts only
+_entries: dict[str, Convention] = {c.name: c for c in (*FRAMEWORKS, *KERNELS, *TEXT, *SPEECH, *VISION)}
+conventions: Mapping[str, Convention] = MappingProxyType(_entries)
 
 aliases: Mapping[str, str] = MappingProxyType(
     {
@@ -94,7 +94,40 @@ unexpressed: Mapping[str, str] = MappingProxyType(
     }
 )
 
-_names, _entries = dict(aliases), dict(conventions)  # torch.compile of PyTorch 2.6 reads plain dicts only
+_names = dict(aliases)
+
+
+class register:
+    """Give a convention of your own its name, for `convention=` everywhere and for `identify`; also as a context.
+
+    Raises ValueError where it has no name, or where another convention has it.
+
+    >>> from dataclasses import replace
+    >>> import multismooth
+    >>> mine = replace(multismooth.conventions["torch"], name="mylib", spread="others", denominator="all")
+    >>> with multismooth.register(mine):
+    ...     multismooth.conventions["mylib"].spread
+    'others'
+    >>> "mylib" in multismooth.conventions
+    False
+    """
+
+    def __init__(self, convention: Convention):
+        if not isinstance(convention, Convention) or not convention.name:
+            got = repr(convention) if not isinstance(convention, Convention) else "one without a name"
+            raise complain("convention", "a Convention with a name", got, 'dataclasses.replace(it, name="mylib").')
+        taken = convention.name in _names or convention.name in unexpressed
+        if taken or _entries.get(convention.name, convention) != convention:
+            raise complain("convention", "a name that is free", repr(convention.name), "Choose another one.")
+        self._convention, self._was_known = convention, convention.name in _entries
+        _entries.setdefault(convention.name, convention)
+
+    def __enter__(self) -> Convention:
+        return self._convention
+
+    def __exit__(self, *_: Any) -> None:
+        if not self._was_known:
+            _entries.pop(self._convention.name, None)
 
 
 def resolve(convention: Any) -> Convention:

@@ -161,7 +161,7 @@ def probabilities_clipped(z, y):
     return value(z, y, np.log(np.clip(np.exp(log_softmax(z)), 1e-7, 1.0)))
 
 
-@numpy_mutant("extremes (")
+@numpy_mutant("logits up to 48")
 def one_maximum_for_all_rows(z, y):
     """The shift is the batch's largest logit: rows far below it underflow."""
     p = np.exp(z - z.max(initial=-np.inf))
@@ -239,7 +239,7 @@ def logarithm_of_p_plus_little(z, y):
     return -(q * jnp.log(jax.nn.softmax(z) + 1e-8)).sum(-1).mean()
 
 
-@jax_mutant(convention="optax")
+@jax_mutant("computed in about", convention="optax")
 def half_precision_softmax(z, y):
     """The softmax is computed in bfloat16 and cast back."""
     q = (1 - EPS) * jax.nn.one_hot(y, z.shape[-1]) + EPS / z.shape[-1]

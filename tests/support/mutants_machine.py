@@ -123,13 +123,13 @@ def gradient_lost_in_where(z, y):
 # --- arithmetic -------------------------------------------------------------------------------------------------------
 
 
-@mutant()
+@mutant("computed in about")
 def half_precision_inside(z, y):
     """An autocast region that was not meant to reach the loss."""
     return functional.cross_entropy(z.bfloat16(), y, label_smoothing=EPS).to(z.dtype)
 
 
-@mutant()
+@mutant("computed in about")
 def summed_in_half_precision(z, y):
     """The elements are accumulated in float16."""
     own, every, counted = parts(z, y)
@@ -145,7 +145,7 @@ def single_precision_targets(z, y):
     return cross(z, q.to(z.dtype)).masked_fill(~counted, 0).sum() / counted.sum()
 
 
-@mutant("extremes (")
+@mutant("logits up to 48")
 def no_shift(z, y):
     """log Σ exp without the maximum."""
     own, every, counted = parts(z, y)
@@ -178,7 +178,7 @@ def softmax_twice(z, y):
     return functional.cross_entropy(z.softmax(1), y, label_smoothing=EPS)
 
 
-@mutant("moves with the logits")
+@mutant("softmax(z/T), T = 2")
 def temperature_left_in(z, y):
     """The logits are divided by the distillation's temperature."""
     return functional.cross_entropy(z / 2, y, label_smoothing=EPS)

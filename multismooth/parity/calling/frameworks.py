@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+FRAMEWORKS = ("torch", "jax", "numpy")
 NO_KEYWORDS: Mapping[str, Any] = MappingProxyType({})
 FAST_COMPILATION = {"xla_backend_optimization_level": "0"}  # each program runs a few times only
 
@@ -27,15 +28,48 @@ class Answer(NamedTuple):
     precision: float  # machine epsilon of the coarser dtype of loss and gradient
     inputs_changed: bool = False  # fn wrote to its logits or labels
     is_tuple: bool = False  # fn returned a tuple whose first entry is the loss
+    noise: tuple[float, float] | None = None  # how far rounding moves loss and gradient, where it was measured
+    second: Any = None  # the second entry of such a tuple, as an array, where it is no gradient
+
+
+class NoLoss(TypeError):
+    """fn could be called, and what it returned is no loss."""
+
+    def __init__(self, got, remedy):
+        super().__init__(got)
+        self.remedy = remedy
+
+
+def _first(result):
+    """The loss in what fn returned: itself, or the first of several. Raises NoLoss for what has none in this place."""
+    if isinstance(result, Mapping):
+        names = ", ".join(map(repr, list(result)[:6]))
+        own = "loss" if "loss" in result else next(iter(result), "loss")
+        raise NoLoss(f"a dict with {names or 'no keys'}", f'Return its loss: lambda z, y: fn(z, y)["{own}"].')
+    if hasattr(result, "loss") and not hasattr(result, "shape"):
+        raise NoLoss(f"a {type(result).__name__}", "Return its loss: lambda z, y: fn(z, y).loss.")
+    if result is None or isinstance(result, str):
+        raise NoLoss(f"{result!r}", "End the function with return loss.")
+    return result[0] if isinstance(result, (tuple, list)) and result else result
 
 
 def _loss_and_gradient(result, logits):
     """(loss, gradient or None) of what fn returned: a loss, (loss, gradient), or (loss, anything else)."""
-    if not isinstance(result, (tuple, list)) or not result:
-        return result, None
-    loss, second = result[0], result[1] if len(result) > 1 else None
+    loss = _first(result)
+    second = result[1] if isinstance(result, (tuple, list)) and len(result) > 1 else None
     is_gradient = getattr(second, "shape", None) == logits.shape and second is not logits
     return loss, second if is_gradient and bool((second != logits).any()) else None
+
+
+def _second(result, gradient):
+    """The second value of a tuple as a float64 array; None where there is none, or it is the gradient or no number."""
+    if gradient is not None or not isinstance(result, (tuple, list)) or len(result) < 2:
+        return None
+    try:
+        value = result[1].detach().double() if hasattr(result[1], "detach") else result[1]
+        return _float64(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _float64(value):
@@ -68,7 +102,7 @@ class Torch:
 
         logits = self.array(z, options.dtype)
         logits = torch.stack([logits, -logits], -1)[..., 0] if options.strided else logits
-        return logits, torch.tensor(y), _converted(options, self.array)
+        return logits, self.array(y, options.dtype if y.dtype.kind == "f" else None), _converted(options, self.array)
 
     def __call__(self, z, y, options):
         import torch
@@ -79,7 +113,7 @@ class Torch:
         with torch.enable_grad():
             result = self.fn(logits, labels, **keywords)
         loss, gradient = _loss_and_gradient(result, logits.detach())
-        loss = torch.as_tensor(loss)
+        loss, second = torch.as_tensor(loss), _second(result, gradient)
         if gradient is None and self.differentiate:
             (gradient,) = torch.autograd.grad(loss.sum(), logits)
         floating = [x for x in (loss, gradient) if x is not None and x.is_floating_point()]
@@ -89,9 +123,10 @@ class Torch:
             precision=max(torch.finfo(x.dtype).eps for x in floating),
             inputs_changed=not (
                 np.array_equal(logits.detach().double().numpy(), before, equal_nan=True)
-                and np.array_equal(labels.numpy(), y)
+                and np.array_equal(labels.double().numpy(), y)
             ),
             is_tuple=isinstance(result, (tuple, list)),
+            second=second,
         )
 
     def gradients(self, z, y, options, cotangents):
@@ -143,10 +178,12 @@ class Jax:
         import jax.numpy as jnp
 
         logits = self.array(z, options.dtype)
-        loss, own, autodiff, is_tuple = self.differentiated(options)(logits, jnp.asarray(y))
+        labels = self.array(y, options.dtype if y.dtype.kind == "f" else None)
+        loss, own, autodiff, second, is_tuple = self.differentiated(options)(logits, labels)
         gradient = autodiff if own is None or not bool((own != logits).any()) else own
         precision = max(float(jnp.finfo(jnp.asarray(x).dtype).eps) for x in (loss, gradient))
-        return Answer(_float64(loss), _float64(gradient), precision, is_tuple=bool(is_tuple))
+        second = None if second is None or own is not None else _float64(second)
+        return Answer(_float64(loss), _float64(gradient), precision, is_tuple=bool(is_tuple), second=second)
 
     def gradients(self, z, y, options, cotangents):
         """The gradient of Σ cotangent·loss for each cotangent. None where fn returns its own."""
@@ -154,7 +191,7 @@ class Jax:
         import jax.numpy as jnp
 
         fn = partial(self.fn, **_converted(options, self.array))
-        logits, labels = self.array(z, options.dtype), jnp.asarray(y)
+        logits, labels = self.array(z, options.dtype), self.array(y, options.dtype if y.dtype.kind == "f" else None)
         if _loss_and_gradient(fn(logits, labels), logits)[1] is not None:
             return None
         loss, backward = jax.vjp(lambda z: _loss_and_gradient(fn(z, labels), z)[0], logits)
@@ -167,18 +204,21 @@ class Jax:
 
 
 def _jax_value_and_grad(fn, logits, labels):
-    """(loss, fn's own gradient or None, the gradient of the summed loss, whether fn returned a tuple)."""
+    """(loss, fn's own gradient or None, the gradient of the summed loss, fn's second value, whether it has several)."""
     import jax
     import jax.numpy as jnp
 
     def total(logits):
-        loss, own = fn(logits, labels), None
-        if is_tuple := isinstance(loss, (tuple, list)):
-            loss, own = loss[0], loss[1] if len(loss) > 1 and jnp.shape(loss[1]) == logits.shape else None
-        return jnp.sum(loss), (loss, own, is_tuple)
+        result, own, second = fn(logits, labels), None, None
+        if (is_tuple := isinstance(result, (tuple, list))) and len(result) > 1:
+            is_array = isinstance(result[1], (jax.Array, np.ndarray, float, int))
+            second = jnp.asarray(result[1]) if is_array else None
+            own = result[1] if is_array and jnp.shape(result[1]) == logits.shape else None
+        loss = _first(result)
+        return jnp.sum(loss), (loss, own, second, is_tuple)
 
-    gradient, (loss, own, is_tuple) = jax.grad(total, has_aux=True)(logits)
-    return loss, own, gradient, is_tuple
+    gradient, (loss, own, second, is_tuple) = jax.grad(total, has_aux=True)(logits)
+    return loss, own, gradient, second, is_tuple
 
 
 @cache
@@ -197,21 +237,22 @@ class Numpy:
         return np.array(value, dtype=dtype)
 
     def __call__(self, z, y, options):
-        logits, labels = self.array(z, options.dtype), self.array(y)
+        logits, labels = self.array(z, options.dtype), self.array(y, options.dtype if y.dtype.kind == "f" else None)
         logits = np.stack([logits, -logits], -1)[..., 0] if options.strided else logits
-        before = np.array(logits)
+        before, given = np.array(logits), np.array(labels)
         result = self.fn(logits, labels, **_converted(options, self.array))
         loss, gradient = _loss_and_gradient(result, logits)
         dtypes = [np.asarray(x).dtype for x in (loss, gradient) if x is not None]
         if any(dtype.kind != "f" for dtype in dtypes):
             raise TypeError(f"fn returned {type(loss).__name__} of dtype {dtypes[0]}, which is no loss")
-        unchanged = np.array_equal(logits, before, equal_nan=True) and np.array_equal(labels, y)
+        unchanged = np.array_equal(logits, before, equal_nan=True) and np.array_equal(labels, given)
         return Answer(
             _float64(loss),
             None if gradient is None else _float64(gradient),
             precision=max(float(np.finfo(dtype).eps) for dtype in dtypes),
             inputs_changed=not unchanged,
             is_tuple=isinstance(result, (tuple, list)),
+            second=_second(result, gradient),
         )
 
     def gradients(self, z, y, options, cotangents):

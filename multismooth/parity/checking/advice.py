@@ -24,21 +24,58 @@ def advice(found: Identification, expected: Reading, names: Names, domain, expla
     explains_failure(reading): whether it answers the failing case as the loss did. Of the readings that do, the one
     with the fewest differences counts.
     """
+    called = _how_called(found, names.subject)
     if not found:
-        return (f"{names.subject} is of no convention of this family: {found.why}",)
+        said = (*called, what_it_is(found, names.subject))
+        one = next((one for one in (found.by_layout or {}).values() if one), None)
+        return said if one is None else (*advice(one, expected, names, domain, explains_failure), *said)
     readings = [reading for reading in found.readings if explains_failure(reading)]
     if not readings:
-        usually = settings_text(found.readings[0])
-        return (f"on most problems {names.subject} is {usually}, but not where it fails first: look at that case",)
+        usually, first = settings_text(found.readings[0]), found.readings[0]
+        usual = f"on most problems {names.subject} is {usually}, but not where it fails first"
+        labels = domain.case("ignored labels").labels
+        others = differences(first, expected, names, domain.num_classes, labels)
+        others = [said for said in others if " ignores " not in said]  # it may ignore in its loss, if not in its slope
+        return (*called, *others, usual if others or called else f"{usual}: look at that case")
     labels = domain.case("ignored labels").labels
     sentences = [differences(reading, expected, names, domain.num_classes, labels) for reading in readings]
     nearest = min(sentences, key=len)
+    if not nearest and called:
+        return called
     if not nearest:
         same = f"{names.subject} has the formula of {names.reference}"
+        if observed_in := found.asked and found.asked["in"].removeprefix("float64").removeprefix("float32"):
+            return (f"{same}, computed in about {observed_in}",)
         return (f"on ordinary problems {same}; the first failure is elsewhere",)
     reading = readings[sentences.index(nearest)]
     registered = f" ({', '.join(found.names[:5])})" if found.names else ""
-    return (*nearest, f"{names.subject} as it is{registered}: {settings_text(reading)}")
+    return (*called, *nearest, f"{names.subject} as it is{registered}: {settings_text(reading)}")
+
+
+def advice_on_two(identified, names: Names, domain, explains_failure):
+    """Sentences on two losses: how the first differs from the second, and what each of them is."""
+    first, second = identified
+    if not second:
+        return (what_it_is(first, names.subject), what_it_is(second, names.reference))
+    sentences = advice(first, second.readings[0], names, domain, explains_failure)
+    other = Names(names.reference, names.subject)
+    return (*sentences, *_how_called(second, other.subject), what_it_is(second, other.subject))
+
+
+def what_it_is(found: Identification, name):
+    """One sentence on a loss that was identified, or on why it was not."""
+    if found.readings:
+        registered = f" ({', '.join(found.names[:5])})" if found.names else ""
+        return f"{name} as it is{registered}: {settings_text(found.readings[0])}"
+    if found.family:
+        return f"{name} is of no convention: {found.family}" + (f"; {found.call}" if found.call else "")
+    return f"{name} is of no convention of this family: {found.why}"
+
+
+def _how_called(found, name):
+    """What a caller of the loss must know, as a tuple of at most one sentence."""
+    difference = found.form.difference if found.form else ""
+    return (f"{name}: {difference}",) if difference else ()
 
 
 def differences(found: Reading, expected: Reading, names: Names, num_classes, labels):

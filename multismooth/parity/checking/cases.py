@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from multismooth.parity.calling.forms import LAYOUTS
 from multismooth.parity.calling.frameworks import NO_KEYWORDS
 
 OTHER_CLASSES = (2, 3, 10, 1000)  # tried too, where the loss takes any K
@@ -27,12 +28,14 @@ class Case:
     keywords: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "float64"
     strided: bool = False
+    layout: str = ""  # "": the first that the loss takes
 
     def __str__(self):
         n, k = self.logits.shape
         keywords = f", {', '.join(self.keywords)}" if self.keywords else ""
         dtype = "" if self.dtype == "float64" else f" {self.dtype}"
-        return f"{self.name}{keywords}: {n} × {k}{dtype}"
+        layout = f" as {LAYOUTS[self.layout].of_logits}" if self.layout else ""
+        return f"{self.name}{keywords}: {n} × {k}{dtype}{layout}"
 
     def rows(self, keep):
         """The case with some of its elements."""
@@ -58,6 +61,9 @@ class Domain:
     accepts: tuple[str, ...] = ()  # the arguments that it takes by keyword
     takes_prior: bool = True  # the smoothed mass may go to a prior
     class_mask: Any = None  # (K,) the classes that exist
+    layouts: tuple[str, ...] = ()  # the other layouts that it takes
+    has_sentences: bool = False  # the first layout has more axes than (N, K)
+    takes_rows: bool = False  # the targets may be rows of probabilities
 
     def labels(self, n, k, ignore_index=None, ignore=True):
         """n labels: the first allowed class most often, some classes absent, every third one ignored if a label is."""

@@ -3,14 +3,15 @@
 import numpy as np
 
 from multismooth.errors import complain
-from multismooth.parity.calling.black_box import LAYOUTS, NUMBERS_OF_CLASSES
-from multismooth.parity.checking.advice import Names, advice
+from multismooth.parity.calling.connecting import NUMBERS_OF_CLASSES
+from multismooth.parity.calling.forms import LAYOUTS
+from multismooth.parity.checking.advice import Names, advice, advice_on_two
 from multismooth.parity.checking.cases import ARGUMENT_CASES, Domain
 from multismooth.parity.checking.report import Report
 from multismooth.parity.checking.run import chosen_names, explains_failure, run
 from multismooth.parity.checking.subjects import Reference, Subject
 from multismooth.parity.checking.trials import TRIAL_NAMES
-from multismooth.parity.reading import Reading
+from multismooth.parity.reading import SENTENCE_MEANS, SENTENCES, Reading
 from multismooth.registry import resolve
 
 RECORDED = "recorded"  # the label that the convention's original ignores
@@ -30,6 +31,7 @@ def check(
     normalizer=None,
     framework=None,
     num_classes=None,
+    layouts=None,
     accepts=(),
     compile=False,
     strict=False,
@@ -38,14 +40,16 @@ def check(
     r"""Whether fn(logits, targets) is `multismooth.loss(logits, targets, convention=…)`, in values and gradients.
 
     Args:
-        fn: takes (N, K) floating logits (or (B, T, K), or (B, K, T)) and integer labels, of any framework; returns a
-            loss, one per element, or (loss, gradient with respect to the logits).
+        fn: takes floating logits and integer labels, or rows of probabilities, of any framework and in any of the
+            `layouts`; returns a loss, one per element, or (loss, gradient with respect to the logits).
         convention, label_smoothing, weight, prior, class_mask, z_loss, reduction: what fn is meant to compute, as in
             `multismooth.loss`. `weight`, `prior` and `class_mask` have shape (K,), and fix K.
         ignore_index: the label that fn ignores; by default the one that the convention records. None: no label.
         normalizer: the number that fn divides by, or "sentences": the length of its first axis.
         framework: "torch", "jax" or "numpy"; None takes the first that works.
         num_classes: K, for an fn that takes one K only; None tries several.
+        layouts: names of the layouts to try: "rows" (N, K), "sentences" (B, T, K), "channels" (B, K, T), "images"
+            (N, K, H, W). None tries them all, and fn must be right in each that it takes.
         accepts: names of arguments that fn takes by keyword, with the meaning that they have in `multismooth.loss`.
             They are varied, too.
         compile: call fn also under `torch.compile`; in JAX, where losses are compiled anyway, without `jax.jit`.
@@ -90,10 +94,12 @@ def check(
     skip = chosen_names("skip", skip, TRIAL_NAMES)
     fixed_k = _fixed_num_classes(num_classes, arrays)
     keywords = {name: settings[name] for name in accepts if settings.get(name) is not None}
-    layouts = [name for name in LAYOUTS if name != "rows" or normalizer != "sentences"]
+    has_sentences = normalizer == SENTENCES or reduction == SENTENCE_MEANS
+    known = [name for name in LAYOUTS if name != "rows" or not has_sentences]
+    layouts = known if layouts is None else chosen_names("layouts", layouts, known)
     subject = Subject(fn, framework, fixed_k, keywords, layouts=layouts)
-    reference = Reference(settings, subject.box.sentences)
-    domain = _domain(subject.box.num_classes, fixed_k is None, settings, accepts)
+    reference = Reference(settings, subject.shape, subject.box.form.targets == "rows")
+    domain = _domain(subject, fixed_k is None, settings, accepts)
     reference.answer(domain.case("a batch"))  # raises for bad settings, by their names
     ran = run([subject], reference, domain, weight=settings.get("weight"), compile=compile, strict=strict, skip=skip)
     sentences = ran.remedy
@@ -112,6 +118,7 @@ def compare(
     ignore_index=None,
     frameworks=(None, None),
     num_classes=None,
+    layouts=None,
     accepts=(),
     compile=False,
     strict=False,
@@ -123,7 +130,7 @@ def compare(
         fn_a, fn_b: as `check` takes them, each of its own framework.
         ignore_index: the label that both ignore. None: all labels lie in [0, K), but for a trial of K, −1 and −100.
         frameworks: the framework of fn_a and that of fn_b; None takes the first that works.
-        num_classes, accepts, compile, strict, skip: as in `check`; `compile` concerns fn_a.
+        num_classes, layouts, accepts, compile, strict, skip: as in `check`; `compile` concerns fn_a.
 
     Returns:
         Report, true if they agree. Otherwise it says what each of them is, and what sets them apart.
@@ -141,19 +148,26 @@ def compare(
     accepts = chosen_names("accepts", accepts, ARGUMENT_CASES)
     skip = chosen_names("skip", skip, TRIAL_NAMES)
     keywords = {"ignore_index": ignore_index} if "ignore_index" in accepts and ignore_index is not None else {}
-    a = Subject(fn_a, frameworks[0], num_classes, keywords, "fn_a")
-    b = Subject(fn_b, frameworks[1], a.box.num_classes, keywords, "fn_b")
+    layouts = tuple(LAYOUTS) if layouts is None else chosen_names("layouts", layouts, LAYOUTS)
+    a = Subject(fn_a, frameworks[0], num_classes, keywords, "fn_a", layouts=layouts)
+    b = Subject(fn_b, frameworks[1], a.box.num_classes, keywords, "fn_b", layouts=layouts)
     if a.name == b.name:
         a.name, b.name = f"{a.name} (a)", f"{b.name} (b)"
     any_num_classes = num_classes is None and a.box.num_classes == NUMBERS_OF_CLASSES[0]
-    domain = Domain(a.box.num_classes, any_num_classes, ignore_index=ignore_index, accepts=accepts)
+    others = tuple(dict.fromkeys([*a.other_layouts, *b.other_layouts]))
+    domain = Domain(
+        a.box.num_classes,
+        any_num_classes,
+        ignore_index=ignore_index,
+        accepts=accepts,
+        layouts=others,
+        has_sentences=a.box.form.layout != "rows",
+        takes_rows=a.takes_rows and b.takes_rows,
+    )
     ran = run([a, b], b, domain, compile=compile, strict=strict, skip=skip)
     sentences = ran.remedy
-    if ran.identified and ran.identified[1]:
-        expected, names = ran.identified[1].readings[0], Names(a.name, b.name)
-        sentences += advice(ran.identified[0], expected, names, domain, explains_failure(a, ran.case))
-    elif ran.identified:
-        sentences += (f"{b.name} is of no convention of this family: {ran.identified[1].why}",)
+    if ran.identified:
+        sentences += advice_on_two(ran.identified, Names(a.name, b.name), domain, explains_failure(a, ran.case))
     return Report(a.name, b.name, ran.outcomes, sentences, ran.code, ran.identified)
 
 
@@ -181,15 +195,19 @@ def _fixed_num_classes(num_classes, arrays):
     return num_classes
 
 
-def _domain(num_classes, any_num_classes, settings, accepts):
-    mask = settings.get("class_mask")
+def _domain(subject, any_num_classes, settings, accepts):
+    mask, num_classes = settings.get("class_mask"), subject.box.num_classes
+    takes_rows = subject.takes_rows
     absent = [] if mask is None else np.flatnonzero(~mask).tolist()
     return Domain(
         num_classes,
         any_num_classes and num_classes == NUMBERS_OF_CLASSES[0],
         forbidden_labels=frozenset([*settings["convention"].exclude, *absent]),
-        ignore_index=settings["ignore_index"],
+        ignore_index=None if subject.box.form.targets == "rows" else settings["ignore_index"],
         accepts=accepts,
+        layouts=subject.other_layouts,
+        has_sentences=subject.box.form.layout != "rows",
+        takes_rows=takes_rows,
         takes_prior=settings["convention"].spread == "all",
         class_mask=mask,
     )

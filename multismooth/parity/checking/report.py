@@ -74,18 +74,11 @@ class Report:
     __repr__ = __str__
 
     def _repr_html_(self):
-        rows = "".join(
-            f"<tr><td>{MARKS[o.status]}</td><td>{escape(o.trial)}</td><td>{escape(o.case)}</td>"
-            f"<td>{'' if o.difference is None else f'{o.difference:.1e}'}</td>"
-            f'<td style="text-align:left">{escape(o.message)}</td></tr>'
-            for o in self.outcomes
-        )
         head, *more = str(self).split("\n\n")[0].split("\n")
         text = "<br>".join(map(escape, more))
         code = f"<pre>{escape(self.code)}</pre>" if self.code else ""
-        table = f"<tr><th></th><th>trial</th><th>case</th><th>difference</th><th></th></tr>{rows}"
-        everything = f"<details><summary>all outcomes</summary><table>{table}</table></details>"
-        return f"<p><b>{escape(head)}</b><br>{text}</p>{code}{everything}"
+        everything = f"<details><summary>every case</summary>{_html_table(self.outcomes)}</details>"
+        return f"<p><b>{escape(head)}</b><br>{text}</p>{_html_summary(self.outcomes)}{code}{everything}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values; a difference that is not finite is the text "inf"."""
@@ -116,6 +109,31 @@ class Report:
     def _skips(self):
         """One line per trial that was skipped, however many cases it has."""
         return list({o.trial: f"{o.trial}: {o.message}" for o in self._with_status("skip")}.values())
+
+
+def _html_summary(outcomes):
+    """One row for each trial: how many cases ended how, the largest difference, and the first failure or remark."""
+    rows = ""
+    for trial in dict.fromkeys(outcome.trial for outcome in outcomes):
+        of_trial = [outcome for outcome in outcomes if outcome.trial == trial]
+        worst = min(of_trial, key=lambda outcome: ["fail", "remark", "pass", "skip"].index(outcome.status))
+        passed = sum(outcome.status == "pass" for outcome in of_trial)
+        differences = [outcome.difference for outcome in of_trial if outcome.difference is not None]
+        largest = f"{max(differences):.1e}" if differences else ""
+        cells = (MARKS[worst.status], trial, f"{passed} of {len(of_trial)}", largest, worst.message)
+        rows += "<tr>" + "".join(f'<td style="text-align:left">{escape(cell)}</td>' for cell in cells) + "</tr>"
+    heads = "".join(f"<th>{head}</th>" for head in ("", "trial", "passed", "largest difference", "first"))
+    return f"<table><tr>{heads}</tr>{rows}</table>"
+
+
+def _html_table(outcomes):
+    rows = "".join(
+        f"<tr><td>{MARKS[o.status]}</td><td>{escape(o.trial)}</td><td>{escape(o.case)}</td>"
+        f"<td>{'' if o.difference is None else f'{o.difference:.1e}'}</td>"
+        f'<td style="text-align:left">{escape(o.message)}</td></tr>'
+        for o in outcomes
+    )
+    return f"<table><tr><th></th><th>trial</th><th>case</th><th>difference</th><th></th></tr>{rows}</table>"
 
 
 def _as_json(value):

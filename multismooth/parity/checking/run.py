@@ -6,22 +6,36 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from multismooth.errors import complain
+from multismooth.parity.calling.forms import LAYOUTS
 from multismooth.parity.checking.differences import compare_answers
 from multismooth.parity.checking.report import Outcome
 from multismooth.parity.checking.shrink import shrink
 from multismooth.parity.checking.snippets import code
 from multismooth.parity.checking.subjects import Reference, answer_or_error
 from multismooth.parity.checking.trials import trials
-from multismooth.parity.identifying.search import Search
+from multismooth.parity.identifying.identify import identify_box
 
 # The formula of a loss may explain a failure of these trials. What the others find is not in the formula.
-FORMULA_TRIALS = {"values", "gradients", "masked", "dtypes", "extremes", "ignored NaN", "nothing counted"}
+FORMULA_TRIALS = {
+    "values",
+    "gradients",
+    "layouts",
+    "targets",
+    "precision",
+    "masked",
+    "dtypes",
+    "extremes",
+    "ignored NaN",
+    "nothing counted",
+}
 
 
 REMEDIES = {
     "upstream": "the gradient must be multiplied by the upstream one, and stay what it was for another backward pass",
     "repeat": "something is kept between calls, or drawn at random",
     "untouched": "write to a copy: the caller, and the backward pass of what came before, still need the logits",
+    "precision": "cast the logits to float32 before the loss, or skip=['precision'] where it is meant; the formula is "
+    "compared within this rounding",
     "strided": "go through the strides, or take a contiguous copy",
     "bad labels": "raise, or give NaN; where callers make sure that it cannot happen, skip=['bad labels']",
 }
@@ -49,14 +63,15 @@ def run(subjects, against, domain, *, weight=None, compile=False, strict=False, 
         small = shrink(lambda c: _judge(trial, first, against, c, strict).status == "fail", case, domain)
     identified: tuple = ()
     if trial.name in FORMULA_TRIALS or comparing:
-        identified = tuple(Search(subject.box, weight).run() for subject in subjects)
-    remedy = () if comparing else _remedy(trial, case, domain)
+        identified = tuple(identify_box(subject.box, weight) for subject in subjects)
+    remedy = _single_precision(outcomes)
+    remedy += _remedy(trial, case, domain) if trial.name == "precision" or not comparing else ()
     return Run(outcomes, case, code(small, first, against), remedy, identified)
 
 
 def _try_everything(first, against, domain, trials, strict, skip):
     """(outcomes, the (trial, case) that failed first or None)."""
-    outcomes, failure, made = [], None, {}
+    outcomes, failure, made = list(_called(first)), None, {}
     for trial in trials:
         if trial.name in skip:
             outcomes.append(Outcome(trial.name, "all", "skip", "left out by skip="))
@@ -71,6 +86,22 @@ def _try_everything(first, against, domain, trials, strict, skip):
     return tuple(outcomes), failure
 
 
+def _single_precision(outcomes):
+    """A sentence where no difference is larger than float32's rounding."""
+    failed = [o.difference for o in outcomes if o.status == "fail" and o.trial != "precision"]
+    if not failed or None in failed or not 0 < max(failed) < 3e-7:
+        return ()
+    return (f"no difference is larger than {max(failed):.1e}, float32's rounding: a constant or a cast is in float32",)
+
+
+def _called(subject):
+    """An Outcome on how the loss has to be called, if that is not fn(logits, labels)."""
+    form = subject.box.form
+    if form.difference:
+        status = "remark" if form.scores == "logits" else "fail"
+        yield Outcome("values", "how it is called", status, form.difference)
+
+
 def _judge(trial, a, b, case, strict):
     finding = trial.judge(a, b, case)
     return finding._replace(status="fail") if strict and finding.status == "remark" else finding
@@ -78,6 +109,9 @@ def _judge(trial, a, b, case, strict):
 
 def _remedy(trial, case, domain):
     k = case.logits.shape[1]
+    if trial.name == "layouts" and case.layout:
+        layout = LAYOUTS[case.layout].of_logits
+        return (f"it differs in {layout} alone: if it is never called so, pass layouts= without {case.layout!r}",)
     if k != domain.num_classes:
         return (f"it differs at K = {k} first: if it takes {domain.num_classes} classes only, pass num_classes=",)
     return (REMEDIES[trial.name],) if trial.name in REMEDIES else ()
@@ -87,8 +121,9 @@ def explains_failure(subject, case, mask=None):
     """A predicate of readings: does this one answer the failing case as the subject did?"""
 
     def explains(reading):
-        settings = reading.settings("sentences") | ({} if mask is None else {"class_mask": mask})
-        expected, refused = answer_or_error(Reference(settings, subject.box.sentences), case)
+        settings = reading.settings() | ({} if mask is None else {"class_mask": mask})
+        reference = Reference(settings, subject.shape, subject.box.form.targets == "rows")
+        expected, refused = answer_or_error(reference, case)
         if refused:  # a label outside the reading's classes: the reading stands unless the subject ignores that label
             return _counts_outside_labels(subject, case)
         answer, error = answer_or_error(subject, case)
@@ -99,6 +134,8 @@ def explains_failure(subject, case, mask=None):
 
 def _counts_outside_labels(subject, case):
     """Whether the loss changes with the logits of elements whose label is no class."""
+    if case.labels.ndim == 2:
+        return False
     outside = ~np.isin(case.labels, range(case.logits.shape[1]))
     other = replace(case, logits=np.where(outside[:, None], case.logits[:, ::-1] + 1.0, case.logits))
     (answer, _), (changed, _) = answer_or_error(subject, case), answer_or_error(subject, other)

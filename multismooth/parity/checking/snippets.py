@@ -1,9 +1,12 @@
 """A case as Python code to paste, which prints what both sides give for it."""
 
+from contextlib import suppress
+from dataclasses import replace
+
 import numpy as np
 
 from multismooth.convention import Convention
-from multismooth.parity.calling.black_box import LAYOUTS
+from multismooth.parity.calling.forms import one_hot
 from multismooth.parity.checking.shrink import repeated_integers
 from multismooth.parity.checking.subjects import answer_or_error
 from multismooth.parity.reading import changed_fields
@@ -14,7 +17,11 @@ STRIDES = {"torch": "torch.stack([z, -z], -1)[..., 0]", "numpy": "np.stack([z, -
 
 def code(case, a, b):
     """Python that prints what both sides give for the case."""
-    lines = [f"logits = {_array(case.logits)}", f"labels = np.array({case.labels.tolist()}, dtype=int)"]
+    if a.box.form.targets == "rows" and case.labels.ndim == 1:
+        with suppress(IndexError):  # a label that names no class
+            case = replace(case, labels=one_hot(case.labels, case.logits.shape[1]))
+    integers = "" if case.labels.ndim == 2 else ", dtype=int"
+    lines = [f"logits = {_array(case.logits)}", f"labels = np.array({case.labels.tolist()}{integers})"]
     for side in (a, b):
         lines += _call_of_reference(side, case) if side.name == "multismooth" else _call_of_subject(side, case)
     imports = ["import numpy as np", *(line for line in lines if line.startswith(("import ", "from ")))]
@@ -33,9 +40,8 @@ def _call_of_subject(side, case):
     text = "".join(f", {name}={_framework_literal(value, side)}" for name, value in keywords.items())
     answer, _ = answer_or_error(side, case)
     first = "[0]" if answer and answer.is_tuple else ""
-    axes, n = LAYOUTS[side.box.layout][0], len(case.labels)
-    shape = "" if axes is None else f".reshape({side.box.sentences(n)}, -1, {case.logits.shape[1]}).transpose{axes}"
-    flat = "" if axes is None else f".reshape({side.box.sentences(n)}, -1)"
+    shape, flat = side.box_of(case).form.as_code(len(case.labels), case.logits.shape[1])
+    flat = shape if case.labels.ndim == 2 else flat
     dtype = side.box.dtype if case.dtype == "float64" else case.dtype
     return _SNIPPETS[side.framework](side, shape, flat, dtype, text, first, case.strided)
 
@@ -45,8 +51,13 @@ def _name_and_import(side):
     fn = side.fn
     module, name = getattr(fn, "__module__", None), getattr(fn, "__qualname__", "")
     if module and name.isidentifier() and module != "__main__":
-        return name, [f"from {module} import {name}"]
-    return side.variable, [f"# {side.variable}: {side.name}"]
+        lines = [f"from {module} import {name}"]
+    else:
+        name, lines = side.variable, [f"# {side.variable}: {side.name}"]
+    if side.box.form.swapped:
+        lines.append(f"swapped = lambda logits, targets, **keywords: {name}(targets, logits, **keywords)")
+        name = "swapped"
+    return name, lines
 
 
 def _torch(side, shape, flat, dtype, keywords, first, strided):

@@ -1,8 +1,4 @@
-"""What is tried on two losses. A trial is a name, the cases that it needs, and a judge of one case.
-
-A judge gets both sides, the loss and what it is compared with, and returns a Finding: "pass", "fail", "remark"
-(well-known losses fail there too, so only `strict` makes it a failure), or "skip".
-"""
+"""What is tried on two losses. A trial is a name, the cases that it needs, and a judge of one case."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -10,10 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from multismooth.parity.calling.black_box import one_line
+from multismooth.parity.checking import judges
 from multismooth.parity.checking.cases import Case, standard_cases
-from multismooth.parity.checking.differences import Finding, compare_answers, compare_gradients, compare_losses, largest
-from multismooth.parity.checking.subjects import answer_or_error
+from multismooth.parity.checking.differences import Finding
 
 
 class Trial(NamedTuple):
@@ -23,157 +18,34 @@ class Trial(NamedTuple):
     fast: bool = True  # fast enough to be repeated while the failing case is shrunk
 
 
-# --- judges -----------------------------------------------------------------------------------------------------------
-
-
-def of_answers(compare):
-    """A judge from a comparison of two answers. It also judges where a side raises."""
-
-    def judge(a, b, case):
-        (answer, error), (expected, expected_error) = answer_or_error(a, case), answer_or_error(b, case)
-        if error and expected_error:
-            return Finding("skip", f"both refuse it: {one_line(error)}")
-        if error:
-            return Finding("fail", f"raises {one_line(error)}", float("inf"), 0.0)
-        if expected_error:
-            message = f"gives {largest(answer.loss):.6g}, but {b.name} raises {one_line(expected_error)}"
-            return Finding("fail", message)
-        return compare(answer, expected, case)
-
-    return judge
-
-
-def raising_fails(judge):
-    """The judge, with a failure where calling a side raises."""
-
-    def judge_or_fail(a, b, case):
-        try:
-            return judge(a, b, case)
-        except Exception as error:
-            return Finding("fail", f"raises {one_line(error)}", float("inf"), 0.0)
-
-    return judge_or_fail
-
-
-def failures_as_remarks(judge):
-    """The judge, with remarks in the place of failures."""
-
-    def judge_gently(a, b, case):
-        finding = judge(a, b, case)
-        return finding._replace(status="remark") if finding.status == "fail" else finding
-
-    return judge_gently
-
-
-same_loss = of_answers(compare_losses)
-same_gradient = of_answers(compare_gradients)
-same_answer = of_answers(compare_answers)
-
-
-@raising_fails
-def upstream_gradients(a, b, case):
-    """Another upstream gradient, and a second backward pass through the same graph."""
-    expected = b.answer(case)
-    shape = expected.loss.shape
-    cotangents = [np.ones(shape), np.resize([-2.0, 0.5, 3.0], shape), np.ones(shape)]
-    names = ("a backward pass", "another upstream gradient", "a second backward pass")
-    gradients = a.gradients(case, cotangents)
-    if gradients is None or expected.gradient is None:
-        return Finding("skip", "no automatic differentiation")
-    found = []
-    for name, cotangent, gradient in zip(names, cotangents, gradients, strict=True):
-        scaled = expected._replace(gradient=expected.gradient * cotangent[..., None])
-        finding = compare_gradients(a.answer(case)._replace(gradient=gradient), scaled, case)
-        if finding.status == "fail":
-            return finding._replace(message=f"{name}: {finding.message}")
-        found.append(finding)
-    return max(found, key=lambda finding: finding.difference)
-
-
-@raising_fails
-def same_bits_again(a, b, case):
-    first, second = a.new_answer(case), a.new_answer(case)
-    same = np.array_equal(first.loss, second.loss, equal_nan=True)
-    if same and first.gradient is not None:
-        same = np.array_equal(first.gradient, second.gradient, equal_nan=True)
-    if same:
-        return Finding("pass", "", 0.0, 0.0)
-    return Finding("fail", f"the same call gives {first.loss.flat[0]:.17g}, then {second.loss.flat[0]:.17g}")
-
-
-@raising_fails
-def inputs_untouched(a, b, case):
-    changed = a.new_answer(case).inputs_changed
-    return Finding("fail", "writes to its logits or labels") if changed else Finding("pass")
-
-
-def half_precision(a, b, case):
-    """float16 and bfloat16: a loss that refuses them gets a remark."""
-    _, error = answer_or_error(a, case)
-    if error:
-        return Finding("remark", f"does not take {case.dtype}: {one_line(error)}")
-    return same_answer(a, b, case)
-
-
-def infinite_where_expected(answer, expected, case):
-    if np.isfinite(expected.loss).all():
-        return compare_answers(answer, expected, case)
-    if np.array_equal(np.isinf(answer.loss), np.isinf(expected.loss)):
-        return Finding("pass")
-    got = f"{answer.loss.max():.6g}"
-    return Finding("fail", f"a smoothed class of probability 0 costs {largest(expected.loss)}, not {got}")
-
-
-def nothing_counted(a, b, case):
-    """A mean over nothing: NaN and an exception are remarks, another number is a failure."""
-    finding = same_answer(a, b, case)
-    if finding.status != "fail":
-        return finding
-    answer, error = answer_or_error(a, case)
-    is_number = not error and answer.loss.size > 0 and np.isfinite(answer.loss).all()
-    return finding if is_number else finding._replace(status="remark")
-
-
-def compiled(a, b, case):
-    subject = a.with_other_compilation()
-    return Finding("skip", "no compiler") if subject is None else same_answer(subject, b, case)
-
-
-def bad_label(a, b, case):
-    """A label that names no class must be refused, or the loss must not be finite."""
-    k = case.logits.shape[1]
-    bad = ~np.isin(case.labels, range(k))
-    if not bad.any():
-        return Finding("pass")
-    label = int(case.labels[bad][0])
-    answer, error = answer_or_error(a, case)
-    if error or not np.isfinite(answer.loss[bad] if answer.loss.ndim else answer.loss).all():
-        return Finding("pass")
-    for other in dict.fromkeys((label % k, 0, k - 1)):
-        of_other, _ = answer_or_error(b, replace(case, labels=np.where(bad, other, case.labels)))
-        if of_other and compare_losses(answer, of_other, case).status == "pass":
-            return Finding("fail", f"takes the label {label} for class {other}: the wrong class learns, silently")
-    finite = f"the loss is {answer.loss.flat[0]:.6g} all the same"
-    return Finding("remark", f"the label {label} names no class, and {finite}")
-
-
-def bad_label_in_both(a, b, case):
-    """A bad label in two ports. One refuses what the other takes: a remark. They take it and differ: a failure."""
-    answers = [answer_or_error(side, case)[0] for side in (a, b)]
-    answers = [answer if answer and np.isfinite(answer.loss).all() else None for answer in answers]
-    if answers == [None, None]:
-        return Finding("pass", "both refuse it")
-    if None in answers:
-        takes, refuses = (a, b) if answers[1] is None else (b, a)
-        return Finding("remark", f"{takes.name} takes the label {case.labels[-1]}, {refuses.name} does not")
-    return compare_answers(*answers, case)
-
-
 # --- cases ------------------------------------------------------------------------------------------------------------
 
 
 def _batch(domain):
     yield domain.case("a batch")
+
+
+def _layouts(domain):
+    for layout in domain.layouts:
+        yield domain.case("a batch", ignore=False, layout=layout)
+        if domain.ignore_index is not None:
+            yield domain.case("ignored labels", layout=layout)
+            yield _a_sentence_ignored(domain, layout)
+    if domain.has_sentences and domain.ignore_index is not None:
+        yield _a_sentence_ignored(domain, "")
+
+
+def _a_sentence_ignored(domain, layout):
+    case = domain.case("a whole sentence ignored", layout=layout)
+    return replace(case, labels=np.where(np.arange(12) < 7, domain.ignore_index, case.labels))
+
+
+def _rows_of_probabilities(domain):
+    if domain.takes_rows:
+        case = domain.case("soft rows", ignore=False)
+        allowed = np.isin(np.arange(domain.num_classes), list(domain.forbidden_labels), invert=True)
+        rows = allowed * np.exp2(np.round(np.random.default_rng(4).normal(size=case.logits.shape)))
+        yield replace(case, labels=rows / rows.sum(1, keepdims=True))
 
 
 def _single_precision(domain):
@@ -184,7 +56,9 @@ def _single_precision(domain):
 
 def _half_precisions(domain):
     for dtype in ("float16", "bfloat16"):
-        yield domain.case("half precision", dtype=dtype)
+        case = domain.case("half precision", dtype=dtype)
+        yield case
+        yield replace(case, name="half precision, logits up to 48", logits=8 * case.logits)
 
 
 def _large_logits(domain):
@@ -234,22 +108,27 @@ def _masked(domain):
 
 def trials(comparing, compile):
     """All trials, in the order of a report. comparing: two losses, not a loss and the specification."""
-    yield Trial("values", standard_cases, same_loss)
-    yield Trial("gradients", standard_cases, same_gradient)
-    yield Trial("masked", _masked, same_answer)
-    yield Trial("upstream", _batch, upstream_gradients)
-    yield Trial("repeat", _batch, same_bits_again)
-    yield Trial("untouched", _batch, inputs_untouched)
-    yield Trial("strided", _strided, same_answer)
-    yield Trial("dtypes", _single_precision, same_answer)
-    yield Trial("dtypes", _half_precisions, half_precision)
-    yield Trial("extremes", _large_logits, same_answer)
-    yield Trial("extremes", _minus_infinity, failures_as_remarks(of_answers(infinite_where_expected)))
-    yield Trial("nothing counted", _nothing, nothing_counted)
-    yield Trial("ignored NaN", _ignored_nan, failures_as_remarks(same_answer))
-    yield Trial("bad labels", _bad_labels, bad_label_in_both if comparing else bad_label)
+    yield Trial("values", standard_cases, judges.same_loss)
+    yield Trial("gradients", standard_cases, judges.same_gradient)
+    yield Trial("layouts", _layouts, judges.in_a_layout)
+    yield Trial("targets", _rows_of_probabilities, judges.of_soft_rows)
+    yield Trial("precision", _batch, judges.exact_enough)
+    yield Trial("masked", _masked, judges.same_answer)
+    yield Trial("upstream", _batch, judges.upstream_gradients)
+    yield Trial("repeat", _batch, judges.same_bits_again)
+    yield Trial("untouched", _batch, judges.inputs_untouched)
+    yield Trial("strided", _strided, judges.same_answer)
+    yield Trial("dtypes", _single_precision, judges.same_answer)
+    yield Trial("dtypes", _half_precisions, judges.half_precision)
+    yield Trial("extremes", _large_logits, judges.same_answer)
+    yield Trial(
+        "extremes", _minus_infinity, judges.failures_as_remarks(judges.of_answers(judges.infinite_where_expected))
+    )
+    yield Trial("nothing counted", _nothing, judges.nothing_counted)
+    yield Trial("ignored NaN", _ignored_nan, judges.failures_as_remarks(judges.same_answer))
+    yield Trial("bad labels", _bad_labels, judges.bad_label_in_both if comparing else judges.bad_label)
     if compile:
-        yield Trial("compiled", _batch, compiled, fast=False)
+        yield Trial("compiled", _batch, judges.compiled, fast=False)
 
 
 TRIAL_NAMES = tuple(dict.fromkeys(trial.name for trial in trials(False, True)))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from multismooth.convention import Convention
-from multismooth.parity.identifying import target_mass
+from multismooth.parity.identifying import factors
 from multismooth.parity.identifying.denominators import (
     WEIGHTED_KINDS,
     Denominator,
@@ -15,7 +15,9 @@ from multismooth.parity.identifying.denominators import (
     smoothing_distribution,
     smoothing_weight,
 )
-from multismooth.parity.reading import Reading
+from multismooth.parity.reading import COUNTING_SENTENCES, SENTENCE_MEANS, SENTENCES, Reading
+
+BY_SENTENCES = (SENTENCES, COUNTING_SENTENCES)
 
 
 class Denominators(NamedTuple):
@@ -42,14 +44,14 @@ class Denominators(NamedTuple):
     def belong_together(self):
         """Whether one convention may have them: all divide or none does, all by the caller's number or none."""
         divides = {denominator.kind != "" for denominator in self.present}
-        by_the_caller = {denominator.kind == "caller" for denominator in self.present}
+        by_the_caller = {denominator.kind in BY_SENTENCES for denominator in self.present}
         return (self.label or self.smoothing) is not None and len(divides) == len(by_the_caller) == 1
 
 
 def readings_of_pattern(observations, pattern, tolerance, has_z_loss):
     """The Readings of a pattern whose class weights stay as they were fitted."""
-    by_kind = [target_mass.denominators_by_kind(pattern, observation) for observation in observations]
-    fits = [target_mass.fit_factors(pattern, observation, has_z_loss) for observation in observations]
+    by_kind = [factors.denominators_by_kind(pattern, observation) for observation in observations]
+    fits = [factors.fit_factors(pattern, observation, has_z_loss) for observation in observations]
     label, smoothing, z_loss, misfits = np.array(fits).T
     if misfits.max() > 10 * tolerance:
         return
@@ -111,6 +113,9 @@ def _assembled(denominators, pattern, observation, rtol):
     convention = _convention(pattern, denominators)
     averaged = denominators.present[0].kind != ""
     reduction = "none" if observation.per_element else "mean" if averaged else "sum"
+    kind = denominators.present[0].kind
+    if pattern.sentence_means and not averaged:
+        return None
     label_power, smoothing_power = weight_powers(convention, reduction)
     label, smoothing = denominators.numerators
     weight, factor = pattern.weight, 1.0
@@ -124,13 +129,20 @@ def _assembled(denominators, pattern, observation, rtol):
     return Reading(
         convention=_with_constants(convention, denominators, scale, factor, rtol),
         label_smoothing=float(smoothing / scale),
-        reduction=reduction,
+        reduction=SENTENCE_MEANS if pattern.sentence_means else reduction,
         ignore_index=pattern.ignore_index,
         weight=weight,
         prior=pattern.prior,
         z_loss=0.0 if own is None else own.numerator * own.growth(factor) / scale,
-        normalizer="sentences" if convention.denominator == "caller" else None,
+        normalizer=_normalizer(kind, pattern.sentence_means),
     )
+
+
+def _normalizer(kind, sentence_means):
+    """The Reading's normalizer. Sentence means are of all sentences, unless it says otherwise."""
+    if kind == COUNTING_SENTENCES:
+        return COUNTING_SENTENCES
+    return SENTENCES if kind == SENTENCES and not sentence_means else None
 
 
 def _with_class_weights(pattern, denominators):
@@ -186,6 +198,8 @@ def _convention(pattern, denominators):
 
 def _kind(denominator, class_weights):
     """The kind in the convention. Under "mixture" the fitted weights are those of whole rows: their sum is Σ q·w."""
+    if denominator.kind in BY_SENTENCES:
+        return "caller"
     of_rows = class_weights == "mixture" and denominator.mass is None and denominator.kind == "target_weight"
     return "mixture_weight" if of_rows else denominator.kind
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from multismooth.parity.identifying.assembly import round_if_close
-from multismooth.parity.reading import changed_fields, settings_text
+from multismooth.parity.reading import SENTENCE_MEANS, changed_fields, settings_text
 from multismooth.registry import conventions
 
 
@@ -51,7 +51,8 @@ def _matching_smoothing(convention, readings, observations, rtol):
     for reading in readings:
         if convention.spread == "others" and reading.prior is not None:
             continue
-        if reading.reduction == "mean" and (convention.denominator == "caller") != (reading.normalizer is not None):
+        by_the_caller = reading.normalizer is not None or reading.reduction == SENTENCE_MEANS
+        if reading.reduction in ("mean", SENTENCE_MEANS) and (convention.denominator == "caller") != by_the_caller:
             continue
         try:
             eps = reading.convention.smoothing_for(convention, reading.label_smoothing, num_classes)

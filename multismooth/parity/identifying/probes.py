@@ -22,7 +22,7 @@ class Observation(NamedTuple):
     loss: np.ndarray  # (M,) or (M, N)
     gradient: Any  # (M, N, K), or None where fn has none
     precision: float
-    sentences: int | None  # B where the labels went in as (B, T)
+    shape: tuple[int, ...]  # in which fn got the elements: (N,), (B, T) or (B, H, W)
 
     @property
     def num_classes(self):
@@ -40,22 +40,23 @@ class Observation(NamedTuple):
 # --- calling fn -----------------------------------------------------------------------------------------------------
 
 
-def observe(box, labels, num_classes, times=1, scale=1.5):
+def observe(box, labels, num_classes, times=1, scale=1.5, least=8):
     """The Observation of `times` calls.
 
-    Without gradients there are at least 8 calls, which is enough for the three unknowns of `target_mass.fit_factors`.
+    Without gradients there are at least `least` calls: 8 are enough for the three unknowns of
+    `factors.fit_factors`.
     """
     labels = np.asarray(labels)
     answers, logits = [], []
     for z in random_logits(len(labels), num_classes, scale):
         answers.append(box(z, labels))
         logits.append(z)
-        if len(answers) >= (times if answers[0].gradient is not None else max(times, 8)):
+        if len(answers) >= (times if answers[0].gradient is not None else max(times, least)):
             break
     gradients = None if answers[0].gradient is None else np.stack([answer.gradient for answer in answers])
     losses = np.stack([answer.loss for answer in answers])
     precision = max(answer.precision for answer in answers)
-    return Observation(labels, np.stack(logits), losses, gradients, precision, box.sentences(len(labels)))
+    return Observation(labels, np.stack(logits), losses, gradients, precision, box.shape(len(labels), num_classes))
 
 
 def observe_or_none(box, labels, num_classes, like=None, **options):
@@ -105,7 +106,7 @@ def medium_length(num_classes):
 
     With K up to 34 it is at least 3·(K − 1), so every class occurs.
     """
-    return 3 * max(min(num_classes, 34) - 1, 1)
+    return 3 * max(min(num_classes, 34) - 1, 2)
 
 
 def long_length(num_classes):

@@ -6,13 +6,12 @@ Conventions that agree on every problem cannot be told apart: all of them are re
 """
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 
-from multismooth.errors import complain
-from multismooth.parity.calling.black_box import LAYOUTS, connect
 from multismooth.parity.identification import Identification
-from multismooth.parity.identifying import probes, reasons, target_mass
+from multismooth.parity.identifying import factors, probes, reasons, target_mass
 from multismooth.parity.identifying.equivalents import matching_names, simplicity, unique, variations, with_name
 from multismooth.parity.identifying.readings import readings
 from multismooth.parity.reading import settings_text
@@ -21,52 +20,13 @@ from multismooth.registry import conventions
 EXACT = 1e-11  # relative differences below this are float64 rounding
 
 
-def identify(fn, framework=None, *, num_classes=None, weight=None) -> Identification:
-    """What fn(logits, targets) computes: convention, ε, reduction, ignored label, and its names in the registry.
-
-    Args:
-        fn: takes (N, K) floating logits (or (B, T, K), or (B, K, T)) and integer labels; returns a scalar or one loss
-            per element, or (loss, gradient with respect to the logits). Whatever else it returns is not looked at.
-        framework: "torch", "jax" or "numpy"; None takes the first that works. PyTorch and JAX functions are
-            differentiated; of others, enough loss values are computed.
-        num_classes: K, for a fn that takes one K only; None tries several, and separates what one K cannot.
-        weight: (K,) class weights that fn closes over, if they are known. Unknown ones are found as far as they show:
-            up to a factor under a mean that divides by them.
-
-    Returns:
-        Identification. Its `convention` is None, and its text says why, when fn is no softmax cross-entropy.
-
-    Raises:
-        ValueError: fn cannot be called, with all that was tried.
-
-    Some things are the same on every problem and so cannot be told apart. smoothing_map "classy" is "identity" with
-    another ε. At one K alone, spread "others" is "all" with another ε. A denominator shows only as far as ignored
-    labels and weights change it. A floor larger than 30 elements looks like a sum. Batches without a counted element
-    are not tried.
-
-    >>> import numpy as np
-    >>> from multismooth import parity
-    >>> def criterion(z, y):
-    ...     log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
-    ...     off = 0.1 / (z.shape[1] - 1)
-    ...     return -((0.9 - off) * log_p[np.arange(len(y)), y] + off * log_p.sum(1)).sum()
-    >>> found = parity.identify(criterion)
-    >>> found.convention.spread, found.label_smoothing, found.reduction, "fairseq" in found.names
-    ('others', 0.1, 'sum', True)
-    """
-    if weight is not None:
-        weight = np.asarray(weight, dtype=np.float64)
-        if weight.ndim != 1 or num_classes not in (None, len(weight)):
-            raise complain("weight", "shape (K,), one entry per class", f"{weight.shape}", "num_classes= is K too.")
-        num_classes = len(weight)
-    box = connect(fn, framework, num_classes)
-    return Search(box, weight).run()
-
-
 class Search:
-    """One run of `identify`: the answers observed so far, and the readings that they allow."""
+    """The search for readings of one loss in one form: the answers observed so far, and the readings they allow.
 
-    def __init__(self, box, weight):
+    precision: machine epsilon of what fn computes in, where it is coarser than the dtype of its answers.
+    """
+
+    def __init__(self, box, weight=None, precision=0.0):
         self.box, self.weight, self.num_classes = box, weight, box.num_classes
         self.notes = []
         self.at_many_classes = None  # an Observation with many classes, where fn takes them
@@ -76,7 +36,7 @@ class Search:
         self.first = probes.observe(box, labels, self.num_classes, times=times)
         self.fitted = target_mass.fit(self.first)
         self.noise = max(float(np.nan_to_num(self.fitted.misfit, nan=np.inf).max()), self.fitted.constant_drift)
-        precision = self.first.precision
+        precision = self.precision = max(self.first.precision, precision)
         if precision > 1e-6:  # half precision: answers are exact to its rounding only
             self.limit, self.tolerance = 8 * precision, max(self.noise, precision) / 2
         else:
@@ -87,7 +47,7 @@ class Search:
 
     def run(self) -> Identification:
         if why := reasons.why_no_fixed_mass(self.first, self.fitted, self.limit):
-            return self._no_match(why)
+            return self._no_match(why, fixed_mass=False)
         try:
             patterns = target_mass.patterns(self.first, self.fitted.mass, max(self.tolerance, 4 * self.noise))
         except target_mass.NoConvention as reason:
@@ -115,8 +75,8 @@ class Search:
     def _mass(self, observations):
         return reasons.mass_of_an_element(self.box, observations, self.fitted)
 
-    def _no_match(self, why):
-        return Identification(why=why, notes=tuple(self.notes), asked=self._how_called())
+    def _no_match(self, why, fixed_mass=True):
+        return Identification(why=why, notes=tuple(self.notes), asked=self._how_called(), fixed_mass=fixed_mass)
 
     # --- observing ------------------------------------------------------------------------------------------------
 
@@ -128,12 +88,15 @@ class Search:
     def _observe_label_vectors(self, ignore_index):
         """The first problem and its variations, without those in which nothing counts."""
         vectors = probes.label_vectors(self.labels, self.num_classes)
-        found = [self._observe(labels, self.num_classes) for labels in vectors if (labels != ignore_index).any()]
+        times = 1 if self.num_classes > 2 else 3  # of two classes one gradient of one element is a single number
+        counting = [labels for labels in vectors if (labels != ignore_index).any()]
+        found = [self._observe(labels, self.num_classes, times=times) for labels in counting]
         return [self.first] + [observation for observation in found if observation is not None]
 
     def _with_many_classes(self, pattern):
         """The pattern with the excluded and ignored classes that only many classes show."""
-        if self.first.gradient is None or pattern.weight is not None or pattern.prior is not None:
+        free = pattern.weight is None and pattern.prior is None
+        if self.first.gradient is None or not free or not self.box.any_num_classes:
             return pattern
         labels = probes.uneven_labels(probes.accepted_labels(self.box, probes.MANY_CLASSES), probes.MANY_CLASSES)
         self.at_many_classes = self._observe(labels, probes.MANY_CLASSES, times=3)
@@ -160,31 +123,50 @@ class Search:
                 continue
             labels = self.first.labels.copy()
             labels[places] = label
-            observation = self._observe(labels, self.num_classes)
+            observation = self._observe(labels, self.num_classes, times=1 if self.num_classes > 2 else 3)
             if observation is not None:
                 found[label] = observation
         return found
 
+    def _without_a_sentence(self, label):
+        """An Observation in which the whole first sentence has a label, and a part of the second; None without one."""
+        shape = self.first.shape
+        if len(shape) == 1:
+            return None
+        labels, length = self.first.labels.copy(), len(self.first.labels) // shape[0]
+        labels[: length + 1] = label
+        return self._observe(labels, self.num_classes)
+
     def _with_outside_label(self, pattern):
         """(the pattern with the label outside [0, K) that it ignores, if there is one; the observations to explain)."""
         if pattern.ignore_index is not None:
-            return pattern, self.observations
-        for scope in ("all", "nll_only"):
-            ignoring = {label: replace(pattern, ignore_index=label, ignore_scope=scope) for label in self.outside}
+            return pattern, self._with_an_empty_sentence(pattern.ignore_index, self.observations)
+        means = (False, True) if len(self.first.shape) > 1 else (False,)
+        for scope, of_means in product(("all", "nll_only"), means):
+            changes = {"ignore_scope": scope, "sentence_means": of_means}
+            ignoring = {label: replace(pattern, ignore_index=label, **changes) for label in self.outside}
             found = [label for label, changed in ignoring.items() if self._explains(changed, self.outside[label])]
             if found and scope == "nll_only" and len(found) > 1:  # one-hot rows do so to any label outside [0, K)
                 self.notes = ["a label outside the classes is not refused: it loses its own term and keeps ε′"]
                 self.outside = {}
                 break
             if found:
-                return ignoring[found[0]], [*self.observations, self.outside[found[0]]]
+                observations = self._with_an_empty_sentence(found[0], self.observations)
+                return ignoring[found[0]], [*observations, self.outside[found[0]]]
         return pattern, self.observations
 
+    def _with_an_empty_sentence(self, label, observations):
+        """The observations, with one of a wholly ignored sentence, where fn has sentences."""
+        empty = self._without_a_sentence(label)
+        return observations if empty is None else [*observations, empty]
+
     def _explains(self, pattern, observation):
-        return target_mass.fit_factors(pattern, observation, self._has_z_loss())[-1] <= self.rtol
+        return factors.fit_factors(pattern, observation, self._has_z_loss())[-1] <= self.rtol
 
     def _observe_other_k(self):
         """Observations with few classes and with many, as far as fn takes them."""
+        if not self.box.any_num_classes:
+            return []
         few = probes.FEW_CLASSES if self.num_classes != probes.FEW_CLASSES else 5
         labels = self.labels[self.labels < few]
         found = [self._observe(probes.uneven_labels(labels, few), few) if len(labels) else None, self.at_many_classes]
@@ -255,11 +237,9 @@ class Search:
         return eps != best.label_smoothing, other_label, list(conventions).index(name)
 
     def _how_called(self):
-        precision = "float64" if self.first.precision < 1e-12 else "lower precision"
-        answers = "gradients" if self.first.gradient is not None else "values"
-        shapes, calls = LAYOUTS[self.box.layout][1], self.box.calls
-        return {"framework": self.box.mode, "for": answers, "shapes": shapes, "in": precision, "calls": calls}
+        return {"for": "gradients" if self.first.gradient is not None else "values"}
 
 
-def _relabelled(observation, label, other):
-    return observation._replace(labels=np.where(observation.labels == label, other, observation.labels))
+def _relabelled(observation, before, after):
+    """The observation with another label in the place of one."""
+    return observation._replace(labels=np.where(observation.labels == before, after, observation.labels))

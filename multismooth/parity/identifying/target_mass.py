@@ -12,14 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from multismooth.convention import Convention
-from multismooth.namespace import XP
-from multismooth.plan import plan_of
-from multismooth.problem import Problem, Settings
-from multismooth.reduction import summed
-
-PLAIN = Convention()
-
 
 class FittedLoss(NamedTuple):
     """A, z_loss and c, which the loss is linear in, and how well they fit the answers."""
@@ -43,6 +35,7 @@ class Pattern:
     exclude: tuple[int, ...] = ()
     ignore_index: int | None = None
     ignore_scope: str = "all"
+    sentence_means: bool = False  # every sentence's elements are divided by their number
 
 
 # --- A --------------------------------------------------------------------------------------------------------------
@@ -99,6 +92,29 @@ class NoConvention(Exception):
 
 def patterns(observation, mass, tolerance):
     """Every Pattern that A (N, K) may have. Raises NoConvention where there is none."""
+    try:
+        return _patterns(observation, mass, tolerance)
+    except NoConvention:
+        if len(observation.shape) == 1:
+            raise
+        counted = np.abs(mass).max(1) > tolerance * np.abs(mass).max()
+        in_a_mean = mass / share_in_sentence(counted, observation.shape)[:, None]
+        try:
+            found = _patterns(observation, in_a_mean, tolerance)
+        except NoConvention:
+            found = None
+        if found is None:
+            raise
+        return [replace(pattern, sentence_means=True) for pattern in found]
+
+
+def share_in_sentence(counted, shape):
+    """(N,) 1/(the counted elements of its sentence) for each element."""
+    lengths = np.maximum(counted.reshape(shape[0], -1).sum(1, keepdims=True), 1)
+    return np.broadcast_to(1 / lengths, (shape[0], counted.size // shape[0])).reshape(-1)
+
+
+def _patterns(observation, mass, tolerance):
     small = tolerance * np.abs(mass).max()
     labels, rows = _rows_by_label(observation.labels, mass, small)
     has_mass = np.abs(rows).max(1) > small
@@ -206,61 +222,3 @@ def _weights_and_prior(label_terms, row_factors, smoothing_row, labels, rtol):
 
 def _constant(values, rtol):
     return len(values) == 0 or np.ptp(values) <= rtol * np.abs(values).max()
-
-
-# --- the factors of the two terms, and the denominators they may have -----------------------------------------------
-
-
-def _summed_loss(z, labels, label_smoothing=0.0, convention=PLAIN, weight=None, prior=None, ignore_index=None):
-    """(Problem, Settings) of a summed loss."""
-    problem = Problem(z, labels, label_smoothing, weight=weight, prior=prior)
-    return problem, Settings(convention, axis=1, ignore_index=ignore_index, reduction="sum")
-
-
-def unit_terms(pattern, observation):
-    """(U, V), each (N, K): A where all mass is the label's (ε′ = 0), and where all mass is smoothed (ε′ = 1)."""
-    mode = "target" if pattern.class_weights == "mixture" else pattern.class_weights
-    convention = Convention(class_weights=mode, exclude=pattern.exclude, ignore_scope=pattern.ignore_scope)
-    both = []
-    for mass in (0.0, 1.0):
-        z, labels = observation.logits[0], observation.labels
-        arguments = convention, pattern.weight, pattern.prior, pattern.ignore_index
-        plan = plan_of(*_summed_loss(z, labels, mass, *arguments), XP)
-        a, b = (np.broadcast_to(x, labels.shape)[:, None] for x in (plan.a, plan.b))
-        v = 1 / z.shape[-1] if plan.v is None else plan.v
-        both.append(a * np.eye(z.shape[-1])[plan.labels] + b * v)
-    return both
-
-
-def denominators_by_kind(pattern, observation):
-    """{kind: D} for every kind of denominator that a mean may have, on the observation's labels."""
-    found = {}
-    for kind in ("target_weight", "counted", "all", "classes"):
-        z, convention = observation.logits[0], replace(PLAIN, denominator=kind)
-        arguments = convention, pattern.weight, None, pattern.ignore_index
-        plan = plan_of(*_summed_loss(z, observation.labels, 0.0, *arguments), XP)
-        found[kind] = float(summed(plan.denominator_share, z, 1, XP))
-    return found if observation.sentences is None else found | {"caller": float(observation.sentences)}
-
-
-def fit_factors(pattern, observation, with_z_loss):
-    """(G, H, z_loss, misfit) with A = G·U + H·V, fitted to the answers; NaN for a term that is 0 on these labels."""
-    log_p, lse = log_softmax(observation.logits)
-    terms = unit_terms(pattern, observation)
-    z_loss_terms = [terms[0].any(-1).astype(float)] if with_z_loss else []
-    if observation.gradient is not None:
-        p = np.exp(log_p)
-        columns = [u.sum(-1)[:, None] * p - u for u in terms]
-        columns += [2 * (lse * counted)[..., None] * p for counted in z_loss_terms]
-        expected = observation.gradient
-    else:
-        losses = [-(u * log_p).sum(-1) for u in terms] + [counted * lse**2 for counted in z_loss_terms]
-        columns = losses if observation.per_element else [loss.sum(-1) for loss in losses]
-        columns = [column - column.mean(0) for column in columns]
-        expected = observation.loss - observation.loss.mean(0)
-    design, expected = np.stack([column.ravel() for column in columns], axis=1), expected.ravel()
-    found = np.linalg.lstsq(design, expected)[0]
-    misfit = np.abs(design @ found - expected).max() / max(np.abs(expected).max(), 1e-300)
-    factors = [float(found[i]) if terms[i].any() else np.nan for i in (0, 1)]
-    z_loss = float(found[2]) if with_z_loss else np.nan
-    return *factors, z_loss, float(np.nan_to_num(misfit, nan=np.inf))
