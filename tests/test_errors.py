@@ -4,6 +4,7 @@ import ast
 import importlib
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import bad_calls
@@ -32,7 +33,10 @@ ELSEWHERE = {
     ("multismooth", "AttributeError"): "what Python says of a module",
     ("multismooth.errors", "MissingBackendError"): "says what to install",
     ("multismooth.errors", "ValueError"): "is about a complaint",
-    ("multismooth.parity.calling.black_box", "MissingBackendError"): "says what to install",
+    ("multismooth.parity.calling.connecting", "MissingBackendError"): "says what to install",
+    ("multismooth.parity.calling.frameworks", "NoLoss"): "is what fn returned instead; `connect` complains of it",
+    ("multismooth.parity.calling.forms", "IndexError"): "is how a loss of rows refuses a bad label",
+    ("multismooth.parity.calling.program", "ValueError"): "is what the program itself says",
     ("multismooth.demo", "ModuleNotFoundError"): "says what to install",
     ("multismooth.recording", "ValueSeen"): "is caught: the plan of such a call is not recorded",
     ("multismooth.backend", "NotImplementedError"): "a method that a backend has to bring",
@@ -150,6 +154,12 @@ OTHERS = {
         lambda: conventions["others"].smoothing_for(conventions["torch"], 1.0, 3),
     ),
     "ε of a row": (multismooth.SmoothingError, "no smoothing", lambda: Convention().target_row(2.0, 3)),
+    "no convention to register": (ValueError, "with a name", lambda: multismooth.register(Convention())),
+    "a name that is taken": (
+        ValueError,
+        "Choose another",
+        lambda: multismooth.register(replace(conventions["others"], name="torch")),
+    ),
     "integer logits": (ValueError, "Cast them", lambda: multismooth.OnlinePrior.start(3).update(LABELS, LABELS)),
     "a state of other classes": (
         ValueError,
