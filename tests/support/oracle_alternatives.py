@@ -31,7 +31,7 @@ class _Alternative(_Problem):
         self.teacher = None if teacher is None else np.moveaxis(np.asarray(teacher), self.axis, -1)
 
     def element(self, n):
-        """The element's loss in four parts, each of which has a denominator: label, smooth, square (the z-loss), added."""
+        """The element's loss in four parts, each with a denominator: label, smooth, square (the z-loss), added."""
         found = super().element(n)
         if found is None:
             return None
