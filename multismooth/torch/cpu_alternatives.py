@@ -1,7 +1,7 @@
 """The losses beside smoothing of one chunk on a CPU: few calls of PyTorch, in place, while the chunk is in cache.
 
 Every gradient is ∂/∂z = p·h − b·v − a·δ, with δ one at the label, plus what an added term adds. `_Chunk` has what all
-need: d = z − max z, p = softmax(z) and log Σ exp d. Then each alternative has one function, which returns the losses and
+need: d = z − max z, p = softmax(z) and log Σ exp d. Each alternative has one function, which returns the losses and
 writes the gradient to `chunk.out`. `multismooth.alternatives` has the formulas, and computes the elements whose loss
 here is not finite.
 
