@@ -184,6 +184,9 @@ CALLS = (
 )
 
 
+POWERS = tuple(("distillation_loss", {"temperature": t, "hard_weight": 0.5}) for t in (1.0, 2.0, 3.0, 4.0))
+
+
 def rows(dtype):
     """(logits, teacher, labels) of 60 rows of 40 classes: confident rows, ties of the largest logit, ignored labels."""
     rng = np.random.default_rng(0)
@@ -215,7 +218,7 @@ def test_every_kernel_is_the_text(kernel, framework, dtype, monkeypatch):
     weight, s = np.linspace(0.8, 1.2, 40), np.where(np.arange(60) % 7 == 0, 0.0, 1 + np.arange(60) / 60)
     prior = np.exp(np.arange(40) / 20)
     ran = set()
-    for name, given in CALLS:
+    for name, given in CALLS + POWERS:
         for extra in ({}, {"weight": weight, "sample_weight": s}, {"prior": prior / prior.sum(), "reduction": "sum"}):
             if name == "distillation_loss" and "hard_weight" not in given and set(extra) & {"weight", "prior"}:
                 continue

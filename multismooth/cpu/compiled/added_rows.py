@@ -86,6 +86,29 @@ def cooled(z, e, m, cold):
 
 
 @compiled(FAST)
+def powers(z, m, temperature, kind, v, soft, e):
+    """`cooled` into soft and `by_rows.exponentials` into e, which is soft^T for T of 1 to 4: their three sums."""
+    c1, c2 = rounded(e, temperature == 1), rounded(e, temperature == 2)
+    c3, c4 = rounded(e, temperature == 3), rounded(e, temperature == 4)
+    zero, cold = rounded(e, 0.0), rounded(e, 1 / temperature)
+    soft_total, total, smooth_sum = zero, zero, zero
+    for k in range(z.shape[0]):
+        d = z[k] - m
+        s = exp(d * cold)
+        square = s * s
+        soft[k] = s
+        e[k] = s * (c1 + c3 * square) + square * (c2 + c4 * square)
+        soft_total += s
+        total += e[k]
+        smooth_sum += d
+    if kind != EVEN:
+        smooth_sum = zero
+        for k in range(z.shape[0]):
+            smooth_sum += v[k] * (z[k] - m) if v[k] != 0 else zero
+    return soft_total, total, smooth_sum
+
+
+@compiled(FAST)
 def taught(e, soft, q, factor, soft_factor, q_factor, even_term, kind, v_factor, v):
     """e becomes e·factor + soft·soft_factor − q·q_factor − v·v_factor."""
     if kind == EVEN:
@@ -145,12 +168,11 @@ def margin(z, e, with_gradient, strength, margin, own, found):
 
 
 @compiled(set())
-def divergence(z, t, e, soft, q, with_gradient, strength, temperature, absent, own, found):
+def divergence(z, t, e, soft, q, with_gradient, strength, temperature, absent, soft_total, own, found):
     label, a, b, _, v, _, kind, share = own
     loss, factor = plain(own, found)
     m, cold, t_m = found[0], rounded(e, 1 / temperature), highest(t, EVEN, absent, rounded(e, -np.inf))
     t_total, distance = teachers(z, t, q, m, t_m, cold)
-    soft_total = cooled(z, soft, m, cold)
     loss += strength * (distance / t_total - math.log(t_total) + math.log(soft_total))
     if with_gradient:
         pull = strength / temperature

@@ -12,13 +12,14 @@ from multismooth.alternatives import Divergence, Focal, LabelFocal, Margin, Pena
 from multismooth.alternatives.focal import only_label
 from multismooth.cpu.compiled import class_arguments, coefficients
 from multismooth.cpu.compiled import supports as computes_loss
-from multismooth.cpu.compiled.added_rows import divergence, divergence_alone, margin, penalty
+from multismooth.cpu.compiled.added_rows import cooled, divergence, divergence_alone, margin, penalty, powers
 from multismooth.cpu.compiled.arithmetic import compiled, entry, rounded
 from multismooth.cpu.compiled.by_rows import BLOCK, EVEN, exponentials, highest
 from multismooth.cpu.compiled.focal_rows import by_class, by_label, unsmoothed
 
 PART = 2**20  # logits that a thread takes at a time
 FOCAL, SMOOTH_FOCAL, LABEL_FOCAL, PENALTY, MARGIN, DIVERGENCE = range(6)  # FOCAL: of the label alone
+POWERS = 1.0, 2.0, 3.0, 4.0  # temperatures T at which exp z is a product of exp(z/T) with itself
 KINDS = {Focal: SMOOTH_FOCAL, LabelFocal: LABEL_FOCAL, Penalty: PENALTY, Margin: MARGIN, Divergence: DIVERGENCE}
 
 
@@ -28,7 +29,13 @@ def row(what, z, t, e, soft, q, with_gradient, label, a, b, z_loss, strength, nu
     m = highest(z, kind, absent, rounded(e, -np.inf))
     if what == DIVERGENCE and a == 0 and b == 0 and z_loss == 0:
         return divergence_alone(z, t, e, q, with_gradient, m, strength, number, absent)
-    total, smooth_sum = exponentials(z, m, kind, v, absent, e)
+    soft_total = rounded(e, 0.0)
+    if what == DIVERGENCE and number in POWERS:
+        soft_total, total, smooth_sum = powers(z, m, number, kind, v, soft, e)
+    else:
+        total, smooth_sum = exponentials(z, m, kind, v, absent, e)
+        if what == DIVERGENCE:
+            soft_total = cooled(z, soft, m, rounded(e, 1 / number))
     if not 0 < total < np.inf:
         return 0.0, False
     log_total = math.log(total)
@@ -45,7 +52,7 @@ def row(what, z, t, e, soft, q, with_gradient, label, a, b, z_loss, strength, nu
         return penalty(z, e, with_gradient, strength, own, found)
     if what == MARGIN:
         return margin(z, e, with_gradient, strength, number, own, found)
-    return divergence(z, t, e, soft, q, with_gradient, strength, number, absent, own, found)
+    return divergence(z, t, e, soft, q, with_gradient, strength, number, absent, soft_total, own, found)
 
 
 @compiled(set())
