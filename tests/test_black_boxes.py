@@ -381,3 +381,19 @@ def test_compare_says_what_both_are_and_shows_the_digits_that_differ():
     assert "z_loss=1e-06" in text
     near = parity.compare(lambda z, y: entropy(z, y) * (1 + 1e-9), other)
     assert "off by 1.0e-09 of it" in str(near)
+
+
+def test_the_last_line_is_a_call_to_paste_that_gives_the_same():
+    torch = need("torch")
+    multismooth = pytest.importorskip("multismooth", reason="the package under test")
+    z, y = torch.randn(3, 4, 6, dtype=torch.float64), torch.randint(2, 6, (3, 4))
+    y[0, :2] = -100
+
+    def by_padding(z, y):
+        return torch.nn.functional.cross_entropy(z.reshape(-1, z.shape[-1]), y.reshape(-1), **ENTROPY)
+
+    for fn, more in ((mean_of_sentence_means, 0), (by_padding, 0), (summed_over_tokens, 1)):
+        labels = y.clamp(min=2) if more else y
+        last = str(parity.identify(fn)).split("\n")[-1].removeprefix("call").strip()
+        pasted = eval(last, {"multismooth": multismooth, "logits": z, "labels": labels})
+        np.testing.assert_allclose(pasted, fn(z, labels), rtol=1e-9)

@@ -37,7 +37,10 @@ def asked(monkeypatch):
     return asked
 
 
-COMMANDS = ("explain", "convert", "check", "compare", "identify", "doctor", "demo", "calibrate", "sweep")
+COMMANDS = (
+    *("explain", "convert", "check", "compare", "identify", "vectors", "doctor", "demo"),
+    *("calibrate", "sweep"),
+)
 
 
 def test_help_names_the_commands():
@@ -161,6 +164,32 @@ def test_what_cannot_be_done_ends_with_2_and_the_reason(arguments, text):
     assert result.exit_code == 2 if text else result.exit_code == 0, result.output
     assert text in result.stderr
     assert result.stdout == "" or not text
+
+
+def test_the_version_is_shown_alone():
+    result = invoke("--version")
+    assert (result.exit_code, result.stdout) == (0, f"multismooth {multismooth.__version__}\n")
+
+
+def test_explain_shows_the_least_loss_and_filters_its_list():
+    assert "at least 0.394398: H(q), in nats" in invoke("explain", "fairseq", "-k", "3").stdout
+    assert "at least 0\n" in invoke("explain", "tensor2tensor", "-k", "3").stdout
+    lines = invoke("explain", "--list", "--filter", "kl espnet").stdout.splitlines()
+    assert lines[-1].endswith(f"of {len(multismooth.conventions)} conventions")
+    assert all("KL" in line for line in lines[:-1:2])
+    assert lines[0].startswith("espnet ")
+
+
+def test_a_convention_of_a_file_is_taken_everywhere(losses, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import multismooth\n"
+        "mine = multismooth.Convention(name='mine', denominator='all', ignore_index=-100)\nnone = 3\n"
+    )
+    assert "mean divides by all elements" in invoke("explain", "mine.py:mine").stdout
+    assert invoke("check", f"{losses}:summed", "-c", "mine.py:mine", "--reduction", "sum", *NUMPY).exit_code == 0
+    assert invoke("check", f"{losses}:Criterion", "-c", "mine.py:mine", *NUMPY).exit_code == 1
+    assert "mine" in invoke("convert", "mine.py:mine", "torch").stdout
+    assert invoke("vectors", "-c", "mine.py:none").exit_code == 2
 
 
 def test_convert_gives_the_smoothing_and_what_is_left():

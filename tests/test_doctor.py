@@ -126,3 +126,14 @@ def test_jax_is_asked_for_its_devices(monkeypatch):
 
     monkeypatch.setattr(doctor, "import_module", lambda name: Jax())
     assert doctor._version("jax") == "broken: RuntimeError: unknown platform"
+
+
+def test_quick_is_one_convention_and_ends_in_a_verdict(monkeypatch):
+    steps = []
+    found = doctor.survey(on_step=lambda text, done, total: steps.append((done, total)), quick=True)
+    assert found, found.failures
+    assert found.verdict.startswith("everything agrees: ")
+    assert [done for done, _ in steps] == list(range(steps[0][1]))
+    assert len({(row.backend, row.device) for row in found.rows}) == len(steps)
+    failing = doctor.Survey({}, found.rows, ("one",))
+    assert failing.verdict.startswith("1 of the checks on ")

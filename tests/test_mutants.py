@@ -28,7 +28,7 @@ MUTANTS = [
 STRICT = [mutant for mutant in MUTANTS if "strict" in mutant.arguments]
 FORMS = {"torch": correct_torch.TORCH, "numpy": correct_losses.NUMPY, "jax": correct_losses.JAX}
 PARTS = 5  # tests that a framework's correct losses are split into
-OURS = {"torch": (50, 11), "numpy": (40, 12), "jax": (4, 13)}  # how many, and the seed
+OURS = {"torch": (52, 11), "numpy": (42, 12), "jax": (4, 13)}  # how many, and the seed
 
 
 def checked(case, **more):
@@ -102,6 +102,6 @@ def test_correct_losses_pass(framework, part, capsys):
 
 def test_correct_losses_are_many():
     number = sum(form.number for forms in FORMS.values() for form in forms) + sum(number for number, _ in OURS.values())
-    assert number >= 240
+    assert number >= 300
     assert sum(map(len, FORMS.values())) >= 35
     assert {form.framework for forms in FORMS.values() for form in forms} == set(OURS)

@@ -11,6 +11,7 @@ from adapters import NUMPY
 from formulas import FORMULAS, Z_LOSSES, difference
 from golden_cases import TIES, behind, cases
 
+import multismooth
 from multismooth import Convention, conventions, loss
 from multismooth.convention import CHOICES
 from multismooth.registry import aliases, resolve, unexpressed
@@ -228,3 +229,19 @@ def test_the_page_of_equivalents_is_up_to_date():
         assert f'convention="{name}"' in coming_from.page(), name
     callers = {name for name, convention in conventions.items() if convention.denominator == "caller"}
     assert set(coming_from.CALLER) <= callers
+
+
+def test_private_conventions_are_registered_for_a_while():
+    mine = multismooth.Convention(name="mine", denominator="all", spread="others")
+    with multismooth.register(mine) as registered:
+        assert registered is mine
+        assert multismooth.conventions["mine"] is mine
+        loss = multismooth.loss(np.zeros((2, 3)), np.array([0, 1]), convention="mine")
+        assert abs(loss - np.log(3)) < 1e-12
+        with multismooth.register(mine):
+            pass
+        assert "mine" in multismooth.conventions
+    assert "mine" not in multismooth.conventions
+    for wrong in (multismooth.Convention(), "mine", multismooth.Convention(name="torch", spread="others")):
+        with pytest.raises(ValueError, match="`convention`"):
+            multismooth.register(wrong)

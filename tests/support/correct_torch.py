@@ -214,3 +214,56 @@ def gradient_by_hand(z, y, label_smoothing, reduction, ignore_index):
         return loss, slope / counted.sum() if reduction == "mean" else slope
 
     return hand_made(z, y, lambda slope, upstream: slope * upstream[..., None], forward)
+
+
+# --- other layouts and rows -------------------------------------------------------------------------------------------
+
+
+@form(5, "torch", COMMON + " ignore_index")
+def sentences(z, y, **settings):
+    _, _, k = z.shape
+    loss = functional.cross_entropy(z.reshape(-1, k), y.reshape(-1), **settings)
+    return loss.reshape(y.shape) if settings["reduction"] == "none" else loss
+
+
+@form(5, "torch", COMMON + " ignore_index")
+def channels(z, y, **settings):
+    _, _, _ = z.shape
+    return functional.cross_entropy(z, y, **settings)
+
+
+@form(5, "torch", COMMON + " ignore_index")
+def images(z, y, **settings):
+    _, _, _, _ = z.shape
+    return functional.cross_entropy(z, y, **settings)
+
+
+@form(4, "torch", "label_smoothing", normalizer="sentences")
+def summed_over_tokens(z, y, label_smoothing):
+    _, _, k = z.shape
+    each = functional.cross_entropy(z.reshape(-1, k), y.reshape(-1), reduction="none", label_smoothing=label_smoothing)
+    return each.sum() / max(len(y), 1)
+
+
+@form(4, "torch", "label_smoothing", reduction="sentence means")
+def means_of_sentences(z, y, label_smoothing):
+    _, _, k = z.shape
+    settings = {"reduction": "none", "label_smoothing": label_smoothing}
+    each = functional.cross_entropy(z.reshape(-1, k), y.reshape(-1), **settings).reshape(y.shape)
+    return (each.sum(-1) / (y != -100).sum(-1).clamp(min=1)).sum() / max(len(y), 1)
+
+
+@form(6, "timm")
+def rows_of_probabilities(z, target, label_smoothing, reduction):
+    q = (1 - label_smoothing) * target + label_smoothing / z.shape[-1]
+    return reduced(-(q * z.log_softmax(-1)).sum(-1), torch.ones_like(target[..., 0]), reduction)
+
+
+@form(5, "torch", COMMON + " ignore_index")
+def targets_first(target, z, **settings):
+    return functional.cross_entropy(z, target, **settings)
+
+
+@form(5, "keras")
+def targets_first_as_rows(target, z, label_smoothing, reduction):
+    return rows_of_probabilities(z, target, label_smoothing, reduction)

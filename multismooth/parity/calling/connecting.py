@@ -39,6 +39,8 @@ def connect(fn, framework=None, num_classes=None, *, layouts=None, keywords=NO_K
                     raise complain("fn", "a loss as its result", str(error), error.remedy) from None
                 if failure:
                     failures.setdefault((mode, failure), (form.shapes, classes))
+                    if failure.startswith(("Tracer", "Concretization")):
+                        break  # it cannot be compiled, in whatever form
                     continue
                 if answers_to_labels(box, classes) and not (form.targets == "rows" and is_linear(box, classes)):
                     return _connected(box, layouts, classes, num_classes)
