@@ -179,7 +179,8 @@ def test_explain_shows_the_least_loss_and_filters_its_list():
 
 def test_a_convention_of_a_file_is_taken_everywhere(losses, tmp_path):
     (tmp_path / "mine.py").write_text(
-        "import multismooth\nmine = multismooth.Convention(name='mine', denominator='all', ignore_index=-100)\nnone = 3\n"
+        "from multismooth import Convention\n"
+        "mine = Convention(name='mine', denominator='all', ignore_index=-100)\nnone = 3\n"
     )
     assert "mean divides by all elements" in invoke("explain", "mine.py:mine").stdout
     assert invoke("check", f"{losses}:summed", "-c", "mine.py:mine", "--reduction", "sum", *NUMPY).exit_code == 0
