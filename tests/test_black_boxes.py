@@ -397,3 +397,19 @@ def test_the_last_line_is_a_call_to_paste_that_gives_the_same():
         last = str(parity.identify(fn)).split("\n")[-1].removeprefix("call").strip()
         pasted = eval(last, {"multismooth": multismooth, "logits": z, "labels": labels})
         np.testing.assert_allclose(pasted, fn(z, labels), rtol=1e-9)
+
+
+def test_keras_own_losses_are_read_in_their_order():
+    need("jax")
+    losses = need("keras").losses
+    expected = {
+        losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1): ("keras", "logits", ""),
+        losses.CategoricalCrossentropy(label_smoothing=0.1): ("keras", "probabilities", ""),
+        losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.1): ("", "logits", "targets 0.95 and 0.05"),
+        losses.CategoricalFocalCrossentropy(from_logits=True): ("", "logits", "focal loss, "),
+    }
+    for loss, (name, scores, said) in expected.items():
+        found = parity.identify(loss, "jax")
+        assert name in found.names or not name, str(found)
+        assert (found.form.swapped, found.form.scores) == (True, scores), str(found)
+        assert said in found.family, str(found)

@@ -180,7 +180,8 @@ class Search:
         else:
             labels, num_classes, n = self.labels, self.num_classes, probes.long_length(self.num_classes)
         fresh = probes.fresh_labels(labels, reading.ignore_index, n)
-        return self._observe(fresh, num_classes, scale=3.0) or self.first
+        scale = 1.5 if self.box.form.scores == "probabilities" else 3.0  # Keras clips probabilities at 1e-7
+        return self._observe(fresh, num_classes, scale=scale) or self.first
 
     # --- concluding -----------------------------------------------------------------------------------------------
 
