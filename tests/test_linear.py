@@ -195,7 +195,7 @@ def test_chunks_keep_to_the_workspace_in_equal_round_parts():
 def test_on_a_gpu_chunks_have_rows_in_the_thousands(rows, classes, dtype, expected, monkeypatch):
     torch = need("torch")
     module = need("multismooth.torch.linear")
-    monkeypatch.setattr(module.launch, "compiled", lambda: True)
+    monkeypatch.setattr(module.launch, "device", lambda tensor: True)
     hidden, classifier = (torch.empty((n, 16), dtype=getattr(torch, dtype), device="meta") for n in (rows, classes))
     settings = Settings(multismooth.conventions["torch"])
     assert module._chunk_rows(hidden, classifier, None, settings) == expected
