@@ -1,6 +1,7 @@
 """The losses beside smoothing: against the oracle in every backend, their laws, and where floating point is unkind."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 
@@ -531,3 +532,17 @@ def test_a_schedule_of_gamma_compiles_once():
 
     assert len({float(loss(gamma)) for gamma in (0.5, 1.0, 2.0)}) == 3
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize("framework", ["numpy", "torch"])
+@pytest.mark.parametrize("exclude", [(), (2,)], ids=["all", "one excluded"])
+@pytest.mark.parametrize("rows", [False, True], ids=["(K,)", "(N, K)"])
+def test_a_teacher_alone_with_a_class_mask_is_one_without_the_absent_classes(framework, exclude, rows):
+    module, rng = need(f"multismooth.{framework}"), np.random.default_rng(0)
+    array = need("torch").from_numpy if framework == "torch" else np.asarray
+    z, teacher, mask = rng.normal(size=(4, 5)), rng.normal(size=(4, 5)), np.array([False, False, True, True, True])
+    convention = replace(multismooth.conventions["torch"], exclude=exclude)
+    given = {"class_mask": array(np.tile(mask, (4, 1)) if rows else mask), "convention": convention}
+    found = module.distillation_loss(array(z), array(teacher), temperature=2.0, **given)
+    expected = multismooth.numpy.distillation_loss(z[:, mask], teacher[:, mask], temperature=2.0)
+    np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-12)

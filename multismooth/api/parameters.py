@@ -6,6 +6,7 @@ from multismooth import alternatives
 from multismooth.api import argument_checks, target_checks
 from multismooth.api.conversions import Conversions
 from multismooth.errors import TargetError, complain
+from multismooth.plan import included_classes
 from multismooth.registry import resolve
 from multismooth.spec import along
 
@@ -54,15 +55,15 @@ class Parameters(Conversions):
 
     def any_labels(self, logits, class_mask, convention, axis):
         """(labels that are all valid, the class axis) for a call without targets: the first class that exists."""
-        z, xp, excluded = self._floating("logits", logits), self.backend.xp, resolve(convention).exclude
+        z, xp, convention = self._floating("logits", logits), self.backend.xp, resolve(convention)
         axis = argument_checks.axis_index(-1 if axis is None else axis, z.ndim, "the logits")
         mask = self._mask(class_mask, z, z.shape[axis], axis)
-        first = next(k for k in range(z.shape[axis] + 1) if k not in excluded)
-        labels = self.backend.array(first, z)
+        labels = self.backend.array(next(k for k in range(z.shape[axis] + 1) if k not in convention.exclude), z)
         if mask is not None:
-            included = xp.constant([k not in excluded for k in range(z.shape[axis])], z)
-            included = included if mask.ndim == 1 else along(included, z, axis, xp)
-            labels = xp.argmax(xp.astype(mask, included.dtype) * included, axis=-1 if mask.ndim == 1 else axis)
+            allowed = along(mask, z, axis, xp) if mask.ndim == 1 else mask
+            if convention.exclude:
+                allowed = allowed & included_classes(convention, z, axis, xp)
+            labels = xp.argmax(xp.astype(allowed, xp.float_of(z)), axis=axis)
         return xp.broadcast_to(labels, argument_checks.elements_shape(z.shape, axis)), axis
 
     def _teacher(self, teacher, z, axis, validate):
