@@ -355,10 +355,10 @@ def test_distillation_is_named():
 
 
 def test_what_is_nothing_known_is_said_to_be_that():
-    def odd(z, y):
+    def rooted(z, y):
         return np.sqrt(1 + (log_p(z)[np.arange(len(y)), y]) ** 2).mean()
 
-    found = parity.identify(odd, "numpy")
+    found = parity.identify(rooted, "numpy")
     assert not found
     assert not found.family
     assert "nor is it a loss that is known here" in found.why
