@@ -140,7 +140,12 @@ def existing(mask, excluded, num_classes):
     if mask is not None:
         yield "class_mask", mask
     if excluded:
-        yield "convention", ~np.isin(np.arange(num_classes), excluded)
+        yield "convention", included(excluded, num_classes)
+
+
+def included(excluded, num_classes):
+    """The (K,) mask of the classes that a convention does not exclude."""
+    return ~np.isin(np.arange(num_classes), excluded)
 
 
 def allowed_classes(mask, excluded, num_classes, axis):

@@ -175,7 +175,7 @@ def expectations(problem, settings):
         return None
     epsilon = problem.label_smoothing if isinstance(problem.label_smoothing, float) else 0.5
     mass = convention.mass(epsilon, convention.receivers(num_classes)) if convention.class_weights == "per_term" else 0
-    included = ~np.isin(np.arange(num_classes), convention.exclude) if restricted else None
+    included = argument_checks.included(convention.exclude, num_classes) if restricted else None
     return Expectations(
         num_classes,
         axis,

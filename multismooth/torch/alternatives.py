@@ -3,19 +3,18 @@
 As in `autograd`, a call that needs more than a first derivative with respect to the logits uses the formulas.
 """
 
-import numpy as np
 import torch
 
 from multismooth import alternatives
 from multismooth.cpu import alternatives as cpu
-from multismooth.cpu.buffers import age_buffers, gradient_memory
+from multismooth.cpu.buffers import age_buffers
 from multismooth.cpu.choice import MIN_LOGITS_FOR_THREADS, cores
 from multismooth.implementations import select
 from multismooth.spec import wide
 from multismooth.torch import cpu_alternatives as chunk
 from multismooth.torch.autograd import differentiates_backward, scale_
 from multismooth.torch.choice import NUMPY_DTYPES
-from multismooth.torch.cpu_kernels import as_numpy, plan_as_numpy
+from multismooth.torch.cpu_kernels import as_numpy, memory, plan_as_numpy
 from multismooth.torch.namespace import XP, float_of
 
 
@@ -40,7 +39,9 @@ def evaluate(logits, plan, alternative, axis, with_gradient):
         if with_gradient:
             return alternative.losses_and_gradient(logits, plan, axis, XP)
         return alternative.losses(logits, plan, axis, XP), None
-    gradient = memory(logits, axis) if with_gradient else None
+    gradient = None
+    if with_gradient:
+        gradient = cpu.layout_of(logits, axis).as_logits(memory(logits, float_of(logits)), XP)
     if name == "numba":
         workers = 1 if logits.numel() < MIN_LOGITS_FOR_THREADS else min(torch.get_num_threads(), cores())
         target = None if gradient is None else gradient.numpy()
@@ -50,13 +51,6 @@ def evaluate(logits, plan, alternative, axis, with_gradient):
     if chunk.supports(plan, alternative):
         fast = {"kernel": chunk.kernel, "most": chunk.CHUNK_LOGITS}
     return cpu.evaluate(name, logits, plan, alternative, axis, XP, gradient, **fast), gradient
-
-
-def memory(logits, axis):
-    """For a gradient in the computing dtype, in the layout of the logits."""
-    dtype = float_of(logits)
-    entries = torch.from_numpy(gradient_memory(logits.numel() * dtype.itemsize, np.uint8)).view(dtype)
-    return cpu.layout_of(logits, axis).as_logits(entries, XP)
 
 
 class _Loss(torch.autograd.Function):

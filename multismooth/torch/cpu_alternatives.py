@@ -54,7 +54,7 @@ class _Chunk:
 
     def statistics(self, log_total):
         """(lse, nll, smooth) of the plan, from d."""
-        smooth = 0.0 if unsmoothed(self.plan) else self.plan.v_sum * log_total - weighted_sum(self.d, self.plan.v)
+        smooth = 0.0 if only_label(self.plan) else self.plan.v_sum * log_total - weighted_sum(self.d, self.plan.v)
         return self.peak + log_total, log_total - self.at_label(self.d), smooth
 
     def losses(self, statistics):
@@ -66,7 +66,7 @@ class _Chunk:
         All but the last step are in p: `out` is read from memory when it is first written.
         """
         terms, by = list(added), wide(height, 1, XP)
-        if not unsmoothed(plan):
+        if not only_label(plan):
             b = -plan.b if plan.v is not None else plan.b * (-1 / p.shape[1])
             terms.insert(0, (1.0 if plan.v is None else plan.v, b))
         if terms:
@@ -85,10 +85,6 @@ def softmax(z, p):
     """Write softmax(z) to p, which may be z, and return it."""
     torch.softmax(z, 1, out=p)
     return p.div_(p.sum(1, keepdim=True)) if p.ndim == 2 and p.shape[1] >= MIN_CLASSES_SUMMED_AGAIN else p
-
-
-def unsmoothed(plan):
-    return isinstance(plan.b, float) and plan.b == 0.0
 
 
 def height(plan, lse):

@@ -39,7 +39,7 @@ def chunked(logits, plan, axis, with_gradient=True, summed=False, out=None, upst
     layout, gradient = layout_of(logits, axis), None
     if with_gradient:
         fits = out is not None and cpu.fits(layout, as_numpy(logits), as_numpy(out))
-        gradient = out if fits else layout.as_logits(memory(logits), XP)
+        gradient = out if fits else layout.as_logits(memory(logits, logits.dtype), XP)
     loss = chunks.evaluate(
         chunk.kernel, layout, logits, plan_as_tensors(plan), XP, gradient, chunk.CHUNK_LOGITS, upstream=upstream
     )
@@ -48,9 +48,9 @@ def chunked(logits, plan, axis, with_gradient=True, summed=False, out=None, upst
     return loss.sum() if summed else loss, gradient
 
 
-def memory(logits):
-    """For a gradient, of the logits' dtype."""
-    return torch.from_numpy(gradient_memory(logits.numel() * logits.itemsize, np.uint8)).view(logits.dtype)
+def memory(logits, dtype):
+    """For a gradient of this dtype."""
+    return torch.from_numpy(gradient_memory(logits.numel() * dtype.itemsize, np.uint8)).view(dtype)
 
 
 # --- through the memory that NumPy sees ------------------------------------------------------------------------------

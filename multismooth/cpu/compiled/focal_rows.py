@@ -7,18 +7,7 @@ row.
 import math
 
 from multismooth.cpu.compiled.arithmetic import FAST, compiled, rounded
-from multismooth.cpu.compiled.by_rows import EVEN
-
-
-@compiled(FAST)
-def scaled(e, factor, even_term, kind, v_factor, v):
-    """e becomes e·factor − v·v_factor."""
-    if kind == EVEN:
-        for k in range(e.shape[0]):
-            e[k] = e[k] * factor - even_term
-    else:
-        for k in range(e.shape[0]):
-            e[k] = e[k] * factor - v_factor * v[k]
+from multismooth.cpu.compiled.by_rows import EVEN, gradient
 
 
 @compiled(FAST)
@@ -75,7 +64,7 @@ def unsmoothed(z, e, with_gradient, gamma, own, found):
     loss = z_loss * lse * lse + (a * cost if a != 0 else 0.0)
     if with_gradient:
         zero = rounded(e, 0.0)
-        scaled(e, rounded(e, (a * slope + 2 * z_loss * lse) / total), zero, kind, zero, v)
+        gradient(e, rounded(e, (a * slope + 2 * z_loss * lse) / total), zero, zero, kind, v)
         e[label] -= a * slope
     return loss, math.isfinite(loss)
 
@@ -113,7 +102,7 @@ def by_label(z, e, with_gradient, gamma, own, found):
     if with_gradient:
         height, smoothing = power * (a + b * v_sum) + 2 * z_loss * lse, power * b
         factor = rounded(e, height / total + pull)
-        scaled(e, factor, rounded(e, smoothing * share), kind, rounded(e, smoothing), v)
+        gradient(e, factor, rounded(e, smoothing), rounded(e, smoothing * share), kind, v)
         own_share = share if kind == EVEN else v[label]
         e[label] = e_y * (height / total) - smoothing * own_share - power * a - rise  # `pull` is of the others
     return power * loss + z_loss * lse * lse, math.isfinite(loss) and pull < 1e30
