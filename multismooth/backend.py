@@ -149,8 +149,10 @@ def total(problem, settings, xp, elements=None):
     return loss if settings.reduction == "none" else xp.sum(loss)
 
 
-def terms(problem, settings, xp):
+def terms(problem, settings, xp, logits=None):
     """Per-element loss, unsmoothed loss and weight, by the formulas of `spec`.
+
+    `logits`: those of this device, where the problem's are a shape of all classes.
 
     A term with another denominator than the loss is multiplied by their ratio, so that Σ loss / Σ weight is the mean.
     """
@@ -159,6 +161,7 @@ def terms(problem, settings, xp):
     if plan.smooth_denominator_share is not None or plan.z_loss_denominator_share is not None:
         own, *others = denominators([(plan, z)], settings, xp)
         plan = spec.scaled(plan, 1.0, *(None if other is None else own * reciprocal(other, z, xp) for other in others))
-    lse, nll, smooth = spec.finished(spec.statistics(z, plan, axis, xp), xp)
+    found = spec.statistics(z if logits is None else logits, plan, axis, xp)
+    lse, nll, smooth = spec.finished(found, xp)
     share = xp.broadcast_to(xp.constant(plan.denominator_share, z), lse.shape)
     return Terms(spec.elements(lse, nll, smooth, plan, xp), spec.product(plan.label_weight, nll, xp), share)

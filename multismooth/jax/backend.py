@@ -13,7 +13,7 @@ import numpy as np
 from multismooth import alternatives, backend, binary
 from multismooth.errors import complain
 from multismooth.jax import alternatives as fast
-from multismooth.jax import kernel, linear
+from multismooth.jax import classes, linear
 from multismooth.jax.namespace import XP
 from multismooth.problem import Call
 
@@ -21,6 +21,11 @@ from multismooth.problem import Call
 def on_cpu(array):
     """Whether NumPy can read the array without a copy."""
     return all(device.platform == "cpu" for device in array.devices())
+
+
+def in_parts(array):
+    """Whether no device has all of the array."""
+    return len(array.devices()) > 1 and not array.is_fully_replicated
 
 
 def readable(array):
@@ -69,6 +74,8 @@ class JaxBackend(backend.Backend):
 
     def values(self, array, validate):
         if isinstance(array, jax.core.Tracer) or not array.is_fully_addressable or not (validate or on_cpu(array)):
+            return None
+        if not validate and in_parts(array) and self.kind(array) != "integer":  # labels are few, and worth an error
             return None
         return readable(np.asarray(array))
 
@@ -142,7 +149,7 @@ class JaxBackend(backend.Backend):
 
 @partial(jax.jit, static_argnums=1)
 def _loss(problem, settings):
-    return backend.total(problem, settings, XP, kernel.elements)
+    return classes.total(problem, settings)
 
 
 @partial(jax.jit, static_argnums=(1, 3))
@@ -157,13 +164,13 @@ def _alternative(problem, settings, alternative, zeros):
 
 @partial(jax.jit, static_argnums=1)
 def _terms(problem, settings):
-    return backend.terms(problem, settings, XP)
+    return classes.terms(problem, settings)
 
 
 @partial(jax.jit, static_argnums=1)
 def _loss_and_grad(problem, settings):
     def summed(logits):
-        loss = backend.total(problem._replace(logits=logits), settings, XP, kernel.elements)
+        loss = classes.total(problem._replace(logits=logits), settings)
         return jnp.sum(loss), loss
 
     gradient, loss = jax.grad(summed, has_aux=True)(problem.logits)
