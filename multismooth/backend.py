@@ -12,9 +12,10 @@ import numpy as np
 
 from multismooth import alternatives, binary, correction, spec
 from multismooth.api import argument_checks, containers
+from multismooth.errors import complain
 from multismooth.plan import plan_of, smooth_targets
 from multismooth.problem import Terms
-from multismooth.reduction import denominators, reciprocal, reduced_plan
+from multismooth.reduction import denominators, here, reciprocal, reduced_plan
 
 
 class Backend:
@@ -37,6 +38,7 @@ class Backend:
     name: str
     xp: object
     options: Mapping[type, type] = MappingProxyType({})
+    count_dtype: object = None  # the dtype of a normalizer; None: the framework's default float
 
     def is_array(self, value):
         raise NotImplementedError
@@ -136,6 +138,13 @@ class Backend:
         problem, settings = call.problem, call.settings
         return self.xp.astype(smooth_targets(problem, settings, self.xp), problem.logits.dtype, copy=False)
 
+    def sum_over(self, group, axis_name):
+        """The function that sums a 0-d array over the processes of a group, or over the mesh axes of this name."""
+        return summing(self.name, group, axis_name)
+
+    def normalizer(self, call, summed):
+        return normalizer(call.problem, call.settings, self.xp, summed)
+
     def binary_loss(self, problem, reduction):
         return binary.loss(problem, reduction, self.xp)
 
@@ -172,3 +181,27 @@ def terms(problem, settings, xp, logits=None):
     lse, nll, smooth = spec.finished(found, xp)
     share = xp.broadcast_to(xp.constant(plan.denominator_share, z), lse.shape)
     return Terms(spec.elements(lse, nll, smooth, plan, xp), spec.product(plan.label_weight, nll, xp), share)
+
+
+def normalizer(problem, settings, xp, summed):
+    """The denominator of the loss, of which `summed` adds the parts of several processes."""
+    convention = settings.convention
+    others = None if convention.smooth_denominator == convention.denominator else convention.smooth_denominator
+    if others is not None or convention.denominator == "caller":
+        got = "a number that only the caller has" if others is None else f"also by another one, {others!r}"
+        remedy = "Add up Σ loss and Σ weight of `terms` over the parts, and divide."
+        raise complain("convention", "one whose mean divides by one known number", got, remedy)
+    total = denominators([(plan_of(problem, settings, xp), problem.logits)], settings, xp, summed)[0]
+    return xp.constant(total, problem.logits)
+
+
+def summing(name, group, axis_name, sum_over_group=None, sum_over_axes=None):
+    """The function for `Backend.sum_over`: one of these two, or none where all is here."""
+    given = {"group": (group, sum_over_group, "torch"), "axis_name": (axis_name, sum_over_axes, "jax")}
+    for argument, (value, function, framework) in given.items():
+        if value is not None and function is None:
+            expected = f"None in multismooth.{name}"
+            raise complain(argument, expected, type(value).__name__, f"It belongs to multismooth.{framework}.")
+    if group is not None:
+        return lambda total: sum_over_group(total, group)
+    return here if axis_name is None else lambda total: sum_over_axes(total, axis_name)

@@ -73,10 +73,15 @@ def coefficients(settings, *terms):
     return [name for name in names if name != "b" or settings.convention.ignore_scope != "nll_only"]
 
 
-def denominators(plans, settings, xp):
+def here(total):
+    """The total of all processes, where there is one."""
+    return total
+
+
+def denominators(plans, settings, xp, across=here):
     """The denominators of the loss, its smoothing term and its z-loss, over all (plan, logits) pairs of a call.
 
-    None for a term that has the loss's denominator.
+    None for a term that has the loss's denominator. `across` adds up the totals of several processes.
     """
     first, z = plans[0]
 
@@ -84,7 +89,7 @@ def denominators(plans, settings, xp):
         if getattr(first, share) is None:
             return None
         shares = sum(summed(getattr(plan, share), logits, settings.axis, xp) for plan, logits in plans)
-        return denominator(shares, z, settings.convention, xp)
+        return denominator(across(shares), z, settings.convention, xp)
 
     return [total(share) for share in SHARES]
 

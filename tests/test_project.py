@@ -29,7 +29,18 @@ FILES = {
 # A module may import its own layer and those above it in this list.
 LAYERS = [
     {"errors"},
-    {"convention", "registry", "problem", "spec", "plan", "reduction", "binary", "correction", "linear"}  # mathematics
+    {
+        "convention",
+        "registry",
+        "problem",
+        "spec",
+        "classes",
+        "plan",
+        "reduction",
+        "binary",
+        "correction",
+        "linear",
+    }  # mathematics
     | {"alternatives"}  # beside smoothing
     | {"namespace", "implementations", "recording"},  # what a kernel is told
     {"cpu"},
@@ -226,6 +237,10 @@ SIGNATURES = {
     "confidence_penalty": (["logits", "targets"], ["beta", *NAMES]),
     "margin_smoothing": (["logits", "targets"], ["margin", "strength", *NAMES]),
     "distillation_loss": (["logits", "teacher_logits", "targets"], ["temperature", "hard_weight", *NAMES]),
+    "normalizer": (
+        ["targets", "num_classes"],
+        ["label_smoothing", "convention", "weight", "sample_weight", "ignore_index", "axis", "group", "axis_name"],
+    ),
     "unigram_prior": (["targets", "num_classes"], ["pseudo_count", "ignore_index"]),
 }
 BESIDE = ("focal_loss", "confidence_penalty", "margin_smoothing", "distillation_loss")  # smoothing is off by default
@@ -241,7 +256,7 @@ def test_signatures_are_the_contracts_everywhere(module, name):
     assert [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD] == positional
     assert [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY] == named
     for argument in named:
-        expected = -1 if (name, argument) == ("smooth_targets", "axis") else DEFAULTS.get(argument)
+        expected = -1 if argument == "axis" and name in ("smooth_targets", "normalizer") else DEFAULTS.get(argument)
         expected = 0.0 if argument == "label_smoothing" and name in BESIDE else expected
         assert parameters[argument].default == expected, argument
     assert ">>>" in function.__doc__

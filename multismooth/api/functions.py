@@ -4,12 +4,13 @@ from typing import Any, Unpack
 
 from multismooth.api.alternative_functions import AlternativeFunctions
 from multismooth.api.linear_functions import HeadFunctions
+from multismooth.api.normalizer_functions import NormalizerFunctions
 from multismooth.api.options import LossOptions, TargetOptions, TermsOptions
 from multismooth.api.prior_functions import PriorFunctions
 from multismooth.problem import Terms
 
 
-class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
+class Functions(HeadFunctions, AlternativeFunctions, NormalizerFunctions, PriorFunctions):
     """The functions of one backend. Its methods become the public functions, such as `multismooth.torch.loss`."""
 
     def __init__(self, backend):

@@ -16,6 +16,7 @@ from multismooth.jax import alternatives as fast
 from multismooth.jax import classes, linear
 from multismooth.jax.namespace import XP
 from multismooth.problem import Call
+from multismooth.reduction import here
 
 
 def on_cpu(array):
@@ -124,6 +125,15 @@ class JaxBackend(backend.Backend):
         shape, dtype = call.problem.logits.shape, call.problem.logits.dtype
         return _smooth_targets(call.problem._replace(logits=None), call.settings, shape, dtype)
 
+    def sum_over(self, group, axis_name):
+        return backend.summing(self.name, group, axis_name, sum_over_axes=jax.lax.psum)
+
+    def normalizer(self, call, summed):
+        z = call.problem.logits
+        arguments = call.problem._replace(logits=None), call.settings, z.shape, z.dtype
+        # jit would compile anew for each function; a sum over mesh axes is traced by the caller anyway
+        return _normalizer(*arguments) if summed is here else _normalizer.__wrapped__(*arguments, summed)
+
     def binary_loss(self, problem, reduction):
         return _binary_loss(problem, reduction)
 
@@ -175,6 +185,12 @@ def _loss_and_grad(problem, settings):
 
     gradient, loss = jax.grad(summed, has_aux=True)(problem.logits)
     return loss, gradient
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _normalizer(problem, settings, shape, dtype, summed=here):
+    problem = problem._replace(logits=jnp.zeros(shape, dtype))
+    return backend.normalizer(problem, settings, XP, summed)
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3))

@@ -6,7 +6,7 @@ import torch
 from multismooth import spec
 from multismooth.api import containers
 from multismooth.api.functions import Functions
-from multismooth.backend import Backend, total
+from multismooth.backend import Backend, summing, total
 from multismooth.errors import complain
 from multismooth.implementations import select
 from multismooth.reduction import reduced_plan
@@ -31,6 +31,12 @@ def torch_readable(value):
     return value if plain else value.astype(value.dtype.newbyteorder("="), order="C")
 
 
+def sum_over_group(total, group):
+    from multismooth.torch import sharding  # torch.distributed takes 0.1 s, and not every build has it
+
+    return sharding.summed(total, group)
+
+
 def first_element(ndim, axis):
     """The index of the first element's logits."""
     return tuple(slice(None) if k == axis else 0 for k in range(ndim))
@@ -39,6 +45,7 @@ def first_element(ndim, axis):
 class TorchBackend(Backend):
     name = "torch"
     xp = XP
+    count_dtype = torch.float64
 
     def is_array(self, value):
         return isinstance(value, torch.Tensor)
@@ -169,6 +176,9 @@ class TorchBackend(Backend):
             return total(problem, call.settings, XP, operators.elements)
         self._record_spec()
         return super().loss(call)
+
+    def sum_over(self, group, axis_name):
+        return summing(self.name, group, axis_name, sum_over_group=sum_over_group)
 
     def alternative(self, call, alternative):
         if compat.eligible(call.problem.logits, others=[*call.problem, *alternative][1:]):
