@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from multismooth.problem import Terms
+
 
 class HeadFunctions:
     """`linear_loss` and related functions, for `multismooth.api.functions.Functions`."""
@@ -89,6 +91,44 @@ class HeadFunctions:
         return self._backend.linear_loss_and_grad(*self._head(
             hidden, classifier, bias, chunk_rows, accumulate, targets, label_smoothing, convention, weight, prior,
             class_mask, sample_weight, ignore_index, z_loss, reduction, normalizer, axis, validate,
+        ))  # fmt: skip
+
+    def linear_terms(
+        self,
+        hidden,
+        classifier,
+        targets,
+        *,
+        bias=None,
+        label_smoothing: Any = 0.1,
+        convention: Any = "torch",
+        weight=None,
+        prior=None,
+        class_mask=None,
+        sample_weight=None,
+        ignore_index: int | None = -100,
+        z_loss: Any = 0.0,
+        axis: int | None = None,
+        validate: bool | None = None,
+        chunk_rows: int | None = None,
+    ) -> Terms:
+        """`terms(hidden @ classifier.T + bias, targets, …)` without the whole (N, K) logits in memory.
+
+        Perplexity, token accuracy and a z-loss of a fused head come from it. Backward makes each chunk's logits again,
+        so there is never more than one chunk of them. Arguments as in `linear_loss`, results as in `terms`.
+
+        >>> import numpy as np
+        >>> import multismooth
+        >>> hidden, classifier, labels = np.eye(2, 3), np.arange(12.0).reshape(4, 3), np.array([3, 0])
+        >>> found = multismooth.linear_terms(hidden, classifier, labels)
+        >>> found.predicted.tolist(), (found.predicted == labels).mean()  # token accuracy
+        ([3, 3], 0.5)
+        >>> round(float(np.exp(found.nll.sum() / found.weight.sum())), 3)  # perplexity
+        94.733
+        """
+        return self._backend.linear_terms(*self._head(
+            hidden, classifier, bias, chunk_rows, "float32", targets, label_smoothing, convention, weight, prior,
+            class_mask, sample_weight, ignore_index, z_loss, "none", None, axis, validate,
         ))  # fmt: skip
 
     def smoothing_correction(
