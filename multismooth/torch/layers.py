@@ -1,12 +1,13 @@
 """LinearLoss: a classifier layer that returns its loss, without the whole logits in memory."""
 
-from inspect import Parameter, signature
+from inspect import Parameter
 
 import numpy as np
 import torch
 
 from multismooth.api import argument_checks
-from multismooth.api.public import meant
+from multismooth.api.options import signature_of
+from multismooth.api.public import unexpected
 from multismooth.registry import resolve
 from multismooth.torch.backend import TorchBackend, functions
 
@@ -16,7 +17,7 @@ _backend = TorchBackend()
 
 def _options(function):
     """The names of a function's keyword arguments, without the layer's own bias."""
-    parameters = signature(function).parameters.items()
+    parameters = signature_of(function).parameters.items()
     return [name for name, parameter in parameters if parameter.kind is Parameter.KEYWORD_ONLY and name != "bias"]
 
 
@@ -105,7 +106,7 @@ def _check(options, classes, known):
     """Refuse options that no call accepts."""
     for name, value in options.items():
         if name not in known:
-            raise TypeError(f"LinearLoss() got an unexpected option {name!r}. {meant(name, known)}")
+            raise unexpected("LinearLoss", name, known)
         if name == "convention":
             resolve(value)
         elif name == "reduction":
