@@ -21,7 +21,7 @@ from multismooth.jax import chunks, kernel
 from multismooth.jax import classes as split
 from multismooth.jax.namespace import XP
 from multismooth.jax.varying import compiler_placed, placement, summed_like, vary_over, varying_axes
-from multismooth.reduction import factors
+from multismooth.reduction import factors, term_factors
 
 
 class Product(NamedTuple):
@@ -64,8 +64,8 @@ def _logits(product, rows, classifier, bias):
     return logits if bias is None else logits + bias[None]
 
 
-def _flattened(static, hidden, classifier, bias, problem):
-    """(hidden rows, Problem over rows, its Settings, shape of the elements, factors of the mean, rows per chunk)."""
+def _flattened(static, hidden, classifier, bias, problem, factors=factors):
+    """(hidden rows, Problem over rows, its Settings, shape of the elements, factors of all plans, rows per chunk)."""
     problem = problem._replace(logits=template(hidden, classifier, static.settings))
     hidden, problem, settings, shape = linear.flatten(hidden, problem, static.settings, XP)
     made = jax.eval_shape(partial(_logits, static.product), hidden, classifier, bias)
@@ -181,6 +181,27 @@ def _plain(static, hidden, classifier, bias, problem, checkpoint=True):
     zero = vary_over(jnp.zeros((), problem.logits.dtype), axes)
     total, each = _scan(body, zero, rows, problem, settings, shape, size)
     return each if settings.reduction == "none" else total
+
+
+@partial(jax.jit, static_argnums=0)
+def terms(static, hidden, classifier, bias, problem):
+    """The Terms, differentiated by JAX. Backward makes every chunk's logits again."""
+    operands = hidden, classifier, bias, problem
+    (hidden, classifier, bias, problem), *_ = _varying(static, operands)
+    flat = _flattened(static, hidden, classifier, bias, problem, term_factors)
+    rows, problem, settings, shape, ratios, size = flat
+
+    def chunk_terms(chunk_hidden, classifier, bias, chunk_problem):
+        logits, plan, _ = _chunk(static, chunk_hidden, classifier, bias, chunk_problem, settings, ratios)
+        return split.terms_of(settings, logits, plan)
+
+    chunk_terms = jax.checkpoint(chunk_terms, prevent_cse=False)
+
+    def body(carry, chunk):
+        chunk_hidden, chunk_problem = chunk
+        return carry, chunk_terms(chunk_hidden, classifier, bias, chunk_problem)
+
+    return _scan(body, None, rows, problem, settings, shape, size)[1]
 
 
 def _add_product(total, g, hidden, precision):
