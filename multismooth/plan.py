@@ -220,7 +220,7 @@ def class_weights(problem, settings, labels, t, r, eps, classes, xp):
     if mode == "target":
         w_y = w_t if t is None else rows_at(weight, classes.argmax(t), xp)
         return w_y, w_y, mixture, t, r
-    v = r if mode == "nll_only" else column / problem.logits.shape[axis] if r is None else column * r
+    v = r if mode == "nll_only" else column / weight.shape[0] if r is None else column * r
     return (w_t, 1.0, mixture, None, v) if t is None else (1.0, 1.0, mixture, t * column, v)
 
 

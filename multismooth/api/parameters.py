@@ -6,8 +6,8 @@ from multismooth import alternatives
 from multismooth.api import argument_checks, target_checks
 from multismooth.api.conversions import Conversions
 from multismooth.api.options import by_default
-from multismooth.errors import TargetError, complain
 from multismooth.classes import Classes
+from multismooth.errors import TargetError, complain
 from multismooth.plan import included_classes
 from multismooth.registry import resolve
 from multismooth.spec import along

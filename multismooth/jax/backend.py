@@ -15,8 +15,10 @@ from multismooth.errors import complain
 from multismooth.jax import alternatives as fast
 from multismooth.jax import classes, linear
 from multismooth.jax.namespace import XP
+from multismooth.jax.options import OPTIONS
 from multismooth.problem import Call
 from multismooth.reduction import here
+from multismooth.spec import rank
 
 
 def on_cpu(array):
@@ -37,6 +39,7 @@ def readable(array):
 class JaxBackend(backend.Backend):
     name = "jax"
     xp = XP
+    options = OPTIONS
 
     def __init__(self, product=linear.DEFAULT_PRODUCT):
         """`product`: how a linear head multiplies its features by its classifier."""
@@ -110,6 +113,18 @@ class JaxBackend(backend.Backend):
     def template(self, shape, dtype, like):
         return jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(dtype or float))
 
+    def class_axes(self, axis_name):
+        names = classes.axes_of(axis_name)
+        return names, jax.lax.psum(1, names)
+
+    def check_split(self, names, problem, soft):
+        rows = {"logits": problem.logits} if self.is_array(problem.logits) else {}
+        each = {name: value for name, value in problem._asdict().items() if name not in ("logits", "targets")}
+        (rows if soft else each)["targets"] = problem.targets
+        if rank(problem.class_mask) > 1:  # its rows may be the same for all parts of the classes
+            del each["class_mask"]
+        classes.check_split(names, rows, each)
+
     def loss(self, call):
         return _loss(call.problem, call.settings)
 
@@ -137,17 +152,20 @@ class JaxBackend(backend.Backend):
     def binary_loss(self, problem, reduction):
         return _binary_loss(problem, reduction)
 
-    def linear_loss(self, hidden, classifier, bias, chunk_rows, call):
-        static = linear.Static(chunk_rows, call.settings, self.product)
-        return linear.loss(static, hidden, classifier, bias, call.problem._replace(logits=None))
+    def linear_loss(self, *head):
+        return linear.loss(*self._head(*head))
 
-    def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, call):
-        static = linear.Static(chunk_rows, call.settings, self.product)
-        return linear.loss_and_grad(static, hidden, classifier, bias, call.problem._replace(logits=None))
+    def linear_loss_and_grad(self, *head):
+        return linear.loss_and_grad(*self._head(*head))
 
-    def linear_terms(self, hidden, classifier, bias, chunk_rows, call):
+    def linear_terms(self, *head):
+        return linear.terms(*self._head(*head))
+
+    def _head(self, hidden, classifier, bias, chunk_rows, call):
+        if call.settings.axis_name:
+            classes.check_split(call.settings.axis_name, {"classifier": classifier, "bias": bias}, {})
         static = linear.Static(chunk_rows, call.settings, self.product)
-        return linear.terms(static, hidden, classifier, bias, call.problem._replace(logits=None))
+        return static, hidden, classifier, bias, call.problem._replace(logits=None)
 
     def alternative(self, call, alternative):
         zeros = {

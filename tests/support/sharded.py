@@ -142,7 +142,7 @@ def found_head(arrays, **settings):
 
 
 def same(found, expected):
-    jax.tree.map(lambda x, y: assert_close(np.asarray(x), np.asarray(y)), found, expected)
+    jax.tree.map(lambda x, y: assert_close(*(np.asarray(value, float) for value in (x, y))), found, expected)
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
@@ -189,6 +189,120 @@ def head_on_auto():
 def head_on_explicit():
     calls = {name: HEADS[name] for name in ("everything", "others", "soft", "mask of each")}
     placed(MESHES["explicit"], [BOTH], calls, found_head, expected_head, head=True)
+
+
+# --- inside shard_map, with the axes that split the classes named -----------------------------------------------------
+
+
+def names_of(place):
+    return place["k"]
+
+
+def mapped(function, letters, place, out):
+    """The function of a dictionary of arguments inside `shard_map`. `out`: letters of the axes of its results."""
+    where = jax.tree.map(lambda word: P(*[place.get(x) for x in word]), out)
+    return jax.shard_map(function, mesh=MESHES["auto"], in_specs=(specs_inside(letters, place),), out_specs=where)
+
+
+def specs_inside(letters, place):
+    """As `specs_of`; inside `shard_map` (K,) arguments are those of all classes."""
+    return specs_of(letters, place) | {
+        name: P() for name in ("weight", "prior", "class_mask") if letters.get(name) == "k"
+    }
+
+
+def over_rows(place, value):
+    return jax.lax.psum(value, place["n"]) if "n" in place else value
+
+
+def split_calls(calls, place):
+    """The calls, as sums where rows are split too: a mean inside `shard_map` is that of the rows here."""
+    if "n" not in place:
+        return calls
+    rows = {name: call for name, call in calls.items() if "normalizer" not in call[1]}
+    return {
+        name: (*call[:2], call[2] | {"reduction": "sum"})
+        for name, call in rows.items()
+        if "fastai" not in call[2].values()
+    }
+
+
+def found_in_shard_map(place, settings, parameters, loss, loss_and_grad, terms):
+    """What `expected_loss` and `expected_head` hold, found inside `shard_map`, with gradients formed outside of it."""
+    names = names_of(place)
+    loss, loss_and_grad, terms = (partial(f, axis_name=names) for f in (loss, loss_and_grad, terms))
+    each = "n" if settings.get("reduction") == "none" else ""
+
+    def found(letters, arrays):
+        gradients = tuple(letters[name] for name in parameters)
+        own = {name: letters[name] for name in letters if name != "normalizer"}
+        without = {name: value for name, value in settings.items() if name != "reduction"}
+
+        def summed(**arrays):
+            return mapped(lambda arrays: over_rows(place, jnp.sum(loss(**arrays, **settings))), letters, place, "")(
+                arrays
+            )
+
+        def both(arrays):
+            value, gradient = loss_and_grad(**arrays, **settings)
+            gradient = dict(zip(parameters, gradient, strict=True)) if len(parameters) > 1 else gradient
+            return value if each else over_rows(place, value), gradient
+
+        def inside(arrays):
+            def of(own, others):
+                return jnp.sum(loss(**own, **others, **settings))
+
+            own = {name: arrays[name] for name in parameters}
+            return jax.grad(of)(own, {name: arrays[name] for name in arrays if name not in own})
+
+        named = dict(zip(parameters, gradients, strict=True))
+        elements = own["targets"].replace("k", "")
+        return {
+            "total": total(summed, parameters)(arrays),
+            "inside": mapped(inside, letters, place, named)(arrays),
+            "both": mapped(both, letters, place, (each, named if len(parameters) > 1 else gradients[0]))(arrays),
+            "terms": mapped(lambda arrays: tuple(terms(**arrays, **without)), own, place, (elements,) * 5)(
+                {name: arrays[name] for name in own}
+            ),
+        }
+
+    return found
+
+
+def in_shard_map(places, calls, head):
+    for place in places:
+        of_place = split_calls(calls, place)
+        for name, call in of_place.items():
+            function = None
+            for seed in range(SEEDS):
+                letters, arrays, settings = drawn(call, seed)
+                if head:
+                    letters, arrays = head_of(letters, arrays, seed)
+                    wanted, both = expected_head(arrays, settings), "linear_loss_and_grad"
+                    of = (
+                        ["hidden", "classifier", "bias"],
+                        *(partial(f, chunk_rows=4) for f in (ms.linear_loss, ms.linear_loss_and_grad, ms.linear_terms)),
+                    )
+                else:
+                    wanted, both = expected_loss(arrays, settings), "loss_and_grad"
+                    of = ["logits"], ms.loss, ms.loss_and_grad, ms.terms
+                if function is None:
+                    function = compiled(partial(found_in_shard_map(place, settings, *of), letters))
+                wanted |= {"inside": wanted["total"][1], "both": wanted.pop(both)}
+                if head:
+                    others = {name: value for name, value in arrays.items() if name != "normalizer"}
+                    without = {name: value for name, value in settings.items() if name != "reduction"}
+                    wanted["terms"] = tuple(reference.linear_terms(**others, **without))
+                same(function(arrays), wanted)
+        report(place, of_place)
+
+
+def loss_in_shard_map():
+    in_shard_map([BOTH, CLASSES, {"k": "model"}], CALLS, head=False)
+
+
+def head_in_shard_map():
+    in_shard_map([BOTH, CLASSES], HEADS, head=True)
 
 
 if __name__ == "__main__":
