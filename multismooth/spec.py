@@ -163,13 +163,16 @@ def statistics_of(peak, gap, e, plan, axis, xp):
 def merged(one, other, xp):
     """The Statistics of the union of two disjoint sets of classes."""
     peak = xp.maximum(one.peak, other.peak)
-    parts = []
-    for part in (one, other):
-        rise = finite(peak, xp) - finite(part.peak, xp)
-        scale = xp.where(part.peak == -float("inf"), xp.zeros_like(peak), xp.exp(-rise))
-        sums = (part.nll + part.u_sum * rise, part.smooth + part.v_sum * rise, part.u_sum, part.v_sum)
-        parts.append((part.total * scale, *sums))
+    parts = [raised(part, peak, xp)[1:] for part in (one, other)]
     return Statistics(peak, *map(sum, zip(*parts, strict=True)))
+
+
+def raised(part, peak, xp):
+    """The same sums over the distances to a peak that is at least as high. With one peak, Statistics add."""
+    rise = finite(peak, xp) - finite(part.peak, xp)
+    scale = xp.where(part.peak == -float("inf"), xp.zeros_like(peak), xp.exp(-rise))
+    nll, smooth = part.nll + part.u_sum * rise, part.smooth + part.v_sum * rise
+    return Statistics(peak, part.total * scale, nll, smooth, part.u_sum, part.v_sum)
 
 
 def finished(found, xp):
@@ -233,6 +236,11 @@ def gradient_of(e, found, plan, axis, xp):
     height = (
         height if plan.z_loss is None else height + 2 * plan.z_loss * (finite(found.peak, xp) + xp.log(found.total))
     )
+    return combination(height, e, found, plan, axis, xp)
+
+
+def combination(height, e, found, plan, axis, xp):
+    """height·p − a·u − b·v, with p = e/total: the derivative of a combination of lse, nll and smooth."""
     v = 1 / e.shape[axis] if plan.v is None else plan.v
     g = wide(height / found.total, axis, xp) * e - wide(plan.b, axis, xp) * v
     g = xp.deposit(g, plan.labels, -plan.a, axis) if plan.u is None else g - wide(plan.a, axis, xp) * plan.u

@@ -5,8 +5,8 @@ import numpy as np
 from multismooth import alternatives
 from multismooth.api import argument_checks, target_checks
 from multismooth.api.conversions import Conversions
-from multismooth.errors import TargetError, complain
 from multismooth.classes import Classes
+from multismooth.errors import TargetError, complain
 from multismooth.plan import included_classes
 from multismooth.registry import resolve
 from multismooth.spec import along
