@@ -5,6 +5,9 @@ To add a framework, subclass `Backend`: implement how its arrays are made and re
 kernel exists. Add the backend to the table of `tests/support/adapters.py`, whose tests prove that it is right.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 
 from multismooth import alternatives, binary, correction, spec
@@ -27,11 +30,15 @@ class Backend:
         deposit(z, index, values, axis)  z with per-element values added at one index per element
         add_rows(table, index, rows)     the table with rows added at indices of its first axis
         softplus(z)                      log(1 + e^z)
+
+    `options`: for a TypedDict of `api.options`, the wider one whose further keywords this backend alone has. They reach
+    `Arguments.checked`.
     """
 
     name: str
     xp: object
     count_dtype: object = None  # the dtype of a normalizer; None: the framework's default float
+    options: Mapping[type, type] = MappingProxyType({})
 
     def is_array(self, value):
         raise NotImplementedError

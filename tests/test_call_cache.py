@@ -278,15 +278,12 @@ def test_a_recorded_plan_is_the_plan_of_other_numbers(monkeypatch):
     """Recorded with one set of numbers, replayed with others."""
     functions, replayed = Functions(mn.NumpyBackend()), 0
     monkeypatch.setattr(functions._call, "_entries", Never())
-    names = "label_smoothing convention weight prior class_mask sample_weight ignore_index z_loss reduction normalizer"
-    defaults = {"label_smoothing": 0.1, "convention": "torch", "ignore_index": -100, "z_loss": 0.0, "reduction": "mean"}
 
     def call(seed):
         drawn = problems.problem(seed, reckless=False)
-        values = [(defaults | drawn.settings).get(name) for name in names.split()]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SmoothingWarning)
-            return functions._call(drawn.logits, drawn.targets, *values, drawn.settings.get("axis"), None)[:2]
+            return functions._call(drawn.logits, drawn.targets, **drawn.settings)[:2]
 
     for structure in range(100):
         seeds = range(structure * problems.VARIATIONS, structure * problems.VARIATIONS + 3)

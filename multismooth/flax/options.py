@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from multismooth.api.functions import Functions
-from multismooth.api.public import meant, public
+from multismooth.api.public import public, unexpected
 from multismooth.errors import complain
 from multismooth.jax import linear_loss
 from multismooth.jax.backend import JaxBackend
@@ -25,7 +25,7 @@ def refuse_unknown(layer, names, arguments=()):
     known = dict.fromkeys([*arguments, *OPTIONS])
     for name in names:
         if name not in known:
-            raise TypeError(f"{layer}() got an unexpected keyword argument {name!r}. {meant(name, known)}")
+            raise unexpected(layer, name, known)
 
 
 def is_array(value):

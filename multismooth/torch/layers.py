@@ -1,19 +1,20 @@
 """LinearLoss: a classifier layer that returns its loss, without the whole logits in memory."""
 
-from inspect import Parameter, signature
+from inspect import Parameter
 
 import numpy as np
 import torch
 
 from multismooth.api import argument_checks
-from multismooth.api.public import meant
+from multismooth.api.options import signature_of
+from multismooth.api.public import unexpected
 from multismooth.registry import resolve
 from multismooth.torch.backend import TorchBackend, functions
 
 ARRAYS = ("weight", "prior", "class_mask", "sample_weight", "label_smoothing", "z_loss", "normalizer")
 OPTIONS = tuple(
     name
-    for name, parameter in signature(functions.linear_loss).parameters.items()
+    for name, parameter in signature_of(functions.linear_loss).parameters.items()
     if parameter.kind is Parameter.KEYWORD_ONLY and name != "bias"
 )
 _backend = TorchBackend()
@@ -98,7 +99,7 @@ def _check(options, classes):
     """Refuse options that no call accepts."""
     for name, value in options.items():
         if name not in OPTIONS:
-            raise TypeError(f"LinearLoss() got an unexpected option {name!r}. {meant(name, OPTIONS)}")
+            raise unexpected("LinearLoss", name, OPTIONS)
         if name == "convention":
             resolve(value)
         elif name == "reduction":
