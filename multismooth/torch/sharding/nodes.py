@@ -10,7 +10,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from multismooth import spec
-from multismooth.torch.namespace import XP, float_of
+from multismooth.torch.namespace import XP
 from multismooth.torch.sharding.exchange import merged
 from multismooth.torch.sharding.split import SPLIT_XP, inside
 
@@ -23,6 +23,7 @@ class Static(NamedTuple):
     axis: int
     split: Any
     predicts: bool = False  # whether the class of the largest logit is asked for
+    agreement: Any = None  # an exchange that must have ended before the next one
 
 
 def shard_of(plan, axis, split):
@@ -54,6 +55,8 @@ def local(logits, plan, axis, predicts=False):
 def whole(logits, plan, static):
     """(the Statistics of all classes, the class of the largest logit or None)."""
     part, first = local(logits, plan, static.axis, static.predicts)
+    if static.agreement is not None:
+        static.agreement.reached()
     return merged(part, None if first is None else first + static.split.start, static.split.groups)
 
 
@@ -96,7 +99,3 @@ def all_classes(logits, plan, static):
     """(lse, nll, smooth, the class of the largest logit) over all classes, for a plan of `shard_of`."""
     rows = {name: getattr(plan, name) for name in ROWS}
     return AllClasses.apply(logits, rows, static)
-
-
-def dtype_of(logits):
-    return float_of(logits)
