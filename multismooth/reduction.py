@@ -122,9 +122,7 @@ def factors(plans, problem, settings, xp, across=here):
         if problem.weight is None or settings.positive:  # then a sum of shares is 0 only if no element counts
             return reciprocal(totals[term], z, xp)
         others = [k for k in (1, 2) if term == 0 and totals[k] is None]
-        return reciprocal(
-            totals[term], z, xp, lambda: counted(coefficients(settings, term, *others))
-        )
+        return reciprocal(totals[term], z, xp, lambda: counted(coefficients(settings, term, *others)))
 
     return [None if total is None else factor(term) for term, total in enumerate(totals)]
 

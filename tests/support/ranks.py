@@ -38,7 +38,11 @@ def _rank(function, rank, world, folder, timeout):
     try:
         torch.set_num_threads(1)
         dist.init_process_group(
-            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world, timeout=timedelta(seconds=timeout)
+            "gloo",
+            init_method=f"file://{folder}/store",
+            rank=rank,
+            world_size=world,
+            timeout=timedelta(seconds=timeout),
         )
         result = function(rank)
     except BaseException as error:  # the parent shows it

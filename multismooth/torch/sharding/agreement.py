@@ -47,6 +47,7 @@ OF_EQUAL_ELEMENTS = {  # also these, where they have the same elements
     "sample_weight": "sample_weight",
     "head": "features and chunk_rows",
 }
+PARTS, CLASSES, ELEMENTS = "parts", "classes", "elements"
 REMEDY = "All ranks of the group must make the same call, each with its own part of the classes."
 
 
@@ -56,7 +57,7 @@ def checksum(*values):
     for value in values:
         if isinstance(value, torch.Tensor):
             found = zlib.crc32(str((tuple(value.shape), value.dtype)).encode(), found)
-            found = zlib.crc32(value.detach().cpu().reshape(-1).view(torch.uint8).numpy(), found)
+            found = zlib.crc32(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), found)
         else:
             found = zlib.crc32(repr(value).encode(), found)
     return found
@@ -65,7 +66,8 @@ def checksum(*values):
 class Agreement:
     """The exchange of a call's headers, which starts when the object is made and is read by `reached`.
 
-    groups: pairs of a group and whether its ranks have the same elements. own: this rank's error, or None.
+    groups: pairs of a group and what its ranks have: PARTS of all classes, some CLASSES of the same elements, or other
+    ELEMENTS. own: this rank's error, or None.
     """
 
     def __init__(self, header, groups, own, device):
@@ -81,11 +83,11 @@ class Agreement:
     def reached(self):
         """Return if all agree. Else raise: this rank's own error, or a ShardError."""
         found = None
-        for place, (group, same_elements) in enumerate(self._groups):
+        for place, (group, have) in enumerate(self._groups):
             rows, work = self._pending if place == 0 else self._start(group)
             work.wait()
             headers = [Header(*row) for row in rows.tolist()]
-            found = found or disagreement(headers, same_elements, dist.get_process_group_ranks(group))
+            found = found or disagreement(headers, have, dist.get_process_group_ranks(group))
             if found is not None and not self._header.error:  # so that the next group hears of it
                 self._header = self._header._replace(error=ELSEWHERE)
         self._groups = []
@@ -95,13 +97,13 @@ class Agreement:
             raise found
 
 
-def disagreement(headers, same_elements, ranks):
+def disagreement(headers, have, ranks):
     """The ShardError of these headers, or None where they agree."""
     refused = [rank for rank, header in zip(ranks, headers, strict=True) if header.error]
     if refused:
         remedy = "Its own error says why; on every other rank the call ends here, too."
         return complain("group", "a call that no rank refuses", f"a refusal on {named(refused)}", remedy, ShardError)
-    for field, what in (SHARED | OF_EQUAL_ELEMENTS if same_elements else SHARED).items():
+    for field, what in (SHARED if have == ELEMENTS else SHARED | OF_EQUAL_ELEMENTS).items():
         values = [getattr(header, field) for header in headers]
         others = [rank for rank, value in zip(ranks, values, strict=True) if value != values[0]]
         if others:
@@ -109,7 +111,7 @@ def disagreement(headers, same_elements, ranks):
             if field == "num_classes":
                 got = ", ".join(f"{value} on rank {rank}" for rank, value in zip(ranks, values, strict=True))
             return complain(what, "the same on every rank", got, REMEDY, ShardError)
-    return uncovered(headers, ranks) if same_elements else None
+    return uncovered(headers, ranks) if have == PARTS else None
 
 
 def uncovered(headers, ranks):

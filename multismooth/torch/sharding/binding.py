@@ -1,8 +1,8 @@
 """From arguments to a plan of this process's classes.
 
-Arguments are checked against logits of all K classes, which exist as a shape only. So K, ε′, priors and denominators are
-global from the start, and labels and (K,) arguments need no exchange. Soft targets and masks with a row for each element
-exist in parts: their sums over the classes are exchanged.
+Arguments are checked against logits of all K classes, which exist as a shape only. So K, ε′, priors and denominators
+are global from the start, and labels and (K,) arguments need no exchange. Soft targets and masks with a row for each
+element exist in parts: their sums over the classes are exchanged.
 """
 
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from multismooth import reduction, spec
-from multismooth.api import argument_checks, target_checks
+from multismooth.api import argument_checks
 from multismooth.api.arguments import Arguments
 from multismooth.errors import TargetError, complain
 from multismooth.plan import plan_of
@@ -120,7 +120,9 @@ def _check_rows(plan, bound):
         return
     index = tuple(map(int, wrong.nonzero()[0])) if wrong.ndim else ()
     expected = "distributions over all classes, or labels of classes that exist"
-    raise complain("targets", expected, f"none at {index}, {int(wrong.sum())} in all", target_checks_remedy(), TargetError)
+    raise complain(
+        "targets", expected, f"none at {index}, {int(wrong.sum())} in all", target_checks_remedy(), TargetError
+    )
 
 
 def target_checks_remedy():

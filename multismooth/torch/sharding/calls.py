@@ -6,9 +6,9 @@ from multismooth import spec
 from multismooth.api.options import by_default
 from multismooth.errors import complain
 from multismooth.problem import Problem, Terms
-from multismooth.torch.namespace import XP, float_of
+from multismooth.torch.namespace import XP
 from multismooth.torch.sharding import binding, nodes
-from multismooth.torch.sharding.agreement import Agreement, Header, checksum
+from multismooth.torch.sharding.agreement import PARTS, Agreement, Header, checksum
 from multismooth.torch.sharding.split import split_of
 
 
@@ -90,9 +90,7 @@ class Reduction:
 @by_default
 def given_of(targets, *, label_smoothing, weight, prior, class_mask, sample_weight, z_loss, normalizer, **settings):
     """(a Problem without logits, the other keywords of `loss`)."""
-    given = Problem(
-        None, targets, label_smoothing, weight, prior, class_mask, sample_weight, z_loss or 0.0, normalizer
-    )
+    given = Problem(None, targets, label_smoothing, weight, prior, class_mask, sample_weight, z_loss or 0.0, normalizer)
     return given, settings_of(**settings)
 
 
@@ -112,30 +110,69 @@ def reduction_of(name, backend, logits, targets, options, split, groups, predict
         z = backend.take("logits", logits)
         if backend.kind(z) != "floating":
             raise complain("logits", "a floating dtype", str(z.dtype), "Cast it; integers have no gradient.")
-        return binding.bind(backend, z, given, settings, split(z.shape[-1 if settings["axis"] is None else settings["axis"]]))
+        return binding.bind(
+            backend, z, given, settings, split(z.shape[-1 if settings["axis"] is None else settings["axis"]])
+        )
 
     bound, agreement = agreed(name, bind, groups, logits.device, settings["validate"])
     return Reduction(bound, agreement, predicts)
 
 
-def evaluated(name, reduction, logits, out=None):
-    """The result of `loss`, `terms` or `loss_and_grad`."""
-    if name == "terms":
-        return reduction.terms(*reduction.numbers(logits))
-    if name == "loss":
-        return reduction.loss(*reduction.numbers(logits))
+def evaluated(name, reduction, *inputs):
+    """The result of a public function: of logits, or of (hidden, classifier, bias)."""
+    if name.endswith("terms"):
+        return reduction.terms(*reduction.numbers(*inputs))
+    if name.endswith("loss"):
+        return reduction.loss(*reduction.numbers(*inputs))
     with torch.enable_grad():
-        z = logits.detach().requires_grad_()
-        loss = reduction.loss(*reduction.numbers(z))
-        (gradient,) = torch.autograd.grad(loss.sum(), z)
-    return loss.detach(), gradient if out is None else out.copy_(gradient)
+        inputs = [x if x is None else x.detach().requires_grad_() for x in inputs]
+        loss = reduction.loss(*reduction.numbers(*inputs))
+        gradients = iter(torch.autograd.grad(loss.sum(), [x for x in inputs if x is not None]))
+    return loss.detach(), tuple(None if x is None else next(gradients) for x in inputs)
 
 
 def local(name, backend, logits, targets, *, group, num_classes=None, class_start=None, out=None, **options):
-    """A public function of the logits of this rank's classes."""
+    """`loss`, `terms` or `loss_and_grad` of the logits of this rank's classes."""
 
     def split(size):
         return split_of(group, size, num_classes, class_start)
 
-    reduction = reduction_of(name, backend, logits, targets, options, split, [(group, True)], name == "terms")
-    return evaluated(name, reduction, logits, out)
+    reduction = reduction_of(name, backend, logits, targets, options, split, [(group, PARTS)], name == "terms")
+    return with_out(evaluated(name, reduction, logits), name, out)
+
+
+def with_out(found, name, out):
+    """(loss, gradient), in the caller's tensor if there is one, where `name` is that of `loss_and_grad`."""
+    if name != "loss_and_grad":
+        return found
+    loss, (gradient,) = found
+    return loss, gradient if out is None else out.copy_(gradient)
+
+
+# --- DTensors --------------------------------------------------------------------------------------------------------
+
+
+def placed(name, backend, logits, targets, *, out=None, **options):
+    """`loss`, `terms` or `loss_and_grad` of a DTensor of logits. The results are DTensors."""
+    from multismooth.torch.sharding import placement
+
+    own = placement.checked_placements("logits", logits)
+    elements = placement.Elements.of(tuple(logits.shape), logits.device_mesh, own, options.get("axis"), targets)
+    targets, options = elements.local(targets, options)
+    z, groups = logits.to_local(grad_placements=own), elements.groups()
+    reduction = reduction_of(name, backend, z, targets, options, lambda size: elements.split, groups, name == "terms")
+    found = with_out(evaluated(name, reduction, z), name, None if out is None else out.to_local())
+    if name != "loss_and_grad":
+        return elements.placed(found, reduction.settings.reduction)
+    loss, gradient = found
+    placed = elements.logits.result(gradient) if out is None else out
+    return elements.placed(loss, reduction.settings.reduction), placed
+
+
+def placed_normalizer(normalizer, targets, num_classes, *, sample_weight=None, label_smoothing=0.1, group=None,
+                      axis=-1, **options):
+    """`normalizer` of DTensors: the sum over the mesh axes that split the elements, and over `group`."""
+    from multismooth.torch.sharding import placement
+
+    own = placement.checked_placements("targets", targets)
+    place = placement.Place.of(tuple(targets.shape), targets.device_mesh, own)

@@ -41,10 +41,7 @@ def local(logits, plan, axis, predicts=False):
     if z.shape[axis] == 0:
         first = torch.zeros(shape, dtype=torch.int64, device=z.device) if predicts else None
         return spec.Statistics(zero - float("inf"), zero, zero, zero, zero, zero), first
-    if plan.u is None:
-        u_sum = inside(plan.labels, z, axis).to(z.dtype)
-    else:
-        u_sum = plan.u.sum(axis)
+    u_sum = inside(plan.labels, z, axis).to(z.dtype) if plan.u is None else plan.u.sum(axis)
     v_sum = plan.v * z.shape[axis] if isinstance(plan.v, float) else plan.v.sum(axis)
     peak, gap = spec.peak_and_gap(z, axis, XP)
     own = plan._replace(u_sum=u_sum, v_sum=zero + v_sum)
@@ -69,6 +66,30 @@ def rows_gradient(logits, found, plan, axis, upstream):
     return spec.combination(height, e, found, plan._replace(a=of_nll, b=of_smooth), axis, SPLIT_XP)
 
 
+# --- a plan through a node: its tensors are saved by autograd's means, the rest as it is -----------------------------
+
+
+def rows_of(plan):
+    return {name: getattr(plan, name) for name in ROWS}
+
+
+def tensors(rows):
+    return [value for value in rows.values() if isinstance(value, torch.Tensor)]
+
+
+def others(rows):
+    """The rows without their tensors, which `plan_again` puts back."""
+    return {name: SAVED if isinstance(value, torch.Tensor) else value for name, value in rows.items()}
+
+
+def plan_again(rows, saved):
+    saved = iter(saved)
+    return spec.Plan(**{name: next(saved) if value is SAVED else value for name, value in rows.items()})
+
+
+SAVED = "saved"
+
+
 class AllClasses(torch.autograd.Function):
     """It keeps no tensor of the logits' size but the logits themselves."""
 
@@ -77,10 +98,8 @@ class AllClasses(torch.autograd.Function):
         plan = spec.Plan(**rows)
         found, first = whole(logits, plan, static)
         lse, nll, smooth = spec.finished(found, XP)
-        tensors = [value for value in rows.values() if isinstance(value, torch.Tensor)]
-        ctx.save_for_backward(logits, *found, *tensors)
-        ctx.static, ctx.rows = static, {k: None if isinstance(v, torch.Tensor) else v for k, v in rows.items()}
-        ctx.names = [name for name, value in rows.items() if isinstance(value, torch.Tensor)]
+        ctx.save_for_backward(logits, *found, *tensors(rows))
+        ctx.static, ctx.rows = static, others(rows)
         first = lse.new_zeros(0, dtype=torch.int64) if first is None else first
         ctx.mark_non_differentiable(first)
         return lse, nll, smooth, first
@@ -89,13 +108,11 @@ class AllClasses(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, of_lse, of_nll, of_smooth, _):
         logits, *saved = ctx.saved_tensors
-        plan = spec.Plan(**{**ctx.rows, **dict(zip(ctx.names, saved[6:], strict=True))})
-        found = spec.Statistics(*saved[:6])
+        plan, found = plan_again(ctx.rows, saved[6:]), spec.Statistics(*saved[:6])
         g = rows_gradient(logits, found, plan, ctx.static.axis, (of_lse, of_nll, of_smooth))
         return g.to(logits.dtype), None, None
 
 
 def all_classes(logits, plan, static):
     """(lse, nll, smooth, the class of the largest logit) over all classes, for a plan of `shard_of`."""
-    rows = {name: getattr(plan, name) for name in ROWS}
-    return AllClasses.apply(logits, rows, static)
+    return AllClasses.apply(logits, rows_of(plan), static)
