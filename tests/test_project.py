@@ -110,6 +110,8 @@ FRAMEWORKS = {
     "typer": {"cli"},
     "rich": {"cli", "demo"},
     "array_api_compat": {"torch"},
+    "jinja2": {"pages"},
+    "markupsafe": {"pages"},
     "numba": {"cpu"},
     "llvmlite": {"cpu"},
 }

@@ -92,6 +92,12 @@ class HeadOptions(LossOptions, total=False):
     accumulate: Literal["float32", "input"]
 
 
+class HeadTermsOptions(TermsOptions, total=False):
+    """Of `linear_terms`."""
+
+    chunk_rows: int | None
+
+
 def signature_of(function, own: Mapping[type, type] | None = None) -> Signature:
     """The signature of a function, in which its **options are the keywords of their TypedDict.
 

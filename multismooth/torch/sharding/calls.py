@@ -169,8 +169,9 @@ def placed(name, backend, logits, targets, *, out=None, **options):
     return elements.placed(loss, reduction.settings.reduction), placed
 
 
-def placed_normalizer(normalizer, targets, num_classes, *, sample_weight=None, label_smoothing=0.1, group=None,
-                      axis=-1, **options):
+def placed_normalizer(
+    normalizer, targets, num_classes, *, sample_weight=None, label_smoothing=0.1, group=None, axis=-1, **options
+):
     """`normalizer` of DTensors: the sum over the mesh axes that split the elements, and over `group`."""
     from multismooth.torch.sharding import placement
 
