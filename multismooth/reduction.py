@@ -127,7 +127,7 @@ def factors(plans, problem, settings, xp, across=here):
     return [None if total is None else factor(term) for term, total in enumerate(totals)]
 
 
-def term_factors(plans, problem, settings, xp):
+def term_factors(plans, problem, settings, xp, across=here):
     """The factors with which Σ loss / Σ weight of the Terms is the mean, as the arguments of `spec.scaled`.
 
     A term with another denominator than the loss is multiplied by their ratio.
@@ -135,7 +135,7 @@ def term_factors(plans, problem, settings, xp):
     plans = list(plans)
     if all(getattr(plans[0][0], share) is None for share in SHARES[1:]):
         return (1.0,)
-    own, *others = denominators(plans, settings, xp)
+    own, *others = denominators(plans, settings, xp, across)
     return 1.0, *(None if other is None else own * reciprocal(other, problem.logits, xp) for other in others)
 
 

@@ -220,11 +220,15 @@ def terms(logits, plan, axis, xp):
     z = masked_logits(logits, plan, axis, xp)
     peak, predicted = xp.highest(xp.stop_gradient(z), axis)
     gap = gap_to(peak, z, axis, xp)
-    lse, nll, smooth = finished(statistics_of(peak, gap, xp.exp(-gap), plan, axis, xp), xp)
+    return terms_of(*finished(statistics_of(peak, gap, xp.exp(-gap), plan, axis, xp), xp), predicted, plan, xp)
+
+
+def terms_of(lse, nll, smooth, predicted, plan, xp):
+    """The Terms from the three sums and the class of the largest logit."""
     return Terms(
         elements(lse, nll, smooth, plan, xp),
         product(plan.label_weight, nll, xp),
-        xp.broadcast_to(xp.constant(plan.denominator_share, z), lse.shape),
+        xp.broadcast_to(xp.constant(plan.denominator_share, lse), lse.shape),
         zero_unless(plan.active, lse, lse, xp),
         predicted if plan.active is None else xp.where(plan.active, predicted, -1),
     )

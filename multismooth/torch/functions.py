@@ -48,6 +48,7 @@ class TorchFunctions(Functions):
     terms = also_in_parts(Functions.terms)
     loss_and_grad = also_in_parts(Functions.loss_and_grad)
     linear_loss = also_in_parts(Functions.linear_loss)
+    linear_terms = also_in_parts(Functions.linear_terms)
     linear_loss_and_grad = also_in_parts(Functions.linear_loss_and_grad)
 
     @wraps(Functions.normalizer)

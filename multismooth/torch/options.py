@@ -26,8 +26,15 @@ class HeadOptions(options.HeadOptions, total=False):
     class_start: int | None
 
 
+class HeadTermsOptions(options.HeadTermsOptions, total=False):
+    group: Any
+    num_classes: int | None
+    class_start: int | None
+
+
 OPTIONS: Mapping[type, type] = {
     options.LossOptions: LossOptions,
     options.TermsOptions: TermsOptions,
     options.HeadOptions: HeadOptions,
+    options.HeadTermsOptions: HeadTermsOptions,
 }

@@ -11,8 +11,8 @@ from multismooth.torch.sharding.exchange import summed
 
 __all__ = ["call", "placed_normalizer", "summed"]
 
-LOCAL = {name: calls.local for name in ("loss", "terms", "loss_and_grad")}
-PLACED = {name: calls.placed for name in LOCAL}
+LOCAL = dict.fromkeys(("loss", "terms", "loss_and_grad"), calls.local)
+PLACED = dict.fromkeys(LOCAL, calls.placed)
 HEADS = ("linear_loss", "linear_terms", "linear_loss_and_grad")
 LOCAL |= dict.fromkeys(HEADS, head_calls.local_head)
 PLACED |= dict.fromkeys(HEADS, head_calls.placed_head)
@@ -20,6 +20,8 @@ PLACED |= dict.fromkeys(HEADS, head_calls.placed_head)
 
 def call(name, backend, *arguments, group=None, **options):
     """The public function of this name, for tensors in parts: local ones of a group's classes, or DTensors."""
+    if name.endswith("terms"):
+        options["reduction"] = "none"
     if group is None:
         return PLACED[name](name, backend, *arguments, **options)
     return LOCAL[name](name, backend, *arguments, group=group, **options)

@@ -119,14 +119,9 @@ def _check_rows(plan, bound):
     if not wrong.any():
         return
     index = tuple(map(int, wrong.nonzero()[0])) if wrong.ndim else ()
+    remedy = "A row sums to 1 over the parts of all ranks; mark what does not count with sample_weight 0."
     expected = "distributions over all classes, or labels of classes that exist"
-    raise complain(
-        "targets", expected, f"none at {index}, {int(wrong.sum())} in all", target_checks_remedy(), TargetError
-    )
-
-
-def target_checks_remedy():
-    return "A row sums to 1 over the parts of all ranks; mark what does not count with sample_weight 0."
+    raise complain("targets", expected, f"none at {index}, {int(wrong.sum())} in all", remedy, TargetError)
 
 
 def across(split, z):
@@ -143,18 +138,7 @@ def across(split, z):
     return added
 
 
-def scaled(plan, bound):
-    """The plan whose summed losses are the result."""
-    problem, settings, split = bound.problem, bound.settings, bound.split
-    pairs = [(plan, problem.logits)]
-    return spec.scaled(plan, *reduction.factors(pairs, problem, settings, XP, across(split, problem.logits)))
-
-
-def scaled_terms(plan, bound):
-    """The plan of the terms, whose Σ loss / Σ weight is the mean."""
-    z, settings = bound.problem.logits, bound.settings
-    if plan.smooth_denominator_share is None and plan.z_loss_denominator_share is None:
-        return plan
-    own, *others = reduction.denominators([(plan, z)], settings, XP, across(bound.split, z))
-    ratios = (None if other is None else own * reduction.reciprocal(other, z, XP) for other in others)
-    return spec.scaled(plan, 1.0, *ratios)
+def scaled(plan, bound, factors=reduction.factors):
+    """The plan whose summed losses are the result, or, with `term_factors`, that of the terms."""
+    z = bound.problem.logits
+    return spec.scaled(plan, *factors([(plan, z)], bound.problem, bound.settings, XP, across(bound.split, z)))

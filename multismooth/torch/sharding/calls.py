@@ -5,7 +5,8 @@ import torch
 from multismooth import spec
 from multismooth.api.options import by_default
 from multismooth.errors import complain
-from multismooth.problem import Problem, Terms
+from multismooth.problem import Problem
+from multismooth.reduction import term_factors
 from multismooth.torch.namespace import XP
 from multismooth.torch.sharding import binding, nodes
 from multismooth.torch.sharding.agreement import PARTS, Agreement, Header, checksum
@@ -79,9 +80,8 @@ class Reduction:
         return loss if self.settings.reduction == "none" else loss.sum()
 
     def terms(self, lse, nll, smooth, predicted):
-        plan = binding.scaled_terms(self.plan, self.bound)
-        share = XP.constant(plan.denominator_share, lse).expand(lse.shape)
-        return Terms(spec.elements(lse, nll, smooth, plan, XP), spec.product(plan.label_weight, nll, XP), share)
+        plan = binding.scaled(self.plan, self.bound, term_factors)
+        return spec.terms_of(lse, nll, smooth, predicted, plan, XP)
 
 
 # --- local shards ---------------------------------------------------------------------------------------------------
@@ -169,11 +169,23 @@ def placed(name, backend, logits, targets, *, out=None, **options):
     return elements.placed(loss, reduction.settings.reduction), placed
 
 
-def placed_normalizer(
-    normalizer, targets, num_classes, *, sample_weight=None, label_smoothing=0.1, group=None, axis=-1, **options
-):
-    """`normalizer` of DTensors: the sum over the mesh axes that split the elements, and over `group`."""
+def placed_normalizer(normalizer, targets, num_classes, **options):
+    """`normalizer` of a DTensor of targets, which all ranks of its mesh call: a plain number, the same on all."""
     from multismooth.torch.sharding import placement
 
     own = placement.checked_placements("targets", targets)
     place = placement.Place.of(tuple(targets.shape), targets.device_mesh, own)
+    soft, axis = targets.is_floating_point() or targets.dtype is torch.bool, options.get("axis", -1)
+    if soft and place.groups(axis % targets.ndim):
+        remedy = "Pass targets.redistribute(placements=…), with the elements split or nothing."
+        raise complain("targets", "rows of all classes", f"placements {own}", remedy)
+    elements = place.without(axis % targets.ndim) if soft else place
+    for name in ("label_smoothing", "sample_weight"):
+        if name in options:
+            options[name] = elements.part(name, options[name])
+    if "weight" in options:
+        options["weight"] = placement.whole(options["weight"])
+    groups = place.groups(*range(targets.ndim))
+    if options.get("group") is not None:
+        groups = (*groups, options.pop("group"))
+    return normalizer(targets.to_local(), num_classes, group=groups, **options)

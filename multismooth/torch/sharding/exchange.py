@@ -32,9 +32,11 @@ def reduced(x, operation, group):
 
 
 def summed(total, group):
-    """The sum of a number over the ranks of a group."""
+    """The sum of a number over the ranks of a group, or of several groups one after the other."""
     total = total if isinstance(total, torch.Tensor) else torch.tensor(total, dtype=torch.float64)
-    return reduced(total, "sum", group)
+    for own in group if isinstance(group, tuple) else (group,):
+        total = reduced(total, "sum", own)
+    return total
 
 
 COMBINE = {"sum": lambda x: sum(x.unbind()), "max": lambda x: x.amax(0), "min": lambda x: x.amin(0)}
