@@ -52,7 +52,7 @@ def flat(plan, axis, shape):
             value = value.movedim(axis, -1)
             alone = value.shape[:-1].numel() == 1
             own = value if alone else value.expand(*shape, value.shape[-1])
-            value = own.reshape(1 if alone else -1, value.shape[-1])
+            value = own.reshape(1 if alone else shape.numel(), value.shape[-1])
         changed[name] = value
     return plan._replace(**changed)
 
