@@ -47,7 +47,7 @@ def flat(plan, axis, shape):
         if not isinstance(value, torch.Tensor):
             continue
         if name not in ROWS:
-            value = value.expand(shape).reshape(-1) if value.ndim else value
+            value = value.expand(shape).reshape(-1)
         else:
             value = value.movedim(axis, -1)
             alone = value.shape[:-1].numel() == 1
