@@ -37,8 +37,8 @@ class Backend:
 
     name: str
     xp: object
-    options: Mapping[type, type] = MappingProxyType({})
     count_dtype: object = None  # the dtype of a normalizer; None: the framework's default float
+    options: Mapping[type, type] = MappingProxyType({})
 
     def is_array(self, value):
         raise NotImplementedError

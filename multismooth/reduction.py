@@ -94,10 +94,11 @@ def denominators(plans, settings, xp, across=here):
     return [total(share) for share in SHARES]
 
 
-def factors(plans, problem, settings, xp):
+def factors(plans, problem, settings, xp, across=here):
     """The factors of a summed loss, its smoothing term and its z-loss, as the arguments of `spec.scaled`.
 
-    `plans` are the (plan, logits) pairs of all chunks. A normalizer replaces all denominators.
+    `plans` are the (plan, logits) pairs of all chunks. A normalizer replaces all denominators. `across` adds up the
+    totals of several processes.
     """
     if settings.reduction != "mean":
         return (1.0,)
@@ -111,20 +112,22 @@ def factors(plans, problem, settings, xp):
             ),
         )
     plans = list(plans)
-    totals = denominators(plans, settings, xp)
+    totals = denominators(plans, settings, xp, across)
+
+    def counted(names):
+        found = any_nonzero(plans, names, axis, xp)
+        return found if across is here else across(found) != 0
 
     def factor(term):
         if problem.weight is None or settings.positive:  # then a sum of shares is 0 only if no element counts
             return reciprocal(totals[term], z, xp)
         others = [k for k in (1, 2) if term == 0 and totals[k] is None]
-        return reciprocal(
-            totals[term], z, xp, lambda: any_nonzero(plans, coefficients(settings, term, *others), axis, xp)
-        )
+        return reciprocal(totals[term], z, xp, lambda: counted(coefficients(settings, term, *others)))
 
     return [None if total is None else factor(term) for term, total in enumerate(totals)]
 
 
-def term_factors(plans, problem, settings, xp):
+def term_factors(plans, problem, settings, xp, across=here):
     """The factors with which Σ loss / Σ weight of the Terms is the mean, as the arguments of `spec.scaled`.
 
     A term with another denominator than the loss is multiplied by their ratio.
@@ -132,7 +135,7 @@ def term_factors(plans, problem, settings, xp):
     plans = list(plans)
     if all(getattr(plans[0][0], share) is None for share in SHARES[1:]):
         return (1.0,)
-    own, *others = denominators(plans, settings, xp)
+    own, *others = denominators(plans, settings, xp, across)
     return 1.0, *(None if other is None else own * reciprocal(other, problem.logits, xp) for other in others)
 
 

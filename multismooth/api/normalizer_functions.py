@@ -8,7 +8,7 @@ class NormalizerFunctions:
 
     _backend: Any
     _arguments: Any
-    _call: Any
+    _call_of_shape: Any
 
     def normalizer(
         self,
@@ -51,7 +51,8 @@ class NormalizerFunctions:
         """
         backend = self._backend
         template, targets = self._arguments.template(targets, num_classes, axis, backend.count_dtype)
-        return backend.normalizer(self._call(
-            template, targets, label_smoothing, convention, weight, None, None, sample_weight,
-            ignore_index, 0.0, "none", None, axis, None, scores=False,
-        ), backend.sum_over(group, axis_name))  # fmt: skip
+        call = self._call_of_shape(
+            template, targets, label_smoothing=label_smoothing, convention=convention, weight=weight,
+            sample_weight=sample_weight, ignore_index=ignore_index, reduction="none", axis=axis,
+        )  # fmt: skip
+        return backend.normalizer(call, backend.sum_over(group, axis_name))

@@ -5,15 +5,16 @@ import torch
 
 from multismooth import spec
 from multismooth.api import containers
-from multismooth.api.functions import Functions
 from multismooth.backend import Backend, summing, total
 from multismooth.errors import complain
 from multismooth.implementations import select
 from multismooth.reduction import reduced_plan
 from multismooth.torch import alternatives, autograd, compat, linear, operators
 from multismooth.torch.choice import plan_and_kernel
+from multismooth.torch.functions import TorchFunctions
 from multismooth.torch.gpu import launch
 from multismooth.torch.namespace import XP
+from multismooth.torch.options import OPTIONS
 
 KNOWN_TO_NUMPY = (torch.float32, torch.float64, torch.float16)
 
@@ -46,6 +47,7 @@ class TorchBackend(Backend):
     name = "torch"
     xp = XP
     count_dtype = torch.float64
+    options = OPTIONS
 
     def is_array(self, value):
         return isinstance(value, torch.Tensor)
@@ -230,4 +232,4 @@ class TorchBackend(Backend):
         return linear.smoothing_correction(hidden, classifier, bias, call.problem, call.settings)
 
 
-functions = Functions(TorchBackend())
+functions = TorchFunctions(TorchBackend())
