@@ -33,24 +33,24 @@ def run(script, *parts):
 
 @pytest.mark.parametrize("part", ["loss_on_auto", "loss_on_explicit", "head_on_auto", "head_on_explicit"])
 def test_arrays_placed_on_a_mesh_give_the_numbers_of_one_device(part):
-    assert "problems agree" in run("sharded.py", part)
+    assert "problems agree" in run("jax_sharded.py", part)
 
 
 @pytest.mark.parametrize("part", ["loss_in_shard_map", "head_in_shard_map"])
 def test_classes_split_in_shard_map_give_the_numbers_of_one_device(part):
-    assert "problems agree" in run("sharded.py", part)
+    assert "problems agree" in run("jax_sharded.py", part)
 
 
 def test_derivatives_refusals_and_single_cases():
     printed = run(
-        "sharded_cases.py", "derivatives", "refusals", "unseen_labels", "padded", "common_offset", "eager"
+        "jax_sharded_cases.py", "derivatives", "refusals", "unseen_labels", "padded", "common_offset", "eager"
     ).splitlines()
     assert len(printed) == 6, printed
 
 
 @cache
 def programs():
-    return json.loads(run("sharded_programs.py").splitlines()[-1])
+    return json.loads(run("jax_sharded_programs.py").splitlines()[-1])
 
 
 def test_no_program_moves_logits_or_rows():

@@ -97,14 +97,15 @@ def survey(
     }
     versions |= {package: _version(package) for package in INSTALL_WITH}
     conventions = CONVENTIONS[:1] if quick else CONVENTIONS
-    todo = [(*place, partial(check_place, *place)) for place in _backends(versions)]
+    places = list(_backends(versions))
     if quick:
-        todo = list({(backend, device): one for one in todo for backend, device in [one[:2]]}.values())
+        places = list({place[:2]: place for place in places}.values())
+    todo = [(f"{place[0]} on {place[1]}", partial(check_place, *place)) for place in places]
     if world is not None:
-        todo += [(backend, f"{world} of them", partial(_check_world, backend, world)) for backend in _worlds(versions)]
+        todo += [(f"{name}, split over {world}", partial(_check_world, name, world)) for name in _worlds(versions)]
     rows, failures = [], []
-    for number, (backend, device, *_, check_it) in enumerate(todo):
-        on_step(f"{backend} on {device}", number, len(todo))
+    for number, (text, check_it) in enumerate(todo):
+        on_step(text, number, len(todo))
         found = check_it(conventions)
         rows += found[0]
         failures += found[1]
@@ -143,7 +144,7 @@ def _check_world(backend, world, conventions):
     command = [sys.executable, "-m", WORLDS[backend], str(world), *conventions]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        return [], [f"{backend} on {world} of them: {done.stderr.strip()[-1000:]}"]
+        return [], [f"{backend}, split over {world}: {done.stderr.strip()[-1000:]}"]
     found = json.loads(done.stdout.splitlines()[-1])
     return [Row(**row | {"error": float(row["error"])}) for row in found["rows"]], found["failures"]
 

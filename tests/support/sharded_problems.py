@@ -18,7 +18,7 @@ import ranks
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 import multismooth.torch as ms
 from multismooth.torch.sharding.split import chunk

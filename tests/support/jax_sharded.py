@@ -1,6 +1,6 @@
 """Run by test_jax_sharding: arrays split over eight CPU devices give the numbers of one.
 
-`python sharded.py PART…` checks parts and prints what it compared.
+`python jax_sharded.py PART…` checks parts and prints what it compared.
 """
 
 import sys
@@ -9,7 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
-from sharded_calls import (
+from jax_sharded_calls import (
     BOTH,
     CALLS,
     CLASSES,

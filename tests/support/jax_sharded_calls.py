@@ -1,6 +1,6 @@
 """Calls whose arrays are split over eight CPU devices, and the answers of the NumPy backend, which knows no devices.
 
-The numbers are float64. `sharded` and `sharded_cases` use them in a process that has eight devices.
+The numbers are float64. `jax_sharded` and `jax_sharded_cases` use them in a process that has eight devices.
 """
 
 from functools import partial

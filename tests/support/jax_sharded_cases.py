@@ -1,6 +1,6 @@
 """Run by test_jax_sharding on eight CPU devices: derivatives, refusals and single cases of split arrays.
 
-`python sharded_cases.py PART…` checks parts and prints what it compared.
+`python jax_sharded_cases.py PART…` checks parts and prints what it compared.
 """
 
 import re
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from sharded_calls import BOTH, CALLS, MESHES, D, K, N, compiled, drawn, mapped, over_rows, same, total
+from jax_sharded_calls import BOTH, CALLS, MESHES, D, K, N, compiled, drawn, mapped, over_rows, same, total
 from tolerance import assert_close
 
 import multismooth.jax as ms
