@@ -19,7 +19,7 @@ from multismooth import spec
 from multismooth.classes import Classes
 from multismooth.errors import complain
 from multismooth.jax import kernel
-from multismooth.jax.namespace import XP, deposit, pick
+from multismooth.jax.namespace import XP, deposit, pick, take
 from multismooth.jax.varying import varying_axes
 from multismooth.namespace import Namespace
 from multismooth.reduction import factors, term_factors
@@ -45,8 +45,8 @@ def _scaled_plan(problem, settings, factors):
 
 def plan_of(problem, settings):
     """The plan of a call. Its rows are those of the classes here."""
-    names = settings.axis_name
-    return plans.plan_of(problem, settings, XP, Shard(names, problem.logits, settings.axis) if names else None)
+    z, axis, names = problem.logits, settings.axis, settings.axis_name
+    return plans.plan_of(problem, settings, XP, Shard(names, z, axis) if names else AllHere(z, axis, XP))
 
 
 def elements(settings, logits, plan):
@@ -78,7 +78,15 @@ def summed(settings, value):
 # --- split classes ----------------------------------------------------------------------------------------------------
 
 
-class Shard(Classes):
+class AllHere(Classes):
+    """All classes of the logits."""
+
+    def rows_at(self, table, labels):
+        """Without flattening the labels, which may be split over devices on any axis."""
+        return take(table, labels)
+
+
+class Shard(AllHere):
     """The classes of the logits z, which are a part of all: those of all devices along the mesh axes `names`."""
 
     def __init__(self, names, z, axis):

@@ -23,7 +23,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from multismooth import spec
 from multismooth.jax.namespace import XP
-from multismooth.jax.varying import explicitly_split, vary_over, varying_axes
+from multismooth.jax.varying import devices_of_the_compiler, explicitly_split, vary_over, varying_axes
 
 # Where |Σ v·z| is more than so many times the smoothing term, a common offset of the logits cost float32 its digits.
 MAX_CANCELLATION = 4.0
@@ -40,7 +40,7 @@ def by_platform(on_cpu, elsewhere, axis):
     variants = {GATHERING_PLATFORM: partial(on_cpu, axis=axis), "default": partial(elsewhere, axis=axis)}
 
     def call(*operands):
-        if jax.device_count() > 1 or explicitly_split(operands):
+        if devices_of_the_compiler() > 1 or explicitly_split(operands):
             return variants["default"](*operands)
         return jax.lax.platform_dependent(*operands, **variants)
 

@@ -4,6 +4,8 @@ A loop's carry must leave the loop with the type that it entered with, and a cot
 Fresh zeros and ones vary over no axis. Outside `shard_map`, and with `check_vma=False`, there are no such axes.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
@@ -36,6 +38,14 @@ def summed_like(gradient, primal):
     """The gradient with respect to `primal`, summed over the axes that `primal` does not vary over, as JAX does it."""
     more = tuple(sorted(varying_axes(gradient) - varying_axes(primal)))
     return jax.lax.psum(gradient, more) if more else gradient
+
+
+def devices_of_the_compiler():
+    """Over how many devices the compiler may split an array: all, and inside `shard_map` those of the axes left to it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.manual_axes:
+        return jax.device_count()
+    return math.prod(size for name, size in mesh.shape.items() if name not in mesh.manual_axes)
 
 
 def explicitly_split(tree):
