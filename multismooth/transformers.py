@@ -9,11 +9,8 @@ from inspect import Parameter, signature
 from typing import Any
 
 from multismooth.api.public import meant
-from multismooth.errors import complain, require
+from multismooth.errors import complain
 from multismooth.registry import resolve
-
-require("torch", "torch")
-
 from multismooth.torch import loss as _torch_loss
 
 __all__ = ["compute_loss"]
@@ -54,8 +51,8 @@ def compute_loss(label_smoothing: Any = 0.1, convention: Any = "torch", *, shift
             raise TypeError(f"compute_loss() got an unexpected keyword argument {option!r}. {meant(option, OPTIONS)}")
     if not isinstance(shift, bool):
         raise complain("shift", "True or False", repr(shift), "True for causal language models, False for all others.")
-    resolve(convention)
-    return partial(_loss, shift, {"label_smoothing": label_smoothing, "convention": convention, **options})
+    options = {"label_smoothing": label_smoothing, "convention": resolve(convention), "ignore_index": -100} | options
+    return partial(_loss, shift, options)
 
 
 def _loss(shift, options, outputs, labels, num_items_in_batch=None):
@@ -65,10 +62,26 @@ def _loss(shift, options, outputs, labels, num_items_in_batch=None):
         raise complain("labels", "the labels of the batch", "None", remedy)
     if shift:
         _refuse_aligned(outputs, logits, labels)
-        logits, labels = logits[..., :-1, :], labels[..., 1:] if labels.ndim < logits.ndim else labels[..., 1:, :]
+        logits, labels = _shifted(logits, labels, options["convention"], options["ignore_index"])
     if hasattr(num_items_in_batch, "ndim"):  # DataParallel: one equal count for each device
         num_items_in_batch = num_items_in_batch.flatten()[0].to(logits.device)
     return _torch_loss(logits, labels.to(logits.device), normalizer=num_items_in_batch, **options)
+
+
+def _shifted(logits, labels, convention, ignore_index):
+    """(logits, labels) of the same positions.
+
+    Where ignored labels count for nothing, the last position gets one: logits without it would be copied, which takes
+    three times as long as the loss.
+    """
+    denominators = {convention.denominator, convention.smooth_denominator, convention.z_loss_denominator}
+    if labels.ndim == logits.ndim:
+        return logits[..., :-1, :], labels[..., 1:, :]
+    if ignore_index is None or convention.ignore_scope != "all" or denominators & {"all", "classes"}:
+        return logits[..., :-1, :], labels[..., 1:]
+    labels = labels.roll(-1, -1)
+    labels[..., -1] = ignore_index
+    return logits, labels
 
 
 def _refuse_aligned(outputs, logits, labels):
@@ -77,4 +90,6 @@ def _refuse_aligned(outputs, logits, labels):
     aligned = any(part in name for part in UNSHIFTED) or "encoder_last_hidden_state" in keys
     if aligned or logits.ndim < 3 or labels.ndim < 2:
         got = f"{name} with logits {tuple(logits.shape)} and labels {tuple(labels.shape)}"
-        raise complain("shift", "False where each label belongs to the logits at its own place", got, "Pass shift=False.")
+        raise complain(
+            "shift", "False where each label belongs to the logits at its own place", got, "Pass shift=False."
+        )
