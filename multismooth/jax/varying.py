@@ -41,7 +41,7 @@ def summed_like(gradient, primal):
 
 
 def devices_of_the_compiler():
-    """Over how many devices the compiler may split an array: all, and inside `shard_map` those of the axes left to it."""
+    """Over how many devices the compiler may split an array: all, or inside `shard_map` those of the axes left to it."""
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.manual_axes:
         return jax.device_count()
