@@ -41,7 +41,7 @@ def summed_like(gradient, primal):
 
 
 def devices_of_the_compiler():
-    """Over how many devices the compiler may split an array: all, or inside `shard_map` those of the axes left to it."""
+    """How many devices the compiler may split an array over: all, or those on axes that `shard_map` leaves to it."""
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.manual_axes:
         return jax.device_count()
