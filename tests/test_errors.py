@@ -131,6 +131,11 @@ def on_meta(**arguments):
     multismooth.torch.loss_and_grad(**tensors)
 
 
+def called_by_keras(loss):
+    """As Keras' wrapper of a function calls it."""
+    return eval("loss(y, z)", {"__name__": "keras.src.losses.losses", "loss": loss, "y": np.eye(3), "z": np.eye(3)})
+
+
 OTHERS = {
     "a list": (TypeError, "nested lists", lambda: multismooth.loss([[0.0, 1.0]], [0])),
     "no implementation": (ValueError, "Without names", lambda: with_implementation("fast", lambda: None)),
@@ -170,6 +175,7 @@ OTHERS = {
         r"OnlinePrior.start\(3\)",
         lambda: multismooth.OnlinePrior.start(5).update(LOGITS, LABELS),
     ),
+    "a call by Keras": (TypeError, r"multismooth\.keras\.Loss", lambda: called_by_keras(multismooth.loss)),
     "another device": (
         ValueError,
         "Move it",
@@ -198,6 +204,8 @@ OWN_TESTS = {
     "multismooth.torch.originals",
     "multismooth.flax.options",
     "multismooth.cpu.buffers",
+    "multismooth.keras",
+    "multismooth.transformers",
 }
 
 
