@@ -248,7 +248,12 @@ def test_half_precision_inside_and_single_precision_are_readings():
     found = parity.identify(with_float32_targets)
     assert "timm" in found.names
     assert "float32 numbers" in str(found)
-    assert "a cast is in float32" in str(parity.check(with_float32_targets, "timm"))
+    report = parity.check(with_float32_targets, "timm")
+    assert report, "a reading, not a refusal"
+    assert "a cast is in float32" in str(report)
+    assert not parity.check(with_float32_targets, "timm", strict=True)
+    assert parity.compare(with_float32_targets, partial(torch.nn.functional.cross_entropy, **ENTROPY))
+    assert not parity.check(lambda z, y: (1 + 1e-6) * with_float32_targets(z, y), "timm")
 
 
 def test_a_bend_at_large_logits_in_half_precision_is_caught():

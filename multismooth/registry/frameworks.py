@@ -83,7 +83,8 @@ FRAMEWORKS = (
         class_weights="mixture",
         denominator="mixture_weight",
         source="paddlepaddle 3.3, python/paddle/nn/functional/loss.py cross_entropy",
-        notes="Class weights multiply the whole row by Σ q·w. Under smoothing it cannot ignore labels.",
+        notes="Class weights multiply the whole row by Σ q·w. Under smoothing it cannot ignore labels. Without it, and "
+        "without class weights, ignored labels below 0 count in the mean. On a CPU log p is clipped at −64.",
     ),
     Convention(
         "paddle-ignore-index",
