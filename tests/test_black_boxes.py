@@ -64,6 +64,27 @@ def test_sentences_without_an_element_count_or_do_not():
     assert parity.identify(of_the_others).normalizer == "sentences that count"
 
 
+def test_the_means_of_sentences_are_summed():
+    """The mean over a sentence's tokens, summed over the sentences: with a mask, and without one."""
+
+    def summed(z, y):
+        return mean_of_sentence_means(z, y) * (len(y) if y.ndim > 1 else 1)
+
+    def unmasked(z, y):
+        own = z.log_softmax(-1).gather(-1, y[..., None])[..., 0]
+        return -own.mean(-1).sum()
+
+    for fn, ignored in ((summed, -100), (unmasked, None)):
+        found = parity.identify(fn)
+        assert (found.reduction, found.normalizer, found.ignore_index) == ("sentence means", "nothing", ignored)
+        assert "the sum of the sentences' means" in str(found)
+        settings = {"label_smoothing": 0, "reduction": "sentence means", "ignore_index": ignored}
+        assert parity.check(fn, "allennlp", normalizer="nothing", skip=["bad labels"], **settings)
+        assert not parity.check(fn, "allennlp", normalizer=1.0, skip=["bad labels"], **settings)
+        z, y = need("torch").randn(3, 4, 6, dtype=need("torch").float64), need("torch").arange(12).reshape(3, 4) % 6
+        np.testing.assert_allclose(pasted(found, logits=z, labels=y), fn(z, y), rtol=1e-9)
+
+
 @pytest.mark.parametrize(("fn", "z_loss"), [(summed_over_tokens, 1e-3), (summed_over_pixels, 0)])
 def test_a_sum_over_tokens_or_pixels_is_divided_by_the_sentences_or_images(fn, z_loss):
     found = parity.identify(fn)
