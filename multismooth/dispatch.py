@@ -5,13 +5,13 @@ framework. So Parameters, fake and functional tensors and tracers are recognised
 `jax.Array`, but its class is in a jax module.
 """
 
-import inspect
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate
 
 from multismooth.api import prior_functions as api
 from multismooth.api.functions import Functions
+from multismooth.api.options import signature_of
 from multismooth.api.public import Arguments, Result, misused, named
 from multismooth.errors import complain
 
@@ -48,7 +48,7 @@ def backend_object(array):
 
 def _dispatched(method: Callable[Concatenate[Any, Arguments], Result]) -> Callable[Arguments, Result]:
     """A function that calls the method of the backend to which its first argument belongs."""
-    name, signature = method.__name__, inspect.signature(method)
+    name, signature = method.__name__, signature_of(method)
     parameters = list(signature.parameters.values())[1:]
     first = parameters[0].name
 
@@ -69,6 +69,7 @@ loss_and_grad = _dispatched(Functions.loss_and_grad)
 smooth_targets = _dispatched(Functions.smooth_targets)
 linear_loss = _dispatched(Functions.linear_loss)
 linear_loss_and_grad = _dispatched(Functions.linear_loss_and_grad)
+linear_terms = _dispatched(Functions.linear_terms)
 smoothing_correction = _dispatched(Functions.smoothing_correction)
 binary_loss = _dispatched(Functions.binary_loss)
 focal_loss = _dispatched(Functions.focal_loss)

@@ -70,8 +70,14 @@ class Call(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """Per-element results: the mean loss is Σ loss / Σ weight, the unsmoothed one Σ nll / Σ weight."""
+    """Per-element results: the mean loss is Σ loss / Σ weight, the unsmoothed one Σ nll / Σ weight.
 
-    loss: Any
-    nll: Any
-    weight: Any
+    `loss`, `nll` and `lse` are differentiable. An element that is switched off has 0 in these, and −1, which names no
+    class, as its prediction.
+    """
+
+    loss: Any  # what `loss` gives for the reduction "none", unless its terms have different denominators
+    nll: Any  # the loss at ε = 0, without a z-loss
+    weight: Any  # the element's share of the mean's denominator
+    lse: Any  # log Σ exp z over the existing classes
+    predicted: Any  # the existing class with the largest logit, the first of equals; an integer

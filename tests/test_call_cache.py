@@ -234,6 +234,15 @@ def test_numbers_of_numpy_are_numbers_and_not_a_kind(functions):
         own.loss(z, y, axis=True)
 
 
+def test_ignored_labels_beside_a_mask_of_each_element(functions):
+    """Whose class axis is not the first: the labels that count are no longer in the elements' shape."""
+    z, labels = np.random.default_rng(0).normal(size=(2, 3, 4)), np.array([[0, -100, 1], [2, 3, -100]])
+    own, array, back = functions()
+    settings = {"class_mask": array(np.ones((2, 3, 4), bool)), "axis": 2}
+    once, again = (back(own.loss(array(z), array(labels), **settings)) for _ in range(2))
+    assert once == again
+
+
 def test_entries_are_bounded(functions, monkeypatch):
     monkeypatch.setattr(call_cache, "MAX_ENTRIES", 5)
     own, array, _ = functions()
@@ -278,15 +287,12 @@ def test_a_recorded_plan_is_the_plan_of_other_numbers(monkeypatch):
     """Recorded with one set of numbers, replayed with others."""
     functions, replayed = Functions(mn.NumpyBackend()), 0
     monkeypatch.setattr(functions._call, "_entries", Never())
-    names = "label_smoothing convention weight prior class_mask sample_weight ignore_index z_loss reduction normalizer"
-    defaults = {"label_smoothing": 0.1, "convention": "torch", "ignore_index": -100, "z_loss": 0.0, "reduction": "mean"}
 
     def call(seed):
         drawn = problems.problem(seed, reckless=False)
-        values = [(defaults | drawn.settings).get(name) for name in names.split()]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SmoothingWarning)
-            return functions._call(drawn.logits, drawn.targets, *values, drawn.settings.get("axis"), None)[:2]
+            return functions._call(drawn.logits, drawn.targets, **drawn.settings)[:2]
 
     for structure in range(100):
         seeds = range(structure * problems.VARIATIONS, structure * problems.VARIATIONS + 3)

@@ -25,8 +25,9 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 # What is raised without `complain`, and why.
 ELSEWHERE = {
-    ("multismooth.torch.layers", "TypeError"): "what Python says of a keyword",
-    ("multismooth.flax.options", "TypeError"): "what Python says of a keyword",
+    ("multismooth.torch.layers", "unexpected"): "what Python says of a keyword",
+    ("multismooth.flax.options", "unexpected"): "what Python says of a keyword",
+    ("multismooth.api.public", "unexpected"): "what Python says of a keyword",
     ("multismooth.torch.originals", "REFUSALS.get(type(error), type(error))"): "the type that the original raises",
     ("multismooth.cpu.threads", "error"): "is raised again, by another thread",
     ("multismooth.cpu.compiled.arithmetic", "ImportError"): "says that there is no compiler",

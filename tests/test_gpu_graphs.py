@@ -25,11 +25,8 @@ from multismooth.torch.namespace import XP  # noqa: E402
 def bound(device, labels, classes=5, **settings):
     """(Problem, Settings) of a call whose labels are not checked, as on a GPU."""
     torch.manual_seed(0)
-    bind, given = multismooth.torch._functions._call, {"label_smoothing": 0.1, "convention": "torch", "weight": None}
-    given |= {"prior": None, "class_mask": None, "sample_weight": None, "ignore_index": -100, "z_loss": 0.0}
-    given |= {"reduction": "mean", "normalizer": None, "axis": 1, "validate": False} | settings
-    logits = torch.randn(len(labels), classes, device=device)
-    return bind(logits, torch.tensor(labels, device=device), *given.values())[:2]
+    logits, labels = torch.randn(len(labels), classes, device=device), torch.tensor(labels, device=device)
+    return multismooth.torch._functions._call(logits, labels, **{"axis": 1, "validate": False} | settings)[:2]
 
 
 def entries(value, count):

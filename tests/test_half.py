@@ -93,9 +93,7 @@ def test_a_gradient_that_is_there_is_computed_again_unless_the_upstream_gradient
     for upstream in (1.0, 0.3):
         z = logits.clone().requires_grad_()
         with multismooth.implementation("triton"), np.errstate(all="ignore"):
-            call = ms._functions._call(
-                z, labels, 0.1, "torch", None, None, None, None, -100, 0.0, "mean", None, None, None
-            )  # fmt: skip
+            call = ms._functions._call(z, labels)
             plan = plan_as_tensors(plan_and_kernel(call)[0])
             loss = autograd._GuardedSummed.apply(z, call.problem, plan, 1, torch.float32)
             loss.backward(torch.tensor(upstream), retain_graph=True)

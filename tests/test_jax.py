@@ -26,9 +26,7 @@ def loss(z, **options):
 
 def plain(z):
     """The text of `spec`, differentiated by JAX alone."""
-    problem, settings, *_ = ms._functions._call(
-        z, jnp.asarray(LABELS), 0.2, "others", SETTINGS["weight"], None, None, None, -100, 0.1, "mean", None, None, None
-    )
+    problem, settings, *_ = ms._functions._call(z, jnp.asarray(LABELS), **SETTINGS)
     return backend.backend.total(problem, settings, backend.XP)
 
 

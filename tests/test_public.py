@@ -10,6 +10,9 @@ import pytest
 from requirements import need
 
 import multismooth
+from multismooth.api import options
+from multismooth.api.functions import Functions
+from multismooth.api.public import public
 
 NAMES = (
     *("loss", "terms", "loss_and_grad", "smooth_targets"),
@@ -145,3 +148,31 @@ def test_compilers_know_the_name():
         assert float(jax.jit(function)(jax.numpy.zeros((2, 3)), LABELS)) == pytest.approx(np.log(3), rel=1e-6)
         with pytest.raises(TypeError, match="<function loss at"):
             jax.jit(function)(jax.numpy.zeros((2, 3)), LABELS, convention="torch")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_keyword_that_a_function_does_not_have_is_refused(module, name):
+    function = getattr(module, name)
+    first = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    for keyword in set(options.DEFAULTS) - set(inspect.signature(function).parameters):
+        with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument '{keyword}'\."):
+            function(*(own(module, LOGITS) for _ in first), **{keyword: options.DEFAULTS[keyword]})
+
+
+class GroupedOptions(options.LossOptions, total=False):
+    group: str
+
+
+def test_a_backend_has_keywords_of_its_own():
+    backend = importlib.import_module("multismooth.numpy").NumpyBackend()
+    backend.options = {options.LossOptions: GroupedOptions}
+    functions = Functions(backend)
+    functions._arguments.checked = lambda *arguments, group: (group, None)
+    loss, terms = public(functions.loss, "module"), public(functions.terms, "module")
+    assert inspect.signature(loss).parameters["group"] == inspect.Parameter(
+        "group", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=str
+    )
+    backend.loss = lambda call: call.problem
+    assert loss(LOGITS, LABELS, group="ranks") == "ranks"
+    with pytest.raises(TypeError, match="unexpected keyword argument 'group'"):
+        terms(LOGITS, LABELS, group="ranks")

@@ -27,10 +27,7 @@ def logits(*shape, dtype=torch.float64):
 
 def plain(z, labels, **options):
     """The text of `spec`, differentiated by autograd alone."""
-    names = "label_smoothing convention weight prior class_mask sample_weight ignore_index z_loss reduction normalizer"
-    defaults = {"label_smoothing": 0.1, "convention": "torch", "ignore_index": -100, "z_loss": 0.0, "reduction": "mean"}
-    values = [(defaults | options).get(name) for name in names.split()]
-    call = ms._functions._call(z, labels, *values, None, None)
+    call = ms._functions._call(z, labels, **options)
     return backend.total(call.problem, call.settings, XP)
 
 
@@ -39,15 +36,12 @@ def node(loss):
 
 
 def test_a_plan_made_in_numpy_is_the_plan_of_the_tensors():
-    names = "label_smoothing convention weight prior class_mask sample_weight ignore_index z_loss reduction normalizer"
-    defaults = {"label_smoothing": 0.1, "convention": "torch", "ignore_index": -100, "z_loss": 0.0, "reduction": "mean"}
     fields = set()
     for seed in range(300):
         case = problems.problem(seed, reckless=False, targets="hard")
         tensors = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in case.settings.items()}
         z, y = torch.tensor(case.logits, requires_grad=True), torch.tensor(case.targets)
-        values = [(defaults | tensors).get(name) for name in names.split()]
-        bound = ms._functions._call(z, y, *values, tensors.get("axis"), None)[:2]
+        bound = ms._functions._call(z, y, **tensors)[:2]
         for name, ours, theirs in zip(Plan._fields, plans.planned(*bound), reduced_plan(*bound, XP), strict=True):
             assert (ours is None) == (theirs is None)
             if ours is not None:  # numbers stand for arrays of one entry

@@ -3,7 +3,9 @@
 A number that makes one of them the plain loss (γ = 0, β = 0, strength = 0, hard_weight = 1) makes it `loss` itself.
 """
 
-from typing import Any
+from typing import Any, Unpack
+
+from multismooth.api.options import UnsmoothedOptions
 
 
 class AlternativeFunctions:
@@ -21,17 +23,7 @@ class AlternativeFunctions:
         gamma: Any = 2.0,
         modulation: str = "class",
         label_smoothing: Any = 0.0,
-        convention: Any = "torch",
-        weight=None,
-        prior=None,
-        class_mask=None,
-        sample_weight=None,
-        ignore_index: int | None = -100,
-        z_loss: Any = 0.0,
-        reduction: str = "mean",
-        normalizer=None,
-        axis: int | None = None,
-        validate: bool | None = None,
+        **options: Unpack[UnsmoothedOptions],
     ):
         """−Σ_k w_k q_k (1 − p_k)^γ log p_k per element, reduced: smoothed first, then modulated class by class.
 
@@ -50,11 +42,8 @@ class AlternativeFunctions:
 
         Source: Lin et al. 2017, Focal Loss for Dense Object Detection, eq. 4 (arXiv:1708.02002).
         """
-        call = self._call(
-            logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
-            ignore_index, z_loss, reduction, normalizer, axis, validate,
-        )  # fmt: skip
-        alternative = self._parameters.focal(gamma, modulation, *call[:2], validate)
+        call = self._call(logits, targets, label_smoothing=label_smoothing, **options)
+        alternative = self._parameters.focal(gamma, modulation, *call[:2], options.get("validate"))
         return self._backend.loss(call) if zero(alternative.gamma) else self._backend.alternative(call, alternative)
 
     def confidence_penalty(
@@ -64,17 +53,7 @@ class AlternativeFunctions:
         *,
         beta: Any = 0.1,
         label_smoothing: Any = 0.0,
-        convention: Any = "torch",
-        weight=None,
-        prior=None,
-        class_mask=None,
-        sample_weight=None,
-        ignore_index: int | None = -100,
-        z_loss: Any = 0.0,
-        reduction: str = "mean",
-        normalizer=None,
-        axis: int | None = None,
-        validate: bool | None = None,
+        **options: Unpack[UnsmoothedOptions],
     ):
         """loss − β·H(p) per element, reduced, with H(p) = −Σ_k p_k log p_k in nats: no log K, no 1/K.
 
@@ -93,11 +72,8 @@ class AlternativeFunctions:
         Source: Pereyra et al. 2017, Regularizing Neural Networks by Penalizing Confident Output Distributions, §3
         (arXiv:1701.06548).
         """
-        call = self._call(
-            logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
-            ignore_index, z_loss, reduction, normalizer, axis, validate,
-        )  # fmt: skip
-        alternative = self._parameters.penalty(beta, call.problem, validate)
+        call = self._call(logits, targets, label_smoothing=label_smoothing, **options)
+        alternative = self._parameters.penalty(beta, call.problem, options.get("validate"))
         return self._backend.loss(call) if zero(alternative.strength) else self._backend.alternative(call, alternative)
 
     def margin_smoothing(
@@ -108,17 +84,7 @@ class AlternativeFunctions:
         margin: Any = 10.0,
         strength: Any = 0.1,
         label_smoothing: Any = 0.0,
-        convention: Any = "torch",
-        weight=None,
-        prior=None,
-        class_mask=None,
-        sample_weight=None,
-        ignore_index: int | None = -100,
-        z_loss: Any = 0.0,
-        reduction: str = "mean",
-        normalizer=None,
-        axis: int | None = None,
-        validate: bool | None = None,
+        **options: Unpack[UnsmoothedOptions],
     ):
         """loss + strength·mean_k max(0, max z − z_k − margin) per element, reduced.
 
@@ -138,11 +104,8 @@ class AlternativeFunctions:
 
         Source: Liu et al. 2022, The Devil is in the Margin, eq. 6 (arXiv:2111.15430).
         """
-        call = self._call(
-            logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
-            ignore_index, z_loss, reduction, normalizer, axis, validate,
-        )  # fmt: skip
-        alternative = self._parameters.margin(margin, strength, call.problem, validate)
+        call = self._call(logits, targets, label_smoothing=label_smoothing, **options)
+        alternative = self._parameters.margin(margin, strength, call.problem, options.get("validate"))
         return self._backend.loss(call) if zero(alternative.strength) else self._backend.alternative(call, alternative)
 
     def distillation_loss(
@@ -154,17 +117,7 @@ class AlternativeFunctions:
         temperature: Any,
         hard_weight: Any = 0.0,
         label_smoothing: Any = 0.0,
-        convention: Any = "torch",
-        weight=None,
-        prior=None,
-        class_mask=None,
-        sample_weight=None,
-        ignore_index: int | None = -100,
-        z_loss: Any = 0.0,
-        reduction: str = "mean",
-        normalizer=None,
-        axis: int | None = None,
-        validate: bool | None = None,
+        **options: Unpack[UnsmoothedOptions],
     ):
         """(1 − h)·T²·KL(softmax(z_teacher/T) ‖ softmax(z/T)) + h·loss(z, y) per element, reduced.
 
@@ -187,14 +140,11 @@ class AlternativeFunctions:
         """
         learns_labels = targets is not None
         if not learns_labels:
-            targets, axis = self._parameters.any_labels(logits, class_mask, convention, axis)
-            ignore_index = None
-        call = self._call(
-            logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
-            ignore_index, z_loss, reduction, normalizer, axis, validate,
-        )  # fmt: skip
+            targets, axis = self._parameters.any_labels(logits, **options)
+            options |= {"axis": axis, "ignore_index": None}
+        call = self._call(logits, targets, label_smoothing=label_smoothing, **options)
         alternative = self._parameters.distillation(
-            teacher_logits, temperature, hard_weight, learns_labels, *call[:2], validate
+            teacher_logits, temperature, hard_weight, learns_labels, *call[:2], options.get("validate")
         )
         if isinstance(alternative.hard_weight, float) and alternative.hard_weight == 1.0:
             return self._backend.loss(call)

@@ -10,21 +10,20 @@ from multismooth.registry import resolve
 class Arguments(Conversions):
     """Converts and checks the arguments of the public functions."""
 
-    def checked(
-        self, logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
-        ignore_index, z_loss, reduction, normalizer, axis, validate,
-    ):  # fmt: skip
-        """(Problem, Settings) of the arguments of `loss`."""
+    def checked(self, given, convention, ignore_index, reduction, axis, validate):
+        """(Problem, Settings) of the arguments of `loss`. `given`: a Problem of arrays as the caller passed them."""
         backend = self.backend
-        z = self._floating("logits", logits)
+        z = self._floating("logits", given.logits)
         if z.ndim == 0:
             raise complain("logits", "at least one axis, the classes", "a single number", "Pass logits.reshape(1, -1).")
         argument_checks.validation(validate)
         argument_checks.reduction(reduction)
         convention = resolve(convention)
-        targets = backend.take("targets", targets, z)
+        targets = backend.take("targets", given.targets, z)
         kind = backend.kind(targets)
         target_checks.kind(kind, targets.dtype)
+        if kind == "floating" and not backend.tracing():
+            argument_checks.refuse_keras_order()
         ignore_index = argument_checks.ignored_label(ignore_index, backend.widest(targets))
         target_values = self._values(targets, validate)
         soft, slack = kind != "integer", target_checks.tolerance(targets.dtype)
@@ -38,8 +37,7 @@ class Arguments(Conversions):
             argument_checks.single_class(z.shape, axis)
 
         readers = self.readers(z, axis, reduction, validate)
-        others = (label_smoothing, weight, prior, class_mask, sample_weight, z_loss, normalizer)
-        problem = Problem(z, targets, *[read(value) for read, value in zip(readers, others, strict=True)])
+        problem = Problem(z, targets, *[read(value) for read, value in zip(readers, given[2:], strict=True)])
         settings = Settings(convention, axis, soft, ignore_index, reduction, valid=soft, row_tolerance=slack)
         _check_combinations(convention, problem, soft, reduction)
         if convention.exclude and convention.receivers(num_classes) == 0:
@@ -125,6 +123,8 @@ class Arguments(Conversions):
         z = self._floating("logits", logits)
         targets = self.backend.take("targets", targets, z)
         target_checks.kind(self.backend.kind(targets), targets.dtype)
+        if not self.backend.tracing():
+            argument_checks.refuse_keras_order()
         if not argument_checks.same_shape(targets.shape, z.shape):
             expected, got = f"the logits' shape {tuple(z.shape)}", f"{tuple(targets.shape)}"
             raise complain("targets", expected, got, target_checks.binary_fitting(targets.shape, z.shape), TargetError)

@@ -8,6 +8,7 @@ again, which says what is wrong with it, if anything is.
 
 import numpy as np
 
+from multismooth.api.options import by_default
 from multismooth.api.value_checks import expectations, quick_check
 from multismooth.problem import Call, Memo, Problem, new
 
@@ -62,23 +63,29 @@ def remember(entries, key, entry):
 
 
 class CallCache:
-    """Call an instance with the arguments of `loss`, in its order, to get a checked `Call`."""
+    """Call an instance with the arguments of `loss` to get a checked `Call`.
 
-    def __init__(self, arguments):
-        self._arguments, self._backend, self._entries = arguments, arguments.backend, {}
+    scores: the logits themselves are here, and not only their shape.
+    """
 
+    def __init__(self, arguments, scores=True):
+        self._arguments, self._backend, self._scores, self._entries = arguments, arguments.backend, scores, {}
+
+    @by_default
     def __call__(
-        self, logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
-        ignore_index, z_loss, reduction, normalizer, axis, validate, scores=True,
+        self, logits, targets, *, label_smoothing, convention, weight, prior, class_mask, sample_weight,
+        ignore_index, z_loss, reduction, normalizer, axis, validate, **own,
     ):  # fmt: skip
-        """`scores`: the logits themselves are here, and not only their shape."""
-        key, given = None, (label_smoothing, weight, prior, class_mask, sample_weight, z_loss)
-        if not self._backend.watched():
+        """`own`: the keywords that this backend alone has. Calls with one of them are not remembered."""
+        key, given = None, [
+            logits, targets, label_smoothing, weight, prior, class_mask, sample_weight, z_loss, normalizer
+        ]  # fmt: skip
+        if not (own or self._backend.watched()):
             try:
                 key = (
                     type(logits), logits.shape, logits.dtype, logits.device, type(targets), targets.shape,
                     targets.dtype, targets.device, convention, ignore_index, type(ignore_index), reduction, axis,
-                    type(axis), validate, scores,
+                    type(axis), validate,
                     label_smoothing if type(label_smoothing) is float else kind_of(label_smoothing),
                     None if weight is None else kind_of(weight), None if prior is None else kind_of(prior),
                     None if class_mask is None else kind_of(class_mask),
@@ -90,25 +97,23 @@ class CallCache:
             except (AttributeError, TypeError, RuntimeError):  # a list, an unhashable convention, a nested tensor
                 key = entry = None
             if entry is not None:
-                call = entry.call(self._backend, [logits, targets, *given, normalizer])
+                call = entry.call(self._backend, given.copy())
                 if call is not None:
                     return call
-        problem, settings = self._arguments.checked(
-            logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
-            ignore_index, z_loss, reduction, normalizer, axis, validate,
-        )  # fmt: skip
+        given = Problem(*given)
+        problem, settings = self._arguments.checked(given, convention, ignore_index, reduction, axis, validate, **own)
         if key is not None and key not in self._entries:
-            entry = self._entry(problem, settings, [logits, targets, *given, normalizer], validate, scores)
+            entry = self._entry(problem, settings, given, validate)
             if entry is not None:
                 remember(self._entries, key, entry)
         return Call(problem, settings)
 
-    def _entry(self, problem, settings, given, validate, scores):
+    def _entry(self, problem, settings, given, validate):
         """An Entry for calls like this one, or None if each of them needs all of `arguments`."""
-        z, backend, epsilon = problem.logits, self._backend, problem.label_smoothing
+        z, backend, scores, epsilon = problem.logits, self._backend, self._scores, problem.label_smoothing
         seen = backend.views(problem, settings.axis, scores)
         warns = z.shape[settings.axis] < 2 or (type(epsilon) is float and epsilon > 0.5)
-        if z is not given[0] or seen is None or warns or not backend.ordinary(problem):
+        if z is not given.logits or seen is None or warns or not backend.ordinary(problem):
             return None
         visible, expect = seen[1] is not None, None
         if not visible and (validate or any(map(backend.is_array, problem[2:]))):  # is guarded, or waited for

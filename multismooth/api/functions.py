@@ -1,9 +1,10 @@
 """The public functions: one signature and one documentation for all backends. `arguments` checks what is passed."""
 
-from typing import Any
+from typing import Any, Unpack
 
 from multismooth.api.alternative_functions import AlternativeFunctions
 from multismooth.api.linear_functions import HeadFunctions
+from multismooth.api.options import LossOptions, TargetOptions, TermsOptions
 from multismooth.api.prior_functions import PriorFunctions
 from multismooth.problem import Terms
 
@@ -19,25 +20,9 @@ class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
 
         self._backend, self._arguments, self._parameters = backend, Arguments(backend), Parameters(backend)
         self._call = CallCache(self._arguments)
+        self._call_of_shape = CallCache(self._arguments, scores=False)
 
-    def loss(
-        self,
-        logits,
-        targets,
-        *,
-        label_smoothing: Any = 0.1,
-        convention: Any = "torch",
-        weight=None,
-        prior=None,
-        class_mask=None,
-        sample_weight=None,
-        ignore_index: int | None = -100,
-        z_loss: Any = 0.0,
-        reduction: str = "mean",
-        normalizer=None,
-        axis: int | None = None,
-        validate: bool | None = None,
-    ):
+    def loss(self, logits, targets, **options: Unpack[LossOptions]):
         """−Σ_k w_k q_k log softmax(logits)_k per element, reduced, with q = (1 − ε′)·t + ε′·r. In nats.
 
         Args:
@@ -74,62 +59,32 @@ class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
 
         Source: Szegedy et al. 2016, Rethinking the Inception Architecture, §7 (arXiv:1512.00567).
         """
-        return self._backend.loss(self._call(
-            logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
-            ignore_index, z_loss, reduction, normalizer, axis, validate,
-        ))  # fmt: skip
+        return self._backend.loss(self._call(logits, targets, **options))
 
-    def terms(
-        self,
-        logits,
-        targets,
-        *,
-        label_smoothing: Any = 0.1,
-        convention: Any = "torch",
-        weight=None,
-        prior=None,
-        class_mask=None,
-        sample_weight=None,
-        ignore_index: int | None = -100,
-        z_loss: Any = 0.0,
-        axis: int | None = None,
-        validate: bool | None = None,
-    ) -> Terms:
-        """(loss, nll, weight) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0.
+    def terms(self, logits, targets, **options: Unpack[TermsOptions]) -> Terms:
+        """(loss, nll, weight, lse, predicted) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0.
 
         Gradient accumulation, data parallelism and logging need these: sums can be added over batches, means cannot.
-        Arguments as in `loss`.
+        Arguments as in `loss`. `lse` is log Σ_k exp z_k over the classes that exist; `predicted` is the class with the
+        largest logit among them, the first of equals. `loss`, `nll` and `lse` are differentiable. An element that is
+        ignored, or has the sample weight 0, gives 0 in these and −1, which names no class, in `predicted`.
 
         >>> import numpy as np
         >>> import multismooth
         >>> logits = np.array([[2.0, 0.5, -1.0], [0.0, 1.0, 3.0]])
         >>> parts = multismooth.terms(logits, np.array([0, -100]))
-        >>> parts.weight.tolist()
-        [1.0, 0.0]
+        >>> parts.weight.tolist(), parts.predicted.tolist()
+        ([1.0, 0.0], [0, -1])
         """
-        return self._backend.terms(self._call(
-            logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
-            ignore_index, z_loss, "none", None, axis, validate,
-        ))  # fmt: skip
+        return self._backend.terms(self._call(logits, targets, reduction="none", **options))
 
     def loss_and_grad(
         self,
         logits,
         targets,
         *,
-        label_smoothing: Any = 0.1,
-        convention: Any = "torch",
-        weight=None,
-        prior=None,
-        class_mask=None,
-        sample_weight=None,
-        ignore_index: int | None = -100,
-        z_loss: Any = 0.0,
-        reduction: str = "mean",
-        normalizer=None,
-        axis: int | None = None,
-        validate: bool | None = None,
-        out=None,
+        out: Any = None,
+        **options: Unpack[LossOptions],
     ):
         """(loss, ∂Σloss/∂logits), the gradient (Σ_k W_k)·softmax(logits) − W in the logits' dtype.
 
@@ -142,23 +97,16 @@ class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
         >>> gradient.round(3).tolist()
         [[0.2, -0.6, 0.2, 0.2]]
         """
-        return self._backend.loss_and_grad(self._call(
-            logits, targets, label_smoothing, convention, weight, prior, class_mask, sample_weight,
-            ignore_index, z_loss, reduction, normalizer, axis, validate,
-        ), out)  # fmt: skip
+        return self._backend.loss_and_grad(self._call(logits, targets, **options), out)
 
     def smooth_targets(
         self,
         targets,
         num_classes: int,
         *,
-        label_smoothing: Any = 0.1,
-        convention: Any = "torch",
-        prior=None,
-        class_mask=None,
-        ignore_index: int | None = -100,
-        dtype=None,
+        dtype: Any = None,
         axis: int = -1,
+        **options: Unpack[TargetOptions],
     ):
         """q = (1 − ε′)·t + ε′·r as rows (N…, K), for losses that take distributions (KLDivLoss, mixup).
 
@@ -172,10 +120,9 @@ class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
         [[0.05, 0.05, 0.85, 0.05]]
         """
         template, targets = self._arguments.template(targets, num_classes, axis, dtype)
-        return self._backend.smooth_targets(self._call(
-            template, targets, label_smoothing, convention, None, prior, class_mask, None,
-            ignore_index, 0.0, "none", None, axis, None, scores=False,
-        ))  # fmt: skip
+        return self._backend.smooth_targets(
+            self._call_of_shape(template, targets, reduction="none", axis=axis, **options)
+        )
 
     def binary_loss(
         self,

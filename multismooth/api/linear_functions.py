@@ -1,6 +1,9 @@
 """The public functions of a linear layer followed by its loss. `functions` inherits them."""
 
-from typing import Any
+from typing import Any, Unpack
+
+from multismooth.api.options import CorrectionOptions, HeadOptions, HeadTermsOptions, by_default
+from multismooth.problem import Terms
 
 
 class HeadFunctions:
@@ -16,21 +19,8 @@ class HeadFunctions:
         classifier,
         targets,
         *,
-        bias=None,
-        label_smoothing: Any = 0.1,
-        convention: Any = "torch",
-        weight=None,
-        prior=None,
-        class_mask=None,
-        sample_weight=None,
-        ignore_index: int | None = -100,
-        z_loss: Any = 0.0,
-        reduction: str = "mean",
-        normalizer=None,
-        axis: int | None = None,
-        validate: bool | None = None,
-        chunk_rows: int | None = None,
-        accumulate: str = "float32",
+        bias: Any = None,
+        **options: Unpack[HeadOptions],
     ):
         """`loss(hidden @ classifier.T + bias, targets, …)` without the whole (N, K) logits in memory.
 
@@ -50,10 +40,7 @@ class HeadFunctions:
         >>> round(float(multismooth.linear_loss(hidden, classifier, np.array([0, 3]))), 6)
         1.386294
         """
-        return self._backend.linear_loss(*self._head(
-            hidden, classifier, bias, chunk_rows, accumulate, targets, label_smoothing, convention, weight, prior,
-            class_mask, sample_weight, ignore_index, z_loss, reduction, normalizer, axis, validate,
-        ))  # fmt: skip
+        return self._backend.linear_loss(*self._head(hidden, classifier, targets, bias, **options))
 
     def linear_loss_and_grad(
         self,
@@ -61,21 +48,8 @@ class HeadFunctions:
         classifier,
         targets,
         *,
-        bias=None,
-        label_smoothing: Any = 0.1,
-        convention: Any = "torch",
-        weight=None,
-        prior=None,
-        class_mask=None,
-        sample_weight=None,
-        ignore_index: int | None = -100,
-        z_loss: Any = 0.0,
-        reduction: str = "mean",
-        normalizer=None,
-        axis: int | None = None,
-        validate: bool | None = None,
-        chunk_rows: int | None = None,
-        accumulate: str = "float32",
+        bias: Any = None,
+        **options: Unpack[HeadOptions],
     ):
         """(loss, (∂/∂hidden, ∂/∂classifier, ∂/∂bias or None)) of `linear_loss`. For "none", of its sum.
 
@@ -86,10 +60,32 @@ class HeadFunctions:
         >>> d_hidden.shape, d_classifier.shape, d_bias
         ((2, 3), (4, 3), None)
         """
-        return self._backend.linear_loss_and_grad(*self._head(
-            hidden, classifier, bias, chunk_rows, accumulate, targets, label_smoothing, convention, weight, prior,
-            class_mask, sample_weight, ignore_index, z_loss, reduction, normalizer, axis, validate,
-        ))  # fmt: skip
+        return self._backend.linear_loss_and_grad(*self._head(hidden, classifier, targets, bias, **options))
+
+    def linear_terms(
+        self,
+        hidden,
+        classifier,
+        targets,
+        *,
+        bias: Any = None,
+        **options: Unpack[HeadTermsOptions],
+    ) -> Terms:
+        """`terms(hidden @ classifier.T + bias, targets, …)` without the whole (N, K) logits in memory.
+
+        Perplexity, token accuracy and a z-loss of a fused head come from it. Backward makes each chunk's logits again,
+        so there is never more than one chunk of them. Arguments as in `linear_loss`, results as in `terms`.
+
+        >>> import numpy as np
+        >>> import multismooth
+        >>> hidden, classifier, labels = np.eye(2, 3), np.arange(12.0).reshape(4, 3), np.array([3, 0])
+        >>> found = multismooth.linear_terms(hidden, classifier, labels)
+        >>> found.predicted.tolist(), (found.predicted == labels).mean()  # token accuracy
+        ([3, 3], 0.5)
+        >>> round(float(np.exp(found.nll.sum() / found.weight.sum())), 3)  # perplexity
+        94.733
+        """
+        return self._backend.linear_terms(*self._head(hidden, classifier, targets, bias, reduction="none", **options))
 
     def smoothing_correction(
         self,
@@ -97,16 +93,8 @@ class HeadFunctions:
         classifier,
         targets,
         *,
-        bias=None,
-        label_smoothing: Any = 0.1,
-        convention: Any = "torch",
-        prior=None,
-        sample_weight=None,
-        ignore_index: int | None = -100,
-        reduction: str = "mean",
-        normalizer=None,
-        axis: int | None = None,
-        validate: bool | None = None,
+        bias: Any = None,
+        **options: Unpack[CorrectionOptions],
     ):
         """ε′·(x·W_y + c_y − Σ_k r_k (x·W_k + c_k)) per element, reduced: what smoothing adds to a hard-label loss.
 
@@ -130,15 +118,12 @@ class HeadFunctions:
         >>> bool(np.isclose(smoothed, multismooth.linear_loss(*head, label_smoothing=0.1)))
         True
         """
-        hidden, classifier, bias, _, call = self._head(
-            hidden, classifier, bias, None, "float32", targets, label_smoothing, convention, None, prior,
-            None, sample_weight, ignore_index, 0.0, reduction, normalizer, axis, validate,
-        )  # fmt: skip
+        hidden, classifier, bias, _, call = self._head(hidden, classifier, targets, bias, **options)
         return self._backend.smoothing_correction(hidden, classifier, bias, call)
 
-    def _head(self, hidden, classifier, bias, chunk_rows, accumulate, targets, *rest):
+    @by_default
+    def _head(self, hidden, classifier, targets, bias, *, axis, chunk_rows, accumulate, **options):
         """(hidden, classifier, bias, chunk_rows, Call). The Call's logits have a shape but no values."""
-        head = self._arguments.head(hidden, classifier, bias, chunk_rows, accumulate, rest[-2])
-        *head, logits = head
-        call = self._call(logits, targets, *rest, scores=False)
+        *head, logits = self._arguments.head(hidden, classifier, bias, chunk_rows, accumulate, axis)
+        call = self._call_of_shape(logits, targets, axis=axis, **options)
         return *head, call._replace(settings=call.settings._replace(accumulate=accumulate))

@@ -5,6 +5,7 @@ import numpy as np
 from multismooth import alternatives
 from multismooth.api import argument_checks, target_checks
 from multismooth.api.conversions import Conversions
+from multismooth.api.options import by_default
 from multismooth.errors import TargetError, complain
 from multismooth.plan import included_classes
 from multismooth.registry import resolve
@@ -53,7 +54,8 @@ class Parameters(Conversions):
             _only_for_labels(problem)
         return alternatives.Distillation(xp.stop_gradient(teacher), temperature, hard_weight)
 
-    def any_labels(self, logits, class_mask, convention, axis):
+    @by_default
+    def any_labels(self, logits, *, class_mask, convention, axis, **others):
         """(labels that are all valid, the class axis) for a call without targets: the first class that exists."""
         z, xp, convention = self._floating("logits", logits), self.backend.xp, resolve(convention)
         axis = argument_checks.axis_index(-1 if axis is None else axis, z.ndim, "the logits")

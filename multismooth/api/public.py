@@ -11,6 +11,8 @@ from functools import wraps
 from inspect import Parameter, signature
 from typing import Any, ParamSpec, TypeVar
 
+from multismooth.api.options import signature_of
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -45,10 +47,15 @@ SYNONYMS = {
 
 
 def public(method: Callable[Arguments, Result], module: str) -> Callable[Arguments, Result]:
-    """A bound method as a function of a module."""
+    """A bound method of `Functions` as a function of a module."""
+    written = signature_of(method, method.__self__._backend.options)  # type: ignore[attr-defined]
+    known = frozenset(written.parameters)
 
     @wraps(method)
     def call(*args: Arguments.args, **options: Arguments.kwargs) -> Result:
+        for name in options:
+            if name not in known:
+                raise unexpected(call.__name__, name, written.parameters)
         try:
             return method(*args, **options)
         except TypeError:
@@ -57,6 +64,7 @@ def public(method: Callable[Arguments, Result], module: str) -> Callable[Argumen
                 raise
         raise wrong
 
+    call.__signature__ = written  # type: ignore[attr-defined]
     return named(call, module)
 
 
@@ -76,7 +84,7 @@ def misused(function: Callable, args: tuple, options: dict[str, Any]) -> TypeErr
     first = ", ".join(positional)
     for keyword in options:
         if keyword not in parameters:
-            return TypeError(f"{name}() got an unexpected keyword argument {keyword!r}. {meant(keyword, parameters)}")
+            return unexpected(name, keyword, parameters)
     if len(args) > len(positional):
         extra = args[len(positional)]
         example = f"label_smoothing={extra!r}" if isinstance(extra, float) else "label_smoothing=0.1"
@@ -92,6 +100,11 @@ def misused(function: Callable, args: tuple, options: dict[str, Any]) -> TypeErr
     if missing := [p for p in needed if p not in positional[: len(args)]]:
         return TypeError(f"{name}() is missing {' and '.join(map(repr, missing))}. Its first arguments are {first}.")
     return None
+
+
+def unexpected(name, keyword, parameters):
+    """The error for a keyword that a function or class of this name does not take."""
+    return TypeError(f"{name}() got an unexpected keyword argument {keyword!r}. {meant(keyword, parameters)}")
 
 
 def meant(word, parameters):

@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 from flax.core import FrozenDict
 
-from multismooth.flax.options import OPTIONS, is_array, linear_loss_by, product, refuse_unknown, refused
+from multismooth.flax.options import OPTIONS, evaluate, is_array, product, refuse_unknown, refused
 
 
 class Constant:
@@ -50,10 +50,11 @@ class LinearLoss(nn.Dense, Options):
             of logits at a time.
         Every other keyword is a default for an argument of `linear_loss` (label_smoothing, convention, weight, …) and
             becomes a field. Arrays are constants of the module: they are copied, part of its hash, and not parameters.
+        return_terms: the result is that of `linear_terms`, which reduces nothing.
         options: the same, as a dict.
 
-    `apply(params, hidden, targets, **options)` returns the loss. Its options replace the module's: pass there what
-    changes from step to step. The params of an `nn.Dense` can be loaded, and the other way round.
+    `apply(params, hidden, targets, **options)` returns the loss, or the Terms. Its options replace the module's:
+    pass there what changes from step to step. The params of an `nn.Dense` can be loaded, and the other way round.
 
     Raises TypeError for an unknown keyword, with the one that was probably meant, and ValueError for products that have
     variables (`dot_general_cls`).
@@ -66,6 +67,7 @@ class LinearLoss(nn.Dense, Options):
     """
 
     options: Mapping[str, Any] = FrozenDict()
+    return_terms: bool = False
 
     def __new__(cls, *arguments, **named):
         own = signature(cls.__init__).parameters
@@ -93,7 +95,7 @@ class LinearLoss(nn.Dense, Options):
         kernel = self.param("kernel", self.kernel_init, (hidden.shape[axis], self.features), self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
         hidden, kernel, bias = self.promote_dtype(hidden, kernel, bias, dtype=self.dtype)
-        return linear_loss_by(self._product())(hidden, kernel.T, targets, bias=bias, **options)
+        return evaluate(self.return_terms, self._product(), hidden, kernel, targets, bias, options)
 
     def logits(self, hidden):
         """The logits (N…, features) that the loss is computed from. The option `axis` is the class axis."""

@@ -5,7 +5,7 @@ from inspect import signature
 import jax.numpy as jnp
 from flax import nnx
 
-from multismooth.flax.options import OPTIONS, is_array, linear_loss_by, product, refuse_unknown
+from multismooth.flax.options import OPTIONS, evaluate, is_array, product, refuse_unknown
 
 
 class Option(nnx.Variable):
@@ -22,10 +22,11 @@ class LinearLoss(nnx.Linear):
         Every other keyword is a default for an argument of `linear_loss` (label_smoothing, convention, weight, …) and
             becomes an attribute. Arrays become variables of type `Option`, not `nnx.Param`, and are not trained.
         options: the same, as a dict.
+        return_terms: the result is that of `linear_terms`, which reduces nothing.
 
-    `head(hidden, targets, **options)` returns the loss; its options replace the layer's. `head.logits(…)` predicts.
-    The parameters of an `nnx.Linear` can be loaded, `nnx.update(head, nnx.state(linear, nnx.Param))`, and the other way
-    round.
+    `head(hidden, targets, **options)` returns the loss, or the Terms; its options replace the layer's.
+    `head.logits(…)` predicts. The parameters of an `nnx.Linear` can be loaded, `nnx.update(head, nnx.state(linear,
+    nnx.Param))`, and the other way round.
 
     Raises TypeError for an unknown keyword, with the one that was probably meant, and ValueError for a `dot_general`
     that has variables.
@@ -38,11 +39,12 @@ class LinearLoss(nnx.Linear):
     (['bias', 'kernel'], 0.1)
     """
 
-    def __init__(self, in_features, out_features, *, rngs, options=None, **arguments):
+    def __init__(self, in_features, out_features, *, rngs, options=None, return_terms=False, **arguments):
         own = signature(nnx.Linear.__init__).parameters
         refuse_unknown(type(self).__name__, arguments, list(own)[1:])
         refuse_unknown(type(self).__name__, options or {})
         super().__init__(in_features, out_features, rngs=rngs, **{k: v for k, v in arguments.items() if k in own})
+        self.return_terms = return_terms
         self._product()  # refuses a `dot_general` that has variables
         for name, value in {**(options or {}), **{k: v for k, v in arguments.items() if k not in own}}.items():
             setattr(self, name, Option(jnp.array(value)) if is_array(value) else value)
@@ -50,7 +52,8 @@ class LinearLoss(nnx.Linear):
     def __call__(self, hidden, targets, **options):  # type: ignore[override]
         bias = self.bias[...] if self.use_bias else None
         hidden, kernel, bias = self.promote_dtype((hidden, self.kernel[...], bias), dtype=self.dtype)
-        return linear_loss_by(self._product())(hidden, kernel.T, targets, bias=bias, **self.options | options)
+        given = self.options | options
+        return evaluate(self.return_terms, self._product(), hidden, kernel, targets, bias, given)
 
     @property
     def options(self):

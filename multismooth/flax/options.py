@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from multismooth.api.functions import Functions
-from multismooth.api.public import meant, public
+from multismooth.api.public import public, unexpected
 from multismooth.errors import complain
-from multismooth.jax import linear_loss
+from multismooth.jax import linear_loss, linear_terms
 from multismooth.jax.backend import JaxBackend
 from multismooth.jax.linear import Product
 
@@ -18,6 +18,7 @@ OPTIONS = {
     for name, parameter in signature(linear_loss).parameters.items()
     if parameter.kind is Parameter.KEYWORD_ONLY and name != "bias"
 }
+NOT_FOR_TERMS = tuple(name for name in OPTIONS if name not in signature(linear_terms).parameters)
 
 
 def refuse_unknown(layer, names, arguments=()):
@@ -25,7 +26,7 @@ def refuse_unknown(layer, names, arguments=()):
     known = dict.fromkeys([*arguments, *OPTIONS])
     for name in names:
         if name not in known:
-            raise TypeError(f"{layer}() got an unexpected keyword argument {name!r}. {meant(name, known)}")
+            raise unexpected(layer, name, known)
 
 
 def is_array(value):
@@ -53,6 +54,17 @@ def refused(argument, value):
 
 
 @lru_cache(maxsize=128)
-def linear_loss_by(product):
-    """`linear_loss` that multiplies features and classifier by this Product."""
-    return linear_loss if product == Product() else public(Functions(JaxBackend(product)).linear_loss, __name__)
+def by_product(function, product):
+    """`linear_loss` or `linear_terms` that multiplies features and classifier by this Product."""
+    if product == Product():
+        return function
+    return public(getattr(Functions(JaxBackend(product)), function.__name__), __name__)
+
+
+def evaluate(return_terms, product, hidden, kernel, targets, bias, options):
+    """What a layer returns: the loss, or the Terms."""
+    function = linear_loss
+    if return_terms:
+        function, given = linear_terms, options.items()
+        options = {name: value for name, value in given if name not in NOT_FOR_TERMS or value is not OPTIONS[name]}
+    return by_product(function, product)(hidden, kernel.T, targets, bias=bias, **options)

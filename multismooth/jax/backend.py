@@ -128,6 +128,10 @@ class JaxBackend(backend.Backend):
         static = linear.Static(chunk_rows, call.settings, self.product)
         return linear.loss_and_grad(static, hidden, classifier, bias, call.problem._replace(logits=None))
 
+    def linear_terms(self, hidden, classifier, bias, chunk_rows, call):
+        static = linear.Static(chunk_rows, call.settings, self.product)
+        return linear.terms(static, hidden, classifier, bias, call.problem._replace(logits=None))
+
     def alternative(self, call, alternative):
         zeros = {
             "label_smoothing": call.problem.label_smoothing,

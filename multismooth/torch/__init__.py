@@ -12,6 +12,7 @@
 from multismooth.errors import require
 
 require("torch", "torch")
+require("array_api_compat", "torch")
 
 from multismooth.api.prior_functions import online_prior
 from multismooth.api.public import public
@@ -31,6 +32,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_loss",
     "linear_loss_and_grad",
+    "linear_terms",
     "loss",
     "loss_and_grad",
     "margin_smoothing",
@@ -46,6 +48,7 @@ loss_and_grad = public(_functions.loss_and_grad, __name__)
 smooth_targets = public(_functions.smooth_targets, __name__)
 linear_loss = public(_functions.linear_loss, __name__)
 linear_loss_and_grad = public(_functions.linear_loss_and_grad, __name__)
+linear_terms = public(_functions.linear_terms, __name__)
 smoothing_correction = public(_functions.smoothing_correction, __name__)
 binary_loss = public(_functions.binary_loss, __name__)
 focal_loss = public(_functions.focal_loss, __name__)

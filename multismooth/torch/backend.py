@@ -212,6 +212,10 @@ class TorchBackend(Backend):
     def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, call):
         return linear.loss_and_grad(hidden, classifier, bias, chunk_rows, call.problem, call.settings)
 
+    def linear_terms(self, hidden, classifier, bias, chunk_rows, call):
+        self._record_spec()
+        return linear.terms(hidden, classifier, bias, chunk_rows, call.problem, call.settings)
+
     def smoothing_correction(self, hidden, classifier, bias, call):
         return linear.smoothing_correction(hidden, classifier, bias, call.problem, call.settings)
 
