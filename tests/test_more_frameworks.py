@@ -198,6 +198,9 @@ def test_paddle_without_smoothing_counts_negative_ignored_labels_in_its_mean():
     functional = needed("paddle").nn.functional
     found = parity.identify(functional.cross_entropy)
     assert (found.convention.denominator, found.ignore_index) == ("all", -100)
+    assert "paddle" not in found.names
+    settings = {"label_smoothing": 0, "ignore_index": -100, "skip": LEFT_OUT["paddle"]}
+    assert parity.check(functional.cross_entropy, "segmentation-models", **settings)
     found = parity.identify(lambda z, y: functional.cross_entropy(z, y, ignore_index=0))
     assert (found.ignore_index, "torch" in found.names, "paddle" in found.names) == (0, True, True)
 
