@@ -12,6 +12,7 @@
 from multismooth.errors import require
 
 require("torch", "torch")
+require("array_api_compat", "torch")
 
 from multismooth.api.prior_functions import online_prior
 from multismooth.api.public import public
