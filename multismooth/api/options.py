@@ -26,6 +26,7 @@ DEFAULTS: Mapping[str, Any] = {
     "sample_weight": None,
     "ignore_index": -100,
     "z_loss": 0.0,
+    "logit_softcap": None,
     "reduction": "mean",
     "normalizer": None,
     "axis": None,
@@ -50,6 +51,7 @@ class TrainerOptions(_Any, total=False):
     weight: Any
     class_mask: Any
     z_loss: Any
+    logit_softcap: Any
     axis: int | None
     validate: bool | None
 
