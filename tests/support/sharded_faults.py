@@ -14,7 +14,7 @@ import ranks
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
 from torch.distributed.tensor.placement_types import _StridedShard
 
 import multismooth.torch as ms
@@ -57,7 +57,9 @@ def placed(placements, tensor=LOGITS):
 def strided():
     mesh = DeviceMesh("cpu", torch.arange(WORLD))
     part = LOGITS[:, :4].contiguous()
-    return DTensor.from_local(part, mesh, [_StridedShard(1, split_factor=2)], run_check=False, shape=LOGITS.shape, stride=(12, 1))
+    return DTensor.from_local(
+        part, mesh, [_StridedShard(1, split_factor=2)], run_check=False, shape=LOGITS.shape, stride=(12, 1)
+    )
 
 
 def uneven(rank):

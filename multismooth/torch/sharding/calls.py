@@ -29,7 +29,7 @@ def header_of(name, bound, head=()):
     own = None if not isinstance(problem.class_mask, torch.Tensor) else problem.class_mask
     targets = ("rows",) if bound.rows is not None else (problem.targets,)
     return Header(
-        num_classes=split.count,
+        num_classes=split.classes,
         class_start=split.start,
         classes=split.size,
         dtype=checksum(problem.logits.dtype),

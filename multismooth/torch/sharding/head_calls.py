@@ -100,7 +100,8 @@ def placed_head(name, backend, hidden, classifier, targets, *, bias=None, **opti
     split_classes = [isinstance(p, Shard) for p in classifier.placements]
     # Where a mesh axis splits both, the features are gathered: they are smaller than the logits of either.
     rows = [Replicate() if c else p for c, p in zip(split_classes, hidden.placements, strict=True)]
-    hidden = hidden.redistribute(mesh, rows)
+    if tuple(rows) != tuple(hidden.placements):  # else its gradient would be summed, and no longer be Partial
+        hidden = hidden.redistribute(mesh, rows)
     logits = [Shard(axis) if c else p for c, p in zip(split_classes, rows, strict=True)]
     shape = list(hidden.shape)
     shape[axis] = classifier.shape[0]
