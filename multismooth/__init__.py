@@ -41,7 +41,7 @@ from multismooth.implementations import implementation
 from multismooth.registry import conventions, register
 
 if TYPE_CHECKING:
-    from multismooth import calibration, demo, flax, jax, numpy, parity, testing, torch
+    from multismooth import calibration, demo, flax, jax, keras, numpy, parity, testing, torch, transformers
     from multismooth.cpu.buffers import keep_buffers
     from multismooth.sweeping import Sweep, sweep
 
@@ -69,6 +69,7 @@ __all__ = [
     "implementation",
     "jax",
     "keep_buffers",
+    "keras",
     "linear_loss",
     "linear_loss_and_grad",
     "linear_terms",
@@ -85,6 +86,7 @@ __all__ = [
     "terms",
     "testing",
     "torch",
+    "transformers",
     "unigram_prior",
 ]
 
@@ -93,10 +95,12 @@ _SUBMODULES = {  # name: the package that it needs
     "demo": "numpy",
     "flax": "flax",
     "jax": "jax",
+    "keras": "keras",
     "numpy": "numpy",
     "parity": "numpy",
     "testing": "numpy",
     "torch": "torch",
+    "transformers": "torch",
 }
 
 _LATE = {"keep_buffers": "multismooth.cpu.buffers", "Sweep": "multismooth.sweeping", "sweep": "multismooth.sweeping"}
