@@ -8,7 +8,7 @@ import pytest
 from requirements import need
 
 import multismooth
-from multismooth.parity import doctor
+from multismooth.parity import doctor, processes
 
 
 def invoke(*arguments):
@@ -137,3 +137,20 @@ def test_quick_is_one_convention_and_ends_in_a_verdict(monkeypatch):
     assert len({(row.backend, row.device) for row in found.rows}) == len(steps)
     failing = doctor.Survey({}, found.rows, ("one",))
     assert failing.verdict.startswith("1 of the checks on ")
+
+
+@pytest.mark.compiles  # or rather, it starts processes, which takes as long
+def test_doctor_checks_processes_that_share_the_classes():
+    need("torch")
+    result = invoke("doctor", "--world", "2", "--quick", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["agrees"] is True
+    assert {row["kernels"] for row in found["rows"]} == {"classes split", "elements split"}
+    assert {row["device"] for row in found["rows"]} == {"2 processes"}
+
+
+def test_a_world_of_one_is_refused():
+    need("torch")
+    with pytest.raises(ValueError, match="`world`: expected at least 2 processes"):
+        processes.survey(1)

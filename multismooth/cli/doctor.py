@@ -13,6 +13,9 @@ from multismooth.cli.app import AsJson, app, console, print_json, progress
 @app.command()
 def doctor(
     quick: Annotated[bool, typer.Option("--quick", help="One convention and one set of kernels per backend.")] = False,
+    world: Annotated[
+        int | None, typer.Option("--world", min=2, help="Check PyTorch on so many processes of this machine.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List backends, versions and devices, and run the conformance cases on each of them.
@@ -23,10 +26,11 @@ def doctor(
 
     Example: [bold]multismooth doctor[/bold]
     """
+    from multismooth.parity import processes
     from multismooth.parity.doctor import survey
 
     with progress("looking for backends") as step:
-        found = survey(on_step=step, quick=quick)
+        found = processes.survey(world, on_step=step, quick=quick) if world else survey(on_step=step, quick=quick)
     if as_json:
         print_json(found.to_dict())
     else:

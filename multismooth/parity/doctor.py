@@ -82,33 +82,46 @@ def survey(on_step: Callable[[str, int, int], Any] = lambda text, done, total: N
     >>> bool(survey())
     True
     """
-    versions = {
-        "python": f"{platform.python_version()} on {platform.machine()}",
-        "multismooth": multismooth.__version__,
-    }
-    versions |= {package: _version(package) for package in INSTALL_WITH}
-    rows, failures = [], []
+    versions = versions_of(INSTALL_WITH)
+    rows: list = []
+    failures: list = []
     todo = list(_backends(versions))
     if quick:
         todo = list({(backend, device): one for one in todo for backend, device in [one[:2]]}.values())
     for number, (backend, device, fn, context) in enumerate(todo):
         on_step(f"{backend} on {device}", number, len(todo))
-        outcomes: list = []
-        kernels: set = set()
-        for name in CONVENTIONS[:1] if quick else CONVENTIONS:
-            accepts = [a for a in ARGUMENT_CASES if a != "prior" or multismooth.conventions[name].spread == "all"]
-            try:
-                with context() as ran:
-                    report = check(partial(fn, convention=name), name, framework=backend, accepts=accepts)
-            except Exception as error:  # a device that cannot compute is a finding, and must not hide the others
-                failures.append(f"{backend} on {device}, {name}: {type(error).__name__}: {error}")
-                break
-            outcomes += report.outcomes
-            kernels.update(ran or ())
-            if not report:
-                failures.append(f"{backend} on {device}, {name}: {report.first}")
-        rows += _rows(backend, device, ", ".join(sorted(kernels)), outcomes)
+        own, wrong = checked(backend, device, fn, context, quick)
+        rows, failures = rows + own, failures + wrong
     return Survey(versions, tuple(rows), tuple(failures))
+
+
+def checked(backend, device, fn, context, quick=False):
+    """(rows, failures) of one loss. `context` says which implementations run."""
+    outcomes: list = []
+    failures: list = []
+    kernels: set = set()
+    for name in CONVENTIONS[:1] if quick else CONVENTIONS:
+        accepts = [a for a in ARGUMENT_CASES if a != "prior" or multismooth.conventions[name].spread == "all"]
+        try:
+            with context() as ran:
+                report = check(partial(fn, convention=name), name, framework=backend, accepts=accepts)
+        except Exception as error:  # a device that cannot compute is a finding, and must not hide the others
+            failures.append(f"{backend} on {device}, {name}: {type(error).__name__}: {error}")
+            break
+        outcomes += report.outcomes
+        kernels.update(ran or ())
+        if not report:
+            failures.append(f"{backend} on {device}, {name}: {report.first}")
+    return [*_rows(backend, device, ", ".join(sorted(kernels)), outcomes)], failures
+
+
+def versions_of(packages):
+    """{package: its version, or why it cannot be used}, with those of Python and multismooth."""
+    own = {
+        "python": f"{platform.python_version()} on {platform.machine()}",
+        "multismooth": multismooth.__version__,
+    }
+    return own | {package: _version(package) for package in packages}
 
 
 def _rows(backend, device, kernels, outcomes):
