@@ -5,7 +5,7 @@
 Beside multismooth (`group=`, with and without the comparison of arguments): gathering the logits for
 `F.cross_entropy`, and PyTorch's `loss_parallel`, which refuses label smoothing and is run at ε = 0.
 Traffic is counted, not measured: the bytes that a rank puts into its collectives, forward and backward. Times are
-medians of loss and backward, the slowest rank's, all contenders in turn. Nothing here says what GPUs take.
+medians of loss and backward, the slowest rank's, all contenders in turn. Nothing here was measured on GPUs.
 """
 
 import argparse
@@ -133,6 +133,36 @@ def report(rows, options):
         )
 
 
+# --- a model of GPUs, none of which has been measured ----------------------------------------------------------------
+
+TOKENS, NODE = 8192, 8  # tokens of a step; GPUs of a node
+NEAR, FAR = (450e9, 15e-6), (50e9, 30e-6)  # bytes per second and seconds per collective: within a node, and beyond
+MEMORY = 3.35e12  # bytes per second of a GPU's memory
+
+
+def modelled(classes, world):
+    """{what: µs} for bf16 logits (8192, classes) over `world` GPUs: the exchanges of forward, and the local passes."""
+    bandwidth, latency = NEAR if world <= NODE else FAR
+    others, numbers = (world - 1) / world, 4 * TOKENS
+    ours = latency + 6 * numbers * (world - 1) / bandwidth
+    if world > NODE:  # the largest logit, then five sums
+        ours = 2 * latency + 2 * 6 * numbers * others / bandwidth
+    return {
+        "exchange of six numbers": 1e6 * ours,
+        "gather of the logits": 1e6 * (latency + 2 * TOKENS * classes * others / bandwidth),
+        "local passes": 1e6 * 3 * 2 * TOKENS * classes / world / MEMORY,  # read, read again, write the gradient
+    }
+
+
+def model():
+    yield "| K | GPUs | exchange of six numbers, µs | gather of the logits, µs | local passes over the logits, µs |"
+    yield "| --- | --- | --- | --- | --- |"
+    for classes in (32768, 131072, 262144):
+        for world in (2, 4, 8, 16, 64):
+            times = modelled(classes, world).values()
+            yield f"| {classes:,} | {world} | " + " | ".join(f"{time:,.0f}" for time in times) + " |"
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=512)
@@ -140,7 +170,13 @@ if __name__ == "__main__":
     parser.add_argument("--worlds", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--out")
+    parser.add_argument(
+        "--model", action="store_true", help="print the cost model of docs/scale.md, and measure nothing"
+    )
     options = parser.parse_args()
+    if options.model:
+        print("\n".join(model()))
+        raise SystemExit
     rows = measured(options)
     print("\n".join(report(rows, options)))
     if options.out:
