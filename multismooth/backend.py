@@ -128,6 +128,14 @@ class Backend:
 
     # --- evaluation ---
 
+    def class_axes(self, axis_name):
+        """(the axes that split the classes, into how many parts), of the argument `axis_name` that is not None."""
+        raise NotImplementedError
+
+    def check_split(self, names, problem, soft):
+        """Refuse arguments that do not lie as these axes say."""
+        raise NotImplementedError
+
     def loss(self, call):
         return total(call.problem, call.settings, self.xp)
 

@@ -25,6 +25,10 @@ class Classes:
     def pick(self, rows, labels):
         return self.xp.pick(self.xp.broadcast_to(rows, self.z.shape), labels, self.axis)
 
+    def rows_at(self, table, labels):
+        """The row (or entry) of a table of all classes for each label."""
+        return spec.rows_at(table, labels, self.xp)
+
     def sum(self, rows, keepdims=False):
         return self.xp.sum(rows, axis=self.axis, keepdims=keepdims)
 

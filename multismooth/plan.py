@@ -10,7 +10,7 @@ from functools import reduce
 from operator import and_
 
 from multismooth.classes import Classes
-from multismooth.spec import Plan, rank, rows_at, scaled, times, wide, xlogy, zero_unless
+from multismooth.spec import Plan, rank, scaled, times, wide, xlogy, zero_unless
 
 # --- the target -----------------------------------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ def reference(problem, settings, labels, t, classes, xp):
         if prior.ndim == 1:
             prior = classes.row(prior)
         else:
-            rows = rows_at(prior, labels, xp) if t is None else xp.moveaxis(t, axis, -1) @ prior
+            rows = classes.rows_at(prior, labels) if t is None else xp.moveaxis(t, axis, -1) @ prior
             prior = xp.moveaxis(rows, -1, axis)
     if allowed is None:
         return prior, mask, xp.number(classes.count, z), None
@@ -212,13 +212,13 @@ def class_weights(problem, settings, labels, t, r, eps, classes, xp):
         return 1.0, 1.0, 1.0, t, r
     weight = xp.astype(weight, xp.float_of(problem.logits))
     column = classes.row(weight)
-    w_t = rows_at(weight, labels, xp) if t is None else classes.sum(t * column)
+    w_t = classes.rows_at(weight, labels) if t is None else classes.sum(t * column)
     w_r = xp.mean(weight) if r is None else classes.sum(r * column)
     mixture = (1 - eps) * w_t + eps * w_r
     if mode == "mixture":
         return w_t, mixture, mixture, t, r
     if mode == "target":
-        w_y = w_t if t is None else rows_at(weight, classes.argmax(t), xp)
+        w_y = w_t if t is None else classes.rows_at(weight, classes.argmax(t))
         return w_y, w_y, mixture, t, r
     v = r if mode == "nll_only" else column / weight.shape[0] if r is None else column * r
     return (w_t, 1.0, mixture, None, v) if t is None else (1.0, 1.0, mixture, t * column, v)

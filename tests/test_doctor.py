@@ -8,7 +8,7 @@ import pytest
 from requirements import need
 
 import multismooth
-from multismooth.parity import doctor, processes
+from multismooth.parity import doctor
 
 
 def invoke(*arguments):
@@ -119,6 +119,26 @@ def test_an_infinite_error_is_json(quick, monkeypatch):
     assert plain["rows"][0]["error"] == "inf"
 
 
+def test_a_world_splits_the_classes_over_devices_of_its_own(monkeypatch):
+    for framework in ("torch", "jax"):
+        need(framework)
+    place(monkeypatch)  # nothing beside the world
+    found = doctor.survey(quick=True, world=3)
+    assert found, found.failures
+    ways = {"3 processes, classes", "3 processes, elements", "3 devices, shard_map", "3 devices, jit"}
+    assert {row.device for row in found.rows} == ways
+    assert sum(row.cases for row in found.rows if row.dtype == "float64") > 100
+
+
+def test_a_world_that_cannot_start_is_a_failure(monkeypatch):
+    need("jax")
+    place(monkeypatch)
+    monkeypatch.setattr(doctor, "WORLDS", {"jax": "multismooth.parity.absent"})
+    found = doctor.survey(quick=True, world=2)
+    assert "jax, split over 2: " in found.failures[0]
+    assert "multismooth.parity.absent" in found.failures[0]
+
+
 def test_jax_is_asked_for_its_devices(monkeypatch):
     class Jax:
         def devices(self):
@@ -137,20 +157,3 @@ def test_quick_is_one_convention_and_ends_in_a_verdict(monkeypatch):
     assert len({(row.backend, row.device) for row in found.rows}) == len(steps)
     failing = doctor.Survey({}, found.rows, ("one",))
     assert failing.verdict.startswith("1 of the checks on ")
-
-
-@pytest.mark.compiles  # or rather, it starts processes, which takes as long
-def test_doctor_checks_processes_that_share_the_classes():
-    need("torch")
-    result = invoke("doctor", "--world", "2", "--quick", "--json")
-    assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    assert found["agrees"] is True
-    assert {row["kernels"] for row in found["rows"]} == {"classes split", "elements split"}
-    assert {row["device"] for row in found["rows"]} == {"2 processes"}
-
-
-def test_a_world_of_one_is_refused():
-    need("torch")
-    with pytest.raises(ValueError, match="`world`: expected at least 2 processes"):
-        processes.survey(1)

@@ -36,7 +36,8 @@ LAYERS = [
     {"cpu"},
     {"api"},
     {"backend", "numpy", "torch", "jax", "flax"},
-    {"dispatch", "calibration", "pages", "sweeping", "testing", "parity", "demo", "cli", "__main__", ""},
+    {"dispatch", "calibration", "pages", "sweeping", "testing", "parity", "demo", "cli", "__main__", ""}
+    | {"keras", "transformers"},  # where people train
 ]
 FRAMEWORK_ROOMS = {"torch", "jax", "flax"}
 
@@ -94,6 +95,8 @@ FRAMEWORKS = {
     "jax": {"jax", "flax", "demo", "parity", "calibration"},  # calibration: to switch 64 bits on
     "flax": {"flax", "demo"},
     "optax": {"demo"},
+    "keras": {"keras"},
+    "transformers": set(),
     "matplotlib": {"demo", "calibration", "pages"},
     "scipy": {"calibration"},
     "sklearn": {"calibration", "demo", "sweeping"},
@@ -236,7 +239,10 @@ SIGNATURES = {
     "unigram_prior": (["targets", "num_classes"], ["pseudo_count", "ignore_index"]),
 }
 IN_PARTS = ("loss", "terms", "loss_and_grad", "linear_loss", "linear_loss_and_grad", "linear_terms")
-OWN = {"multismooth.torch": ["group", "num_classes", "class_start"]}  # of the functions IN_PARTS
+OWN = {  # of the functions IN_PARTS
+    "multismooth.torch": ["group", "num_classes", "class_start"],
+    "multismooth.jax": ["axis_name"],
+}
 BESIDE = ("focal_loss", "confidence_penalty", "margin_smoothing", "distillation_loss")  # smoothing is off by default
 
 
@@ -263,7 +269,7 @@ def test_all_names_what_is_public(module):
     module = importlib.import_module(module)
     assert list(module.__all__) == sorted(module.__all__, key=str)
     for name in set(module.__all__) & set(dir(module)):
-        if name not in ("demo", "parity", "testing"):  # their own tests import them, with what they need
+        if name not in ("demo", "keras", "parity", "testing"):  # their own tests import them, with what they need
             assert getattr(module, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         module.nothing  # noqa: B018

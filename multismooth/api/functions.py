@@ -44,6 +44,8 @@ class Functions(HeadFunctions, AlternativeFunctions, NormalizerFunctions, PriorF
             normalizer: divide the sum by this instead of the convention's denominator. It needs reduction "mean".
             axis: the class axis. None is the last axis, if the shapes are not ambiguous.
             validate: None checks values where this needs no device synchronisation, True always, False never.
+            axis_name: in JAX, inside `jax.shard_map`, the mesh axes that split the class axis: a name or a tuple.
+                Labels and (K,) arguments are those of all classes.
 
         Returns:
             A scalar, or (N…) losses for "none" (0 where ignored). float64 for float64 logits, else float32.

@@ -14,7 +14,10 @@ from multismooth.cli.app import AsJson, app, console, print_json, progress
 def doctor(
     quick: Annotated[bool, typer.Option("--quick", help="One convention and one set of kernels per backend.")] = False,
     world: Annotated[
-        int | None, typer.Option("--world", min=2, help="Check PyTorch on so many processes of this machine.")
+        int | None,
+        typer.Option(
+            min=1, help="Also split the classes over so many processes (PyTorch) and devices (JAX) on this CPU."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -26,11 +29,10 @@ def doctor(
 
     Example: [bold]multismooth doctor[/bold]
     """
-    from multismooth.parity import processes
     from multismooth.parity.doctor import survey
 
     with progress("looking for backends") as step:
-        found = processes.survey(world, on_step=step, quick=quick) if world else survey(on_step=step, quick=quick)
+        found = survey(on_step=step, quick=quick, world=world)
     if as_json:
         print_json(found.to_dict())
     else:

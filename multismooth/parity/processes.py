@@ -1,44 +1,37 @@
-"""The conformance cases on several processes of this machine, which talk by gloo.
+"""The conformance cases on processes of this machine, which talk by gloo: classes split over them, elements, or both.
 
-Classes are split over them, or elements, or both. Every process makes all calls, on its part of the tensors. All see
-the same results, so the first one reports.
+`doctor` runs it in a process of its own, so that the others are forks of one that has done nothing yet: `python -m
+multismooth.parity.processes WORLD CONVENTION…` prints rows and failures as JSON. Every process makes all calls, on its
+part of the tensors. All see the same results, so the first one reports.
 """
 
+import json
 import os
-import pickle
+import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from multismooth.errors import complain, require
-from multismooth.parity.doctor import Survey, checked, versions_of
 
 TIMEOUT = 60  # seconds that a process waits for the others
 
 
-def survey(world: int, on_step: Callable[[str, int, int], Any] = lambda text, done, total: None, *, quick=False):
-    """The Survey of PyTorch on `world` processes. They need not have a device each: gloo runs on CPUs."""
-    require("torch", "torch")
-    if world < 2:
-        raise complain("world", "at least 2 processes", str(world), "Without it, one process checks all backends.")
+def main(world, conventions):
+    """Rows and failures of `doctor.check_place`."""
     import torch
 
-    on_step(f"{world} processes on gloo", 0, 1)
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_rank, (world, folder, quick), nprocs=world)
-        found = pickle.loads((Path(folder) / "found").read_bytes())
-    return replace(found, versions=versions_of(["torch"]))
+        arguments = world, conventions, folder
+        torch.multiprocessing.start_processes(_rank, arguments, nprocs=world, start_method="fork")
+        print((Path(folder) / "found.json").read_text(encoding="utf-8"))
 
 
-def _rank(rank, world, folder, quick):
-    from datetime import timedelta
-
+def _rank(rank, world, conventions, folder):
     import torch
     import torch.distributed as dist
+
+    from multismooth.parity.doctor import check_place
 
     torch.set_num_threads(1)
     store, timeout = f"file://{folder}/store", timedelta(seconds=TIMEOUT)
@@ -46,13 +39,15 @@ def _rank(rank, world, folder, quick):
     rows: list = []
     failures: list = []
     for kind in ("classes", "elements", "both") if world % 2 == 0 and world > 2 else ("classes", "elements"):
-        fn = partial(loss, kind)
-        own, wrong = checked("torch", f"{world} processes", fn, partial(nullcontext, [f"{kind} split"]), quick)
-        rows, failures = rows + own, failures + wrong
+        place = f"{world} processes, {kind}"
+        found = check_place("torch", place, partial(loss, kind), nullcontext, conventions)
+        rows += [row.to_dict() for row in found[0]]
+        failures += found[1]
     if rank == 0:
-        (Path(folder) / "found").write_bytes(pickle.dumps(Survey({}, tuple(rows), tuple(failures))))
+        found = json.dumps({"rows": rows, "failures": failures})
+        (Path(folder) / "found.json").write_text(found, encoding="utf-8")
     dist.barrier()
-    os._exit(0)
+    os._exit(0)  # the clean-up at exit is for the parent
 
 
 def loss(kind, logits, targets, **settings):
@@ -74,3 +69,7 @@ def loss(kind, logits, targets, **settings):
     whole = DTensor.from_local(logits, mesh, [Replicate()] * mesh.ndim, run_check=False)
     found = multismooth.torch.loss(whole.redistribute(mesh, placements), targets, **settings)
     return found.full_tensor()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])
