@@ -29,18 +29,8 @@ FILES = {
 # A module may import its own layer and those above it in this list.
 LAYERS = [
     {"errors"},
-    {
-        "convention",
-        "registry",
-        "problem",
-        "spec",
-        "classes",
-        "plan",
-        "reduction",
-        "binary",
-        "correction",
-        "linear",
-    }  # mathematics
+    {"convention", "registry", "problem", "spec", "plan", "reduction", "binary", "correction", "linear"}  # mathematics
+    | {"classes"}
     | {"alternatives"}  # beside smoothing
     | {"namespace", "implementations", "recording"},  # what a kernel is told
     {"cpu"},

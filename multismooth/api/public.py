@@ -30,6 +30,7 @@ SYNONYMS = {
     "z_loss": "z_loss_weight lse_square_scale z_loss_multiplier",
     "logit_softcap": "softcap soft_cap logit_cap final_logit_softcapping logits_soft_cap logits_softcap",
     "axis": "dim class_axis class_dim",
+    "group": "process_group tp_group",
     "bias": "linear_bias classifier_bias",
     "hidden": "input inputs features embeddings hidden_states",
     "classifier": "linear_weight lm_head_weight head_weight",
