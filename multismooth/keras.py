@@ -94,8 +94,8 @@ class Loss(keras.losses.Loss):
         resolve(convention)
         given = {"label_smoothing": label_smoothing, "convention": convention, **options}
         self.options = {name: _kept(value) for name, value in given.items()}
-        self.reduction, self._module = reduction, _module()
-        self._backend = self._module._functions._backend
+        self.reduction = reduction
+        _module()  # refuses another backend of Keras
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         """The reduced loss, in Keras' order of arguments."""
@@ -122,8 +122,8 @@ class Loss(keras.losses.Loss):
             shares = _product(mask, weights if reduction == "mean_with_sample_weight" else None)
             shares = _product(shares, self._not_ignored(targets))
             options["normalizer"] = prod(shape) if shares is None else ops.sum(ops.broadcast_to(shares, shape))
-        loss = ops.cast(self._module.loss(logits, targets, **options), self.dtype)
-        if self._backend.traced(logits) and options.get("validate") is not False:
+        loss = ops.cast(_module().loss(logits, targets, **options), self.dtype)
+        if _backend().traced(logits) and options.get("validate") is not False:
             loss = ops.where(_probabilities(logits, axis), float("nan"), loss)
         return loss
 
@@ -141,7 +141,7 @@ class Loss(keras.losses.Loss):
         if "float" not in kind or tuple(y.shape) != shape:
             return y
         whole = (y == ops.floor(y)) & (ops.abs(y) < 2.0**31)
-        seen = self._backend.values(whole, None)
+        seen = _backend().values(whole, None)
         if seen is not None and not seen.all():
             expected, got = "labels that are whole numbers", offenders(~seen, ops.convert_to_numpy(y))
             remedy = "Label smoothing is for classes: for regression use a regression loss."
@@ -192,6 +192,10 @@ def _probabilities(logits, axis):
     slack = 1e-5 if keras.backend.standardize_dtype(logits.dtype) in ("float32", "float64") else 2.0**-6
     sums = ops.abs(ops.sum(rows, axis=-1) - 1) <= slack
     return ops.all(rows >= 0) & ops.all(sums) & ops.any((rows > 0) & (rows < 1))
+
+
+def _backend():
+    return _module()._functions._backend
 
 
 def _kept(value):

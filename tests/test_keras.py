@@ -3,9 +3,11 @@
 Keras has one backend in a process. The last test runs this file again with Keras on PyTorch.
 """
 
+import copy
 import functools
 import json
 import os
+import pickle
 import subprocess
 import sys
 
@@ -196,6 +198,7 @@ def test_a_compiled_model_is_saved_with_its_loss(convention, tmp_path):
     assert loaded.loss.get_config() == loss.get_config() == json.loads(json.dumps(loss.get_config()))
     assert loaded.loss.options["convention"] == convention
     assert loaded.loss.name == "smoothed"
+    assert pickle.loads(pickle.dumps(copy.deepcopy(loss))).get_config() == loss.get_config()
     assert loaded.evaluate(FEATURES, LABELS, verbose=0) == model.evaluate(FEATURES, LABELS, verbose=0)
 
 
