@@ -108,16 +108,17 @@ class Loss(keras.losses.Loss):
     def _loss(self, y_true, y_pred, sample_weight, reduction):
         if getattr(y_pred, "_keras_logits", None) is not None:
             remedy = 'Leave activation="softmax" out of the last layer; keras.ops.softmax predicts with such a model.'
-            raise complain("y_pred", "logits", "the probabilities of a softmax", remedy)
+            raise complain("y_pred", "logits", "the probabilities of a softmax or sigmoid", remedy)
         mask, logits = get_keras_mask(y_pred), ops.convert_to_tensor(y_pred)
         if self.dtype == "float64":
             logits = ops.cast(logits, "float64")
         options = {name: _array(value) for name, value in self.options.items()}
         axis = axis_index(-1 if options.get("axis") is None else options["axis"], len(logits.shape), "y_pred")
         shape = elements_shape(logits.shape, axis)
-        targets = self._targets(y_true, logits, shape, axis)
         mask, weights = _elementwise("mask", mask, shape), _elementwise("sample_weight", sample_weight, shape)
-        options |= {"axis": axis, "sample_weight": _product(mask, weights), "reduction": REDUCTIONS[reduction]}
+        both = _product(mask, weights)
+        targets = self._targets(y_true, logits, shape, axis, both)
+        options |= {"axis": axis, "sample_weight": both, "reduction": REDUCTIONS[reduction]}
         if options["reduction"] == "mean" and reduction != "convention":
             shares = _product(mask, weights if reduction == "mean_with_sample_weight" else None)
             shares = _product(shares, self._not_ignored(targets))
@@ -127,7 +128,7 @@ class Loss(keras.losses.Loss):
             loss = ops.where(_probabilities(logits, axis), float("nan"), loss)
         return loss
 
-    def _targets(self, y_true, logits, shape, axis):
+    def _targets(self, y_true, logits, shape, axis, weights):
         """Labels as integers of the elements' shape, or rows of the logits' shape."""
         y, rows = ops.convert_to_tensor(y_true), tuple(logits.shape)
         kind, num_classes = keras.backend.standardize_dtype(y.dtype), rows[axis]
@@ -141,9 +142,9 @@ class Loss(keras.losses.Loss):
         if "float" not in kind or tuple(y.shape) != shape:
             return y
         whole = (y == ops.floor(y)) & (ops.abs(y) < 2.0**31)
-        seen = _backend().values(whole, None)
-        if seen is not None and not seen.all():
-            expected, got = "labels that are whole numbers", offenders(~seen, ops.convert_to_numpy(y))
+        wrong = _backend().values(~whole if weights is None else ~whole & (weights != 0), None)
+        if wrong is not None and wrong.any():
+            expected, got = "labels that are whole numbers", offenders(wrong, ops.convert_to_numpy(y))
             remedy = "Label smoothing is for classes: for regression use a regression loss."
             raise complain("y_true", f"{expected}, or rows of shape {rows}", got, remedy, TargetError)
         return ops.cast(ops.where(whole, y, num_classes), "int32")
