@@ -59,12 +59,12 @@ class Loss(keras.losses.Loss):
 
     `y_pred` are logits (N…, K): the last layer has no softmax. `y_true` are labels (N…) or (N…, 1) of any dtype, floats
     too, or one-hot rows and distributions (N…, K). Where the sample weight is 0 or the mask False, an element
-    contributes exactly nothing, even if its logits are NaN.
+    contributes exactly nothing, even if its logits are NaN. While JAX traces, no value can be seen: for probabilities,
+    and for labels that are no whole numbers, the loss is NaN.
 
     Raises:
         ValueError: Keras runs on another backend; `y_pred` are probabilities.
         TargetError: labels that are no whole numbers.
-        While JAX traces, no value can be seen: the loss is NaN for probabilities, and for an element without a label.
 
     >>> import keras, numpy as np
     >>> logits = np.array([[2.0, 0.5, -1.0], [0.0, 1.0, 3.0]], "float32")
