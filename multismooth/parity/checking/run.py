@@ -91,11 +91,9 @@ def _try_everything(first, against, domain, trials, strict, skip):
 
 
 def _single_precision(outcomes):
-    """A sentence where something fails, and no difference is larger than float32's rounding."""
-    failed = [o.difference for o in outcomes if o.status == "fail"]
-    if not failed or None in failed or not 0 < max(failed) < FLOAT32_ROUNDING:
-        return ()
-    return (_of_single_precision(max(failed)),)
+    """A sentence where something fails by float32's rounding: under `strict`."""
+    small = [o.difference for o in outcomes if o.status == "fail" and 0 < (o.difference or 0) < FLOAT32_ROUNDING]
+    return (_of_single_precision(max(small)),) if small else ()
 
 
 def _of_single_precision(largest):
