@@ -28,6 +28,8 @@ ELSEWHERE = {
     ("multismooth.torch.layers", "unexpected"): "what Python says of a keyword",
     ("multismooth.flax.options", "unexpected"): "what Python says of a keyword",
     ("multismooth.api.public", "unexpected"): "what Python says of a keyword",
+    ("multismooth.keras", "unexpected"): "what Python says of a keyword",
+    ("multismooth.transformers", "unexpected"): "what Python says of a keyword",
     ("multismooth.torch.originals", "REFUSALS.get(type(error), type(error))"): "the type that the original raises",
     ("multismooth.cpu.threads", "error"): "is raised again, by another thread",
     ("multismooth.cpu.compiled.arithmetic", "ImportError"): "says that there is no compiler",
@@ -59,6 +61,7 @@ ELSEWHERE = {
     ("multismooth.parity.calling.tapes", "TypeError"): "the same",
     ("multismooth.parity.calling.tapes", "NotImplementedError"): "a method that each framework brings",
     ("multismooth.parity.checking.subjects", "self._answers[case]"): "is what fn raised",
+    ("multismooth.keras", "MissingBackendError"): "says which backend of Keras is not installed, and what to set",
     ("multismooth.cli.app", "typer.Exit"): "an exit status",
     ("multismooth.cli.demo", "typer.Exit"): "an exit status",
     ("multismooth.cli.doctor", "typer.Exit"): "an exit status",
@@ -130,6 +133,11 @@ def on_meta(**arguments):
     multismooth.torch.loss_and_grad(**tensors)
 
 
+def called_by_keras(loss):
+    """As Keras' wrapper of a function calls it."""
+    return eval("loss(y, z)", {"__name__": "keras.src.losses.losses", "loss": loss, "y": np.eye(3), "z": np.eye(3)})
+
+
 OTHERS = {
     "a list": (TypeError, "nested lists", lambda: multismooth.loss([[0.0, 1.0]], [0])),
     "no implementation": (ValueError, "Without names", lambda: with_implementation("fast", lambda: None)),
@@ -169,6 +177,7 @@ OTHERS = {
         r"OnlinePrior.start\(3\)",
         lambda: multismooth.OnlinePrior.start(5).update(LOGITS, LABELS),
     ),
+    "a call by Keras": (TypeError, r"multismooth\.keras\.Loss", lambda: called_by_keras(multismooth.loss)),
     "another device": (
         ValueError,
         "Move it",
@@ -197,6 +206,8 @@ OWN_TESTS = {
     "multismooth.torch.originals",
     "multismooth.flax.options",
     "multismooth.cpu.buffers",
+    "multismooth.keras",
+    "multismooth.transformers",
 }
 
 
