@@ -60,6 +60,8 @@ ELSEWHERE = {
         "multismooth.parity.calling.frameworks",
         "TypeError",
     ): "is why one way of calling fn failed, under a complaint of `connect`",
+    ("multismooth.parity.calling.tapes", "TypeError"): "the same",
+    ("multismooth.parity.calling.tapes", "NotImplementedError"): "a method that each framework brings",
     ("multismooth.parity.checking.subjects", "self._answers[case]"): "is what fn raised",
     ("multismooth.keras", "MissingBackendError"): "says which backend of Keras is not installed, and what to set",
     ("multismooth.cli.app", "typer.Exit"): "an exit status",
