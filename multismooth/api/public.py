@@ -29,6 +29,7 @@ SYNONYMS = {
     "normalizer": "num_items num_items_in_batch denominator divisor avg_factor num_tokens",
     "z_loss": "z_loss_weight lse_square_scale z_loss_multiplier",
     "axis": "dim class_axis class_dim",
+    "group": "process_group tp_group",
     "bias": "linear_bias classifier_bias",
     "hidden": "input inputs features embeddings hidden_states",
     "classifier": "linear_weight lm_head_weight head_weight",

@@ -31,7 +31,7 @@ class HeadStatic(NamedTuple):
 
 def chunk_rows(hidden, split, ranks, wanted):
     """Rows of a chunk. It depends on what all ranks have in common, because a chunk is an exchange."""
-    rows, classes = hidden.shape[0], -(-split.count // ranks)
+    rows, classes = hidden.shape[0], -(-split.classes // ranks)
     if not known(rows):
         return rows
     if hidden.is_cpu:

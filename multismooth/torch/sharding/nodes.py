@@ -29,7 +29,7 @@ class Static(NamedTuple):
 def shard_of(plan, axis, split):
     """The plan with the rows of this process's classes. Labels count from its first class."""
     rows = {name: split.part(getattr(plan, name), axis) for name in ("u", "v", "mask")}
-    rows["v"] = 1 / split.count if plan.v is None else rows["v"]
+    rows["v"] = 1 / split.classes if plan.v is None else rows["v"]
     return plan._replace(labels=None if plan.labels is None else plan.labels - split.start, **rows)
 
 
