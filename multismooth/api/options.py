@@ -26,6 +26,7 @@ DEFAULTS: Mapping[str, Any] = {
     "sample_weight": None,
     "ignore_index": -100,
     "z_loss": 0.0,
+    "logit_softcap": None,
     "reduction": "mean",
     "normalizer": None,
     "axis": None,
@@ -46,6 +47,7 @@ class _Element(_Target, total=False):
     class_mask: Any
     sample_weight: Any
     z_loss: Any
+    logit_softcap: Any
     axis: int | None
     validate: bool | None
 

@@ -28,6 +28,7 @@ SYNONYMS = {
     "reduction": "size_average reduce average aggregation",
     "normalizer": "num_items num_items_in_batch denominator divisor avg_factor num_tokens",
     "z_loss": "z_loss_weight lse_square_scale z_loss_multiplier",
+    "logit_softcap": "softcap soft_cap logit_cap final_logit_softcapping logits_soft_cap logits_softcap",
     "axis": "dim class_axis class_dim",
     "group": "process_group tp_group",
     "bias": "linear_bias classifier_bias",

@@ -11,7 +11,7 @@ from multismooth.api.public import unexpected
 from multismooth.registry import resolve
 from multismooth.torch.backend import TorchBackend, functions
 
-ARRAYS = ("weight", "prior", "class_mask", "sample_weight", "label_smoothing", "z_loss", "normalizer")
+ARRAYS = ("weight", "prior", "class_mask", "sample_weight", "label_smoothing", "z_loss", "logit_softcap", "normalizer")
 _backend = TorchBackend()
 
 
