@@ -123,7 +123,18 @@ def test_it_passes_pytorch_s_own_checks():
     (hidden, classifier, bias), labels = drawn()
     one = torch.ones(20, dtype=hidden.dtype)
     rows = hidden.flatten(0, 1).detach().requires_grad_()
-    plan = (labels.flatten().clamp(min=0), one, one / 10, one, None, labels.flatten() >= 0, None, None, one[0] * 3, None)
+    plan = (
+        labels.flatten().clamp(min=0),
+        one,
+        one / 10,
+        one,
+        None,
+        labels.flatten() >= 0,
+        None,
+        None,
+        one[0] * 3,
+        None,
+    )
     torch.library.opcheck(
         torch.ops.multismooth.head.default,
         (rows, classifier, bias, *plan, 6, "mean", "float32", [True, True, True]),
