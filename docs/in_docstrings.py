@@ -2,12 +2,15 @@
 keywords of the public functions are written out, as `help` shows them."""
 
 import inspect
+import os
 import re
 from pkgutil import resolve_name
 
 import griffe
 
 from multismooth.api.options import signature_of
+
+os.environ.setdefault("KERAS_BACKEND", "jax")  # Keras reads it when it is imported
 
 EXAMPLE = re.compile(r"^( *)>>> .*?(?=\n\s*\n|\Z)", re.MULTILINE | re.DOTALL)
 

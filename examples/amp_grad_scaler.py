@@ -18,7 +18,7 @@ def trained(loss, dtype, device="cpu"):
     scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)  # bfloat16 needs none
     losses = []
     for rows in torch.arange(256, device=device).split(32):
-        with torch.autocast(device, dtype=dtype):
+        with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
             value = loss(model(x[rows]), labels[rows])
         optimizer.zero_grad()
         scaler.scale(value).backward()

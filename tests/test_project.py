@@ -36,7 +36,8 @@ LAYERS = [
     {"cpu"},
     {"api"},
     {"backend", "numpy", "torch", "jax", "flax"},
-    {"dispatch", "calibration", "pages", "sweeping", "testing", "parity", "demo", "cli", "__main__", ""},
+    {"dispatch", "calibration", "pages", "sweeping", "testing", "parity", "demo", "cli", "__main__", ""}
+    | {"keras", "transformers"},  # where people train
 ]
 FRAMEWORK_ROOMS = {"torch", "jax", "flax"}
 
@@ -94,6 +95,8 @@ FRAMEWORKS = {
     "jax": {"jax", "flax", "demo", "parity", "calibration"},  # calibration: to switch 64 bits on
     "flax": {"flax", "demo"},
     "optax": {"demo"},
+    "keras": {"keras"},
+    "transformers": set(),
     "matplotlib": {"demo", "calibration", "pages"},
     "scipy": {"calibration"},
     "sklearn": {"calibration", "demo", "sweeping"},
@@ -271,7 +274,7 @@ def test_all_names_what_is_public(module):
     module = importlib.import_module(module)
     assert list(module.__all__) == sorted(module.__all__, key=str)
     for name in set(module.__all__) & set(dir(module)):
-        if name not in ("demo", "parity", "testing"):  # their own tests import them, with what they need
+        if name not in ("demo", "keras", "parity", "testing"):  # their own tests import them, with what they need
             assert getattr(module, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         module.nothing  # noqa: B018

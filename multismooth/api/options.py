@@ -36,20 +36,28 @@ DEFAULTS: Mapping[str, Any] = {
 }
 
 
-class _Target(TypedDict, total=False):
-    convention: str | Convention
+class _Any(TypedDict, total=False):
     prior: Any
     ignore_index: int | None
 
 
-class _Element(_Target, total=False):
+class _Target(_Any, total=False):
+    convention: str | Convention
+
+
+class TrainerOptions(_Any, total=False):
+    """Of the losses for a trainer, which itself passes what differs from batch to batch, and reduces."""
+
     weight: Any
     class_mask: Any
-    sample_weight: Any
     z_loss: Any
     logit_softcap: Any
     axis: int | None
     validate: bool | None
+
+
+class _Element(_Target, TrainerOptions, total=False):
+    sample_weight: Any
 
 
 class _Reduced(TypedDict, total=False):
