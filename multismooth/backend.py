@@ -32,11 +32,14 @@ class Backend:
 
     `options`: for a TypedDict of `api.options`, the wider one whose further keywords this backend alone has. They reach
     `Arguments.checked`.
+
+    `types`: what `Scores`, `Labels`, `Result` and `Loss` of `api.options` are here, for signatures.
     """
 
     name: str
     xp: object
     options: Mapping[type, type] = MappingProxyType({})
+    types: Mapping[str, str] = MappingProxyType({})
 
     def is_array(self, value):
         raise NotImplementedError

@@ -1,6 +1,6 @@
 """The data of one call: its arguments (Problem, Settings) and its results per element (Terms)."""
 
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 
 def traceable(record):
@@ -69,9 +69,12 @@ class Call(NamedTuple):
     values: Any = None  # with a memo: the Problem's fields after the logits as NumPy arrays, if NumPy can read them
 
 
-class Terms(NamedTuple):
+Array = TypeVar("Array")
+
+
+class Terms(NamedTuple, Generic[Array]):
     """Per-element results: the mean loss is Σ loss / Σ weight, the unsmoothed one Σ nll / Σ weight."""
 
-    loss: Any
-    nll: Any
-    weight: Any
+    loss: Array
+    nll: Array
+    weight: Array

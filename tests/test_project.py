@@ -33,7 +33,7 @@ LAYERS = [
     | {"alternatives"}  # beside smoothing
     | {"namespace", "implementations", "recording"},  # what a kernel is told
     {"cpu"},
-    {"api"},
+    {"api", "typed"},
     {"backend", "numpy", "torch", "jax", "flax"},
     {"dispatch", "calibration", "pages", "sweeping", "testing", "parity", "demo", "cli", "__main__", ""},
 ]

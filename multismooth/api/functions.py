@@ -1,10 +1,24 @@
 """The public functions: one signature and one documentation for all backends. `arguments` checks what is passed."""
 
+from __future__ import annotations
+
 from typing import Any, Unpack
 
 from multismooth.api.alternative_functions import AlternativeFunctions
 from multismooth.api.linear_functions import HeadFunctions
-from multismooth.api.options import LossOptions, TargetOptions, TermsOptions
+from multismooth.api.options import (
+    Array,
+    Labels,
+    Loss,
+    LossOptions,
+    Number,
+    Reduction,
+    Result,
+    Rows,
+    Scores,
+    TargetOptions,
+    TermsOptions,
+)
 from multismooth.api.prior_functions import PriorFunctions
 from multismooth.problem import Terms
 
@@ -22,7 +36,7 @@ class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
         self._call = CallCache(self._arguments)
         self._call_of_shape = CallCache(self._arguments, scores=False)
 
-    def loss(self, logits, targets, **options: Unpack[LossOptions]):
+    def loss(self, logits: Scores, targets: Labels, **options: Unpack[LossOptions]) -> Loss:
         """−Σ_k w_k q_k log softmax(logits)_k per element, reduced, with q = (1 − ε′)·t + ε′·r. In nats.
 
         Args:
@@ -61,7 +75,7 @@ class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
         """
         return self._backend.loss(self._call(logits, targets, **options))
 
-    def terms(self, logits, targets, **options: Unpack[TermsOptions]) -> Terms:
+    def terms(self, logits: Scores, targets: Labels, **options: Unpack[TermsOptions]) -> Terms[Result]:
         """(loss, nll, weight) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0.
 
         Gradient accumulation, data parallelism and logging need these: sums can be added over batches, means cannot.
@@ -77,13 +91,8 @@ class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
         return self._backend.terms(self._call(logits, targets, reduction="none", **options))
 
     def loss_and_grad(
-        self,
-        logits,
-        targets,
-        *,
-        out: Any = None,
-        **options: Unpack[LossOptions],
-    ):
+        self, logits: Scores, targets: Labels, *, out: Result | None = None, **options: Unpack[LossOptions]
+    ) -> tuple[Loss, Result]:
         """(loss, ∂Σloss/∂logits), the gradient (Σ_k W_k)·softmax(logits) − W in the logits' dtype.
 
         W = w∘q is the weighted smoothed target. For reduction "none" the gradient is that of the summed loss.
@@ -98,14 +107,8 @@ class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
         return self._backend.loss_and_grad(self._call(logits, targets, **options), out)
 
     def smooth_targets(
-        self,
-        targets,
-        num_classes: int,
-        *,
-        dtype: Any = None,
-        axis: int = -1,
-        **options: Unpack[TargetOptions],
-    ):
+        self, targets: Labels, num_classes: int, *, dtype: Any = None, axis: int = -1, **options: Unpack[TargetOptions]
+    ) -> Result:
         """q = (1 − ε′)·t + ε′·r as rows (N…, K), for losses that take distributions (KLDivLoss, mixup).
 
         Rows of ignored labels are 0. dtype: None is the framework's default float, or the dtype of soft targets.
@@ -124,16 +127,16 @@ class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
 
     def binary_loss(
         self,
-        logits,
-        targets,
+        logits: Scores,
+        targets: Labels,
         *,
-        label_smoothing: Any = 0.1,
-        pos_weight=None,
-        sample_weight=None,
-        reduction: str = "mean",
-        normalizer=None,
+        label_smoothing: Number | Rows = 0.1,
+        pos_weight: Number | Rows | None = None,
+        sample_weight: Array | Rows | None = None,
+        reduction: Reduction = "mean",
+        normalizer: Number | None = None,
         validate: bool | None = None,
-    ):
+    ) -> Loss:
         """−[π·q·log σ(z) + (1 − q)·log(1 − σ(z))] with q = t·(1 − ε) + ε/2: sigmoid, binary and multi-label.
 
         Args:

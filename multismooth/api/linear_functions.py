@@ -1,8 +1,20 @@
 """The public functions of a linear layer followed by its loss. `functions` inherits them."""
 
+from __future__ import annotations
+
 from typing import Any, Unpack
 
-from multismooth.api.options import CorrectionOptions, HeadOptions, by_default
+from multismooth.api.options import (
+    Array,
+    CorrectionOptions,
+    HeadOptions,
+    Labels,
+    Loss,
+    Result,
+    Rows,
+    Scores,
+    by_default,
+)
 
 
 class HeadFunctions:
@@ -14,13 +26,13 @@ class HeadFunctions:
 
     def linear_loss(
         self,
-        hidden,
-        classifier,
-        targets,
+        hidden: Scores,
+        classifier: Scores,
+        targets: Labels,
         *,
-        bias: Any = None,
+        bias: Array | Rows | None = None,
         **options: Unpack[HeadOptions],
-    ):
+    ) -> Loss:
         """`loss(hidden @ classifier.T + bias, targets, …)` without the whole (N, K) logits in memory.
 
         Args:
@@ -43,13 +55,13 @@ class HeadFunctions:
 
     def linear_loss_and_grad(
         self,
-        hidden,
-        classifier,
-        targets,
+        hidden: Scores,
+        classifier: Scores,
+        targets: Labels,
         *,
-        bias: Any = None,
+        bias: Array | Rows | None = None,
         **options: Unpack[HeadOptions],
-    ):
+    ) -> tuple[Loss, tuple[Result, Result, Result | None]]:
         """(loss, (∂/∂hidden, ∂/∂classifier, ∂/∂bias or None)) of `linear_loss`. For "none", of its sum.
 
         >>> import numpy as np
@@ -63,13 +75,13 @@ class HeadFunctions:
 
     def smoothing_correction(
         self,
-        hidden,
-        classifier,
-        targets,
+        hidden: Scores,
+        classifier: Scores,
+        targets: Labels,
         *,
-        bias: Any = None,
+        bias: Array | Rows | None = None,
         **options: Unpack[CorrectionOptions],
-    ):
+    ) -> Loss:
         """ε′·(x·W_y + c_y − Σ_k r_k (x·W_k + c_k)) per element, reduced: what smoothing adds to a hard-label loss.
 
         Add it to a fused linear cross-entropy that supports only hard labels (cut-cross-entropy, quack, PyTorch's

@@ -5,6 +5,7 @@ arrays and numbers are traced, so that a schedule does not recompile.
 """
 
 from functools import partial
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,9 @@ def readable(array):
 class JaxBackend(backend.Backend):
     name = "jax"
     xp = XP
+    types = MappingProxyType(
+        {"Scores": "jax.Array | ndarray", "Labels": "Array", "Result": "jax.Array", "Loss": "jax.Array"}
+    )
 
     def __init__(self, product=linear.DEFAULT_PRODUCT):
         """`product`: how a linear head multiplies its features by its classifier."""

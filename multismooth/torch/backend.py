@@ -1,5 +1,7 @@
 """The PyTorch backend: how tensors are made, read and evaluated for `multismooth.api.functions`."""
 
+from types import MappingProxyType
+
 import numpy as np
 import torch
 
@@ -39,6 +41,7 @@ def first_element(ndim, axis):
 class TorchBackend(Backend):
     name = "torch"
     xp = XP
+    types = MappingProxyType({"Scores": "Tensor", "Labels": "Array", "Result": "Tensor", "Loss": "Tensor"})
 
     def is_array(self, value):
         return isinstance(value, torch.Tensor)

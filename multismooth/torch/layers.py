@@ -1,26 +1,115 @@
-"""LinearLoss: a classifier layer that returns its loss, without the whole logits in memory."""
+"""The loss as a module, for any convention, and a classifier layer that returns its loss without the whole logits."""
 
-from inspect import Parameter
+from inspect import Parameter, signature
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import numpy as np
 import torch
 
 from multismooth.api import argument_checks
-from multismooth.api.options import signature_of
-from multismooth.api.public import unexpected
+from multismooth.api.options import Array, HeadOptions, LossOptions
+from multismooth.api.public import public, unexpected
 from multismooth.registry import resolve
 from multismooth.torch.backend import TorchBackend, functions
 
 ARRAYS = ("weight", "prior", "class_mask", "sample_weight", "label_smoothing", "z_loss", "normalizer")
-OPTIONS = tuple(
-    name
-    for name, parameter in signature_of(functions.linear_loss).parameters.items()
-    if parameter.kind is Parameter.KEYWORD_ONLY and name != "bias"
-)
 _backend = TorchBackend()
+_loss = public(functions.loss, "multismooth.torch")
+_linear_loss = public(functions.linear_loss, "multismooth.torch")
 
 
-class LinearLoss(torch.nn.Linear):
+class _WithOptions(torch.nn.Module):
+    """A module that keeps the keyword arguments of a function: arrays as buffers, the others in `self.options`.
+
+    Buffers keep their dtype when the module is cast, because the loss is computed in float32 at least.
+    """
+
+    options: dict[str, Any]
+    _arrays: tuple[str, ...] = ()  # the options that are buffers
+    _buffer_names: ClassVar[dict[str, str]] = {}  # of those that are not named as their option
+
+    def _keep(self, options, function, device=None, classes=None):
+        """Refuse options that no call of the function accepts, and keep the others."""
+        known = [name for name, p in signature(function).parameters.items() if p.kind is Parameter.KEYWORD_ONLY]
+        for name, value in options.items():
+            if name not in known or name == "bias":
+                raise unexpected(type(self).__name__, name, [own for own in known if own != "bias"])
+            if name == "convention":
+                resolve(value)
+            elif name == "reduction":
+                argument_checks.reduction(value)
+            elif name in ("weight", "prior") and value is not None and classes is not None:
+                argument_checks.per_class(name, np.shape(value), classes, square=name == "prior")
+        self.options = {name: value for name, value in options.items() if not _array(name, value)}
+        self._arrays = tuple(name for name in options if name not in self.options)
+        for name in self._arrays:
+            self._register(name, options[name], device)
+
+    def _register(self, name, value, device):
+        if isinstance(value, torch.nn.Parameter):
+            self.register_parameter(self._buffer_name(name), value)
+            return
+        if not isinstance(value, torch.Tensor):  # a copy: `load_state_dict` writes to the buffer
+            value = _backend.take(name, value).clone()
+        self.register_buffer(self._buffer_name(name), value if device is None else value.to(device))
+
+    def _buffer_name(self, name):
+        return self._buffer_names.get(name, name)
+
+    def _with_arrays(self, options):
+        """All options of a call: those given there win."""
+        return {name: getattr(self, self._buffer_name(name)) for name in self._arrays} | self.options | options
+
+    def extra_repr(self):
+        options = [f"{name}={value!r}" for name, value in self.options.items()]
+        arrays = [f"{name}={tuple(getattr(self, self._buffer_name(name)).shape)}" for name in self._arrays]
+        return ", ".join(filter(None, [super().extra_repr(), *options, *arrays]))
+
+    def _apply(self, fn, recurse=True):
+        names = map(self._buffer_name, self._arrays)
+        before = {name: self._buffers[name] for name in names if name in self._buffers}
+        super()._apply(fn, recurse)
+        for name, value in before.items():
+            if self._buffers[name].dtype != value.dtype:
+                self._buffers[name] = value.to(self._buffers[name].device)
+        return self
+
+
+class Loss(_WithOptions):
+    """`loss(logits, targets, …)` as a module, for any convention.
+
+    Args:
+        options: defaults for the keyword arguments of `loss` (label_smoothing, convention, weight, …).
+
+    `forward(logits, targets, **options)` returns the loss; its options override the defaults.
+
+    Arrays among the options become buffers of their names: they are in the state dict and move with the module. They
+    keep their dtype when the module is cast. The other options are in `self.options`.
+
+    Raises:
+        TypeError: unknown option. ValueError: a convention or reduction that no call accepts.
+
+    >>> import torch
+    >>> criterion = Loss(convention="fairseq", label_smoothing=0.1, ignore_index=1)
+    >>> criterion
+    Loss(convention='fairseq', label_smoothing=0.1, ignore_index=1)
+    >>> criterion(torch.zeros(2, 4), torch.tensor([0, 1])).ndim
+    0
+    """
+
+    def __init__(self, **options: Unpack[LossOptions]) -> None:
+        super().__init__()
+        self._keep(options, _loss)
+
+    def forward(self, logits: torch.Tensor, targets: Array, **options: Unpack[LossOptions]) -> torch.Tensor:
+        return _loss(logits, targets, **self._with_arrays(options))
+
+    if TYPE_CHECKING:
+
+        def __call__(self, logits: torch.Tensor, targets: Array, **options: Unpack[LossOptions]) -> torch.Tensor: ...
+
+
+class LinearLoss(_WithOptions, torch.nn.Linear):
     """`linear_loss(hidden, self.weight, targets, bias=self.bias, …)` as a layer with `nn.Linear`'s parameters.
 
     Args:
@@ -43,66 +132,33 @@ class LinearLoss(torch.nn.Linear):
     (0, torch.Size([2, 5]))
     """
 
-    _arrays: tuple[str, ...] = ()  # the options that are buffers
+    _buffer_names: ClassVar = {"weight": "class_weight"}
 
-    def __init__(self, in_features, out_features, bias=True, device=None, dtype=None, **options):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        **options: Unpack[HeadOptions],
+    ) -> None:
         super().__init__(in_features, out_features, bias=bias, device=device, dtype=dtype)
-        _check(options, self.out_features)
-        self.options = {name: value for name, value in options.items() if not _array(name, value)}
-        self._arrays = tuple(name for name in options if name not in self.options)
-        for name in self._arrays:
-            self._register(name, options[name])
+        self._keep(options, _linear_loss, self.weight.device, self.out_features)
 
-    def _register(self, name, value):
-        if isinstance(value, torch.nn.Parameter):
-            self.register_parameter(_buffer_name(name), value)
-            return
-        if not isinstance(value, torch.Tensor):
-            value = _backend.take(
-                name, value
-            ).clone()  # `load_state_dict` writes to the buffer, which must not be the caller's array
-        self.register_buffer(_buffer_name(name), value.to(self.weight.device))
+    def forward(  # type: ignore[override]
+        self, hidden: torch.Tensor, targets: Array, **options: Unpack[HeadOptions]
+    ) -> torch.Tensor:
+        return _linear_loss(hidden, self.weight, targets, bias=self.bias, **self._with_arrays(options))
 
-    def forward(self, hidden, targets, **options):  # type: ignore[override]
-        arrays = {name: getattr(self, _buffer_name(name)) for name in self._arrays}
-        options = arrays | self.options | options
-        return functions.linear_loss(hidden, self.weight, targets, bias=self.bias, **options)
+    if TYPE_CHECKING:
 
-    def logits(self, hidden):
+        def __call__(self, hidden: torch.Tensor, targets: Array, **options: Unpack[HeadOptions]) -> torch.Tensor: ...
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """The logits (N…, out_features), whose loss `forward` returns."""
-        return super().forward(hidden)
-
-    def extra_repr(self):
-        arrays = "".join(f", {name}={tuple(getattr(self, _buffer_name(name)).shape)}" for name in self._arrays)
-        options = "".join(f", {name}={value!r}" for name, value in self.options.items())
-        return super().extra_repr() + options + arrays
-
-    def _apply(self, fn, recurse=True):
-        before = {name: self._buffers[name] for name in map(_buffer_name, self._arrays) if name in self._buffers}
-        super()._apply(fn, recurse)
-        for name, value in before.items():
-            if self._buffers[name].dtype != value.dtype:
-                self._buffers[name] = value.to(self._buffers[name].device)
-        return self
+        return torch.nn.Linear.forward(self, hidden)
 
 
 def _array(name, value):
     return name in ARRAYS and isinstance(value, (torch.Tensor, np.ndarray, list, tuple))
-
-
-def _buffer_name(name):
-    """The name of an option's buffer."""
-    return "class_weight" if name == "weight" else name
-
-
-def _check(options, classes):
-    """Refuse options that no call accepts."""
-    for name, value in options.items():
-        if name not in OPTIONS:
-            raise unexpected("LinearLoss", name, OPTIONS)
-        if name == "convention":
-            resolve(value)
-        elif name == "reduction":
-            argument_checks.reduction(value)
-        elif name in ("weight", "prior") and value is not None:
-            argument_checks.per_class(name, np.shape(value), classes, square=name == "prior")
