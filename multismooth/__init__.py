@@ -18,6 +18,7 @@ from multismooth.dispatch import (
     focal_loss,
     linear_loss,
     linear_loss_and_grad,
+    linear_terms,
     loss,
     loss_and_grad,
     margin_smoothing,
@@ -38,7 +39,7 @@ from multismooth.implementations import implementation
 from multismooth.registry import conventions, register
 
 if TYPE_CHECKING:
-    from multismooth import calibration, demo, flax, jax, numpy, parity, testing, torch
+    from multismooth import calibration, demo, flax, jax, keras, numpy, parity, testing, torch, transformers
     from multismooth.cpu.buffers import keep_buffers
     from multismooth.sweeping import Sweep, sweep
 
@@ -65,8 +66,10 @@ __all__ = [
     "implementation",
     "jax",
     "keep_buffers",
+    "keras",
     "linear_loss",
     "linear_loss_and_grad",
+    "linear_terms",
     "loss",
     "loss_and_grad",
     "margin_smoothing",
@@ -79,6 +82,7 @@ __all__ = [
     "terms",
     "testing",
     "torch",
+    "transformers",
     "unigram_prior",
 ]
 
@@ -87,10 +91,12 @@ _SUBMODULES = {  # name: the package that it needs
     "demo": "numpy",
     "flax": "flax",
     "jax": "jax",
+    "keras": "keras",
     "numpy": "numpy",
     "parity": "numpy",
     "testing": "numpy",
     "torch": "torch",
+    "transformers": "torch",
 }
 
 _LATE = {"keep_buffers": "multismooth.cpu.buffers", "Sweep": "multismooth.sweeping", "sweep": "multismooth.sweeping"}

@@ -10,11 +10,10 @@ from types import MappingProxyType
 
 import numpy as np
 
-from multismooth import alternatives, binary, correction, spec
+from multismooth import alternatives, binary, correction, linear, spec
 from multismooth.api import argument_checks, containers
 from multismooth.plan import plan_of, smooth_targets
-from multismooth.problem import Terms
-from multismooth.reduction import denominators, reciprocal, reduced_plan
+from multismooth.reduction import reduced_plan, term_factors
 
 
 class Backend:
@@ -26,6 +25,7 @@ class Backend:
         constant(value, z)               a value as an array of that dtype on z's device (arrays pass through)
         stop_gradient(x)                 x as a constant to autodiff
         pick(z, index, axis)             z at one index per element; the class axis goes
+        highest(z, axis)                 (the largest entry per element, its index: the first of equals)
         deposit(z, index, values, axis)  z with per-element values added at one index per element
         add_rows(table, index, rows)     the table with rows added at indices of its first axis
         softplus(z)                      log(1 + e^z)
@@ -33,7 +33,7 @@ class Backend:
     `options`: for a TypedDict of `api.options`, the wider one whose further keywords this backend alone has. They reach
     `Arguments.checked`.
 
-    `types`: what `Scores`, `Labels`, `Result` and `Loss` of `api.options` are here, for signatures.
+    `types`: what `Scores`, `Labels`, `Result`, `Arrays` and `Loss` of `api.options` are here, for signatures.
     """
 
     name: str
@@ -135,6 +135,9 @@ class Backend:
     def terms(self, call):
         return terms(call.problem, call.settings, self.xp)
 
+    def linear_terms(self, hidden, classifier, bias, chunk_rows, call):
+        return linear.terms(hidden, classifier, bias, chunk_rows, call.problem, call.settings, self.xp)
+
     def smooth_targets(self, call):
         problem, settings = call.problem, call.settings
         return self.xp.astype(smooth_targets(problem, settings, self.xp), problem.logits.dtype, copy=False)
@@ -160,15 +163,7 @@ def total(problem, settings, xp, elements=None):
 
 
 def terms(problem, settings, xp):
-    """Per-element loss, unsmoothed loss and weight, by the formulas of `spec`.
-
-    A term with another denominator than the loss is multiplied by their ratio, so that Σ loss / Σ weight is the mean.
-    """
-    z, axis = problem.logits, settings.axis
+    """The Terms of a call, by the formulas of `spec`."""
     plan = plan_of(problem, settings, xp)
-    if plan.smooth_denominator_share is not None or plan.z_loss_denominator_share is not None:
-        own, *others = denominators([(plan, z)], settings, xp)
-        plan = spec.scaled(plan, 1.0, *(None if other is None else own * reciprocal(other, z, xp) for other in others))
-    lse, nll, smooth = spec.finished(spec.statistics(z, plan, axis, xp), xp)
-    share = xp.broadcast_to(xp.constant(plan.denominator_share, z), lse.shape)
-    return Terms(spec.elements(lse, nll, smooth, plan, xp), spec.product(plan.label_weight, nll, xp), share)
+    plan = spec.scaled(plan, *term_factors([(plan, problem.logits)], problem, settings, xp))
+    return spec.terms(problem.logits, plan, settings.axis, xp)

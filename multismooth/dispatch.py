@@ -75,6 +75,7 @@ else:
     smooth_targets = _dispatched(Functions.smooth_targets)
     linear_loss = _dispatched(Functions.linear_loss)
     linear_loss_and_grad = _dispatched(Functions.linear_loss_and_grad)
+    linear_terms = _dispatched(Functions.linear_terms)
     smoothing_correction = _dispatched(Functions.smoothing_correction)
     binary_loss = _dispatched(Functions.binary_loss)
     focal_loss = _dispatched(Functions.focal_loss)

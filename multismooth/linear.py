@@ -10,7 +10,8 @@ NumPy and PyTorch use this loop. JAX has its own, a scan.
 
 from multismooth import spec
 from multismooth.plan import mapped, plan_of
-from multismooth.reduction import factors
+from multismooth.problem import Terms
+from multismooth.reduction import factors, term_factors
 
 WORKSPACE = 2**22  # logits per chunk, 16 MiB of float32; their gradient may take as much again
 
@@ -85,11 +86,11 @@ def row_chunk(problem, start, stop, shape, xp):
     )
 
 
-def chunks(problem, settings, shape, chunk_rows, xp, plan=None):
+def chunks(problem, settings, shape, chunk_rows, xp, plan=None, factors=factors):
     """(rows, plan) of every chunk; for reduction "mean" the plans are divided by the denominator of the whole call.
 
     A chunk's plan may hold a row for each element, so it is made just before its chunk. With `plan`, the one of the
-    whole call, the chunks' plans are parts of that.
+    whole call, the chunks' plans are parts of that. `factors` of all chunks' plans scale each of them.
     """
     rows, num_classes = problem.logits.shape
     size = chunk_size(rows, num_classes, chunk_rows)
@@ -101,9 +102,9 @@ def chunks(problem, settings, shape, chunk_rows, xp, plan=None):
         return
     problems = [row_chunk(problem, start, stop, shape, xp) for start, stop in parts]
     plans = ((plan_of(part, settings, xp), part.logits) for part in problems)
-    mean = factors(plans, problem, settings, xp)
+    common = factors(plans, problem, settings, xp)
     for (start, stop), part in zip(parts, problems, strict=True):
-        yield slice(start, stop), spec.scaled(plan_of(part, settings, xp), *mean)
+        yield slice(start, stop), spec.scaled(plan_of(part, settings, xp), *common)
 
 
 def logits_of(hidden, classifier, bias):
@@ -139,6 +140,18 @@ def forward(hidden, classifier, bias, chunk_rows, problem, settings, xp, chunk_l
     parts = chunks(problem, settings, shape, chunk_rows, xp)
     losses = [chunk_loss(masked_rows(hidden[rows], plan, xp), classifier, bias, plan, xp) for rows, plan in parts]
     return gathered(losses, shape, settings, xp)
+
+
+def plain_terms(hidden, classifier, bias, plan, xp):
+    return spec.terms(logits_of(hidden, classifier, bias), plan, 1, xp)
+
+
+def terms(hidden, classifier, bias, chunk_rows, problem, settings, xp, chunk_terms=plain_terms):
+    """The Terms; `chunk_terms` computes those of one chunk."""
+    hidden, problem, settings, shape = flatten(hidden, problem, settings, xp)
+    parts = chunks(problem, settings, shape, chunk_rows, xp, factors=term_factors)
+    found = [chunk_terms(masked_rows(hidden[rows], plan, xp), classifier, bias, plan, xp) for rows, plan in parts]
+    return Terms(*(xp.reshape(xp.concat(list(column)), shape) for column in zip(*found, strict=True)))
 
 
 def plain_kernel(logits, plan, xp):

@@ -28,6 +28,12 @@ def pick(z, index, axis):
     return np.squeeze(np.take_along_axis(z, np.expand_dims(index, axis), axis=axis), axis=axis)
 
 
+def highest(z, axis):
+    """(the largest entry, its index: the first of equals)."""
+    index = np.argmax(z, axis=axis)
+    return pick(z, index, axis), index
+
+
 def deposit(z, index, values, axis):
     """z with per-element values added at one index per element. It writes to z, which this library made."""
     z = z if z.flags.writeable else z.copy()
@@ -66,6 +72,7 @@ XP = Namespace(
     astype=astype,
     stop_gradient=stop_gradient,
     pick=pick,
+    highest=highest,
     deposit=deposit,
     add_rows=add_rows,
     softplus=softplus,

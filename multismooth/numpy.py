@@ -34,6 +34,7 @@ __all__ = [
     "focal_loss",
     "linear_loss",
     "linear_loss_and_grad",
+    "linear_terms",
     "loss",
     "loss_and_grad",
     "margin_smoothing",
@@ -100,6 +101,7 @@ class NumpyBackend(Backend):
             "Scores": "Array | Rows",
             "Labels": "Array | Rows",
             "Result": "NDArray[floating]",
+            "Arrays": "NDArray[Any]",
             "Loss": "floating | NDArray[floating]",
         }
     )
@@ -172,6 +174,10 @@ class NumpyBackend(Backend):
         return loss, tuple(g if g is None else g.astype(x.dtype, copy=False) for g, x in pairs)
 
     @without_warnings
+    def linear_terms(self, hidden, classifier, bias, chunk_rows, call):
+        return super().linear_terms(hidden, classifier, bias, chunk_rows, call)
+
+    @without_warnings
     def alternative(self, call, alternative):
         age_buffers()
         problem, axis = call.problem, call.settings.axis
@@ -202,6 +208,7 @@ else:
     smooth_targets = public(_functions.smooth_targets, __name__)
     linear_loss = public(_functions.linear_loss, __name__)
     linear_loss_and_grad = public(_functions.linear_loss_and_grad, __name__)
+    linear_terms = public(_functions.linear_terms, __name__)
     smoothing_correction = public(_functions.smoothing_correction, __name__)
     binary_loss = public(_functions.binary_loss, __name__)
     focal_loss = public(_functions.focal_loss, __name__)

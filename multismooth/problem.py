@@ -73,8 +73,14 @@ Array = TypeVar("Array")
 
 
 class Terms(NamedTuple, Generic[Array]):
-    """Per-element results: the mean loss is Σ loss / Σ weight, the unsmoothed one Σ nll / Σ weight."""
+    """Per-element results: the mean loss is Σ loss / Σ weight, the unsmoothed one Σ nll / Σ weight.
 
-    loss: Array
-    nll: Array
-    weight: Array
+    `loss`, `nll` and `lse` are differentiable. An element that is switched off has 0 in these, and −1, which names no
+    class, as its prediction.
+    """
+
+    loss: Array  # what `loss` gives for the reduction "none", unless its terms have different denominators
+    nll: Array  # the loss at ε = 0, without a z-loss
+    weight: Array  # the element's share of the mean's denominator
+    lse: Array  # log Σ exp z over the existing classes
+    predicted: Array  # the existing class with the largest logit, the first of equals; an integer

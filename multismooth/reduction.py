@@ -119,6 +119,18 @@ def factors(plans, problem, settings, xp):
     return [None if total is None else factor(term) for term, total in enumerate(totals)]
 
 
+def term_factors(plans, problem, settings, xp):
+    """The factors with which Σ loss / Σ weight of the Terms is the mean, as the arguments of `spec.scaled`.
+
+    A term with another denominator than the loss is multiplied by their ratio.
+    """
+    plans = list(plans)
+    if all(getattr(plans[0][0], share) is None for share in SHARES[1:]):
+        return (1.0,)
+    own, *others = denominators(plans, settings, xp)
+    return 1.0, *(None if other is None else own * reciprocal(other, problem.logits, xp) for other in others)
+
+
 def reduced_plan(problem, settings, xp):
     """The plan whose summed losses are the result, also for the reduction "mean"."""
     plan = plan_of(problem, settings, xp)

@@ -28,7 +28,7 @@ Sources: Szegedy et al. 2016 (arXiv:1512.00567) §7 for "all"; Vaswani et al. 20
 
 from typing import Any, NamedTuple
 
-from multismooth.problem import traceable
+from multismooth.problem import Terms, traceable
 
 
 @traceable
@@ -145,7 +145,12 @@ def statistics(logits, plan, axis, xp):
 def peak_and_gap(z, axis, xp):
     """(max z per element, peak − z), for masked logits z."""
     peak = xp.stop_gradient(xp.max(z, axis=axis))  # the result does not depend on the number that is subtracted
-    return peak, wide(finite(peak, xp), axis, xp) - z
+    return peak, gap_to(peak, z, axis, xp)
+
+
+def gap_to(peak, z, axis, xp):
+    """peak − z."""
+    return wide(finite(peak, xp), axis, xp) - z
 
 
 def statistics_of(peak, gap, e, plan, axis, xp):
@@ -205,6 +210,21 @@ def elements(lse, nll, smooth, plan, xp):
     loss = loss if plan.const is None else loss + plan.const
     loss = loss if plan.z_loss is None else loss + plan.z_loss * lse**2
     return zero_unless(plan.active, loss, loss, xp)
+
+
+def terms(logits, plan, axis, xp):
+    """The Terms of every element. The pass that finds the largest logit finds its class too."""
+    z = masked_logits(logits, plan, axis, xp)
+    peak, predicted = xp.highest(xp.stop_gradient(z), axis)
+    gap = gap_to(peak, z, axis, xp)
+    lse, nll, smooth = finished(statistics_of(peak, gap, xp.exp(-gap), plan, axis, xp), xp)
+    return Terms(
+        elements(lse, nll, smooth, plan, xp),
+        product(plan.label_weight, nll, xp),
+        xp.broadcast_to(xp.constant(plan.denominator_share, z), lse.shape),
+        zero_unless(plan.active, lse, lse, xp),
+        predicted if plan.active is None else xp.where(plan.active, predicted, -1),
+    )
 
 
 def losses(logits, plan, axis, xp):

@@ -234,6 +234,15 @@ def test_numbers_of_numpy_are_numbers_and_not_a_kind(functions):
         own.loss(z, y, axis=True)
 
 
+def test_ignored_labels_beside_a_mask_of_each_element(functions):
+    """Whose class axis is not the first: the labels that count are no longer in the elements' shape."""
+    z, labels = np.random.default_rng(0).normal(size=(2, 3, 4)), np.array([[0, -100, 1], [2, 3, -100]])
+    own, array, back = functions()
+    settings = {"class_mask": array(np.ones((2, 3, 4), bool)), "axis": 2}
+    once, again = (back(own.loss(array(z), array(labels), **settings)) for _ in range(2))
+    assert once == again
+
+
 def test_entries_are_bounded(functions, monkeypatch):
     monkeypatch.setattr(call_cache, "MAX_ENTRIES", 5)
     own, array, _ = functions()

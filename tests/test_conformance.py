@@ -225,7 +225,10 @@ class Details(Conformance):
             answer = oracle.evaluate(drawn.logits, drawn.targets, **settings)
             with warnings_deserved(drawn.quiet):
                 terms = self.adapter.call("terms", drawn.logits, drawn.targets, **settings)
-            loss, nll, weight = terms
+            loss, nll, weight, lse, predicted = terms
+            assert_close(lse, floats(answer.lse), "float64")
+            assert np.array_equal(predicted, answer.predicted), (predicted, answer.predicted)
+            assert predicted.dtype.kind == "i"
             if all(getattr(rules, f"{term}_denominator", None) is None for term in ("smooth", "z_loss")):
                 assert_close(loss, floats(answer.element), "float64")
             if not (drawn.soft and getattr(rules, "objective", "") == "kl"):

@@ -22,6 +22,21 @@ def warn(text, category=SmoothingWarning):
     warnings.warn(text, category, stacklevel=level)
 
 
+def refuse_keras_order():
+    """Refuse a call by a wrapper of Keras, which passes (y_true, y_pred). Shapes may fit, and the numbers too."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "multismooth":
+        frame = frame.f_back
+    if frame.f_globals.get("__name__", "").startswith(("keras.src.losses", "keras.losses")):
+        raise complain(
+            "logits",
+            "the logits first, then the targets",
+            "a call by Keras, which passes (y_true, y_pred)",
+            "Pass loss=multismooth.keras.Loss(label_smoothing=…), or lambda y, z: multismooth.loss(z, y).",
+            TypeError,
+        )
+
+
 def first(bad):
     """(how many entries of a boolean array are True, the index of the first)."""
     index = np.unravel_index(int(np.argmax(bad)), bad.shape)

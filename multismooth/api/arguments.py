@@ -22,6 +22,8 @@ class Arguments(Conversions):
         targets = backend.take("targets", given.targets, z)
         kind = backend.kind(targets)
         target_checks.kind(kind, targets.dtype)
+        if kind == "floating" and not backend.tracing():
+            argument_checks.refuse_keras_order()
         ignore_index = argument_checks.ignored_label(ignore_index, backend.widest(targets))
         target_values = self._values(targets, validate)
         soft, slack = kind != "integer", target_checks.tolerance(targets.dtype)
@@ -121,6 +123,8 @@ class Arguments(Conversions):
         z = self._floating("logits", logits)
         targets = self.backend.take("targets", targets, z)
         target_checks.kind(self.backend.kind(targets), targets.dtype)
+        if not self.backend.tracing():
+            argument_checks.refuse_keras_order()
         if not argument_checks.same_shape(targets.shape, z.shape):
             expected, got = f"the logits' shape {tuple(z.shape)}", f"{tuple(targets.shape)}"
             raise complain("targets", expected, got, target_checks.binary_fitting(targets.shape, z.shape), TargetError)

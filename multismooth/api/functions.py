@@ -8,6 +8,7 @@ from multismooth.api.alternative_functions import AlternativeFunctions
 from multismooth.api.linear_functions import HeadFunctions
 from multismooth.api.options import (
     Array,
+    Arrays,
     Labels,
     Loss,
     LossOptions,
@@ -75,18 +76,20 @@ class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
         """
         return self._backend.loss(self._call(logits, targets, **options))
 
-    def terms(self, logits: Scores, targets: Labels, **options: Unpack[TermsOptions]) -> Terms[Result]:
-        """(loss, nll, weight) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0.
+    def terms(self, logits: Scores, targets: Labels, **options: Unpack[TermsOptions]) -> Terms[Arrays]:
+        """(loss, nll, weight, lse, predicted) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0.
 
         Gradient accumulation, data parallelism and logging need these: sums can be added over batches, means cannot.
-        Arguments as in `loss`.
+        Arguments as in `loss`. `lse` is log Σ_k exp z_k over the classes that exist; `predicted` is the class with the
+        largest logit among them, the first of equals. `loss`, `nll` and `lse` are differentiable. An element that is
+        ignored, or has the sample weight 0, gives 0 in these and −1, which names no class, in `predicted`.
 
         >>> import numpy as np
         >>> import multismooth
         >>> logits = np.array([[2.0, 0.5, -1.0], [0.0, 1.0, 3.0]])
         >>> parts = multismooth.terms(logits, np.array([0, -100]))
-        >>> parts.weight.tolist()
-        [1.0, 0.0]
+        >>> parts.weight.tolist(), parts.predicted.tolist()
+        ([1.0, 0.0], [0, -1])
         """
         return self._backend.terms(self._call(logits, targets, reduction="none", **options))
 

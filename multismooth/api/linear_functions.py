@@ -6,8 +6,10 @@ from typing import Any, Unpack
 
 from multismooth.api.options import (
     Array,
+    Arrays,
     CorrectionOptions,
     HeadOptions,
+    HeadTermsOptions,
     Labels,
     Loss,
     Result,
@@ -15,6 +17,7 @@ from multismooth.api.options import (
     Scores,
     by_default,
 )
+from multismooth.problem import Terms
 
 
 class HeadFunctions:
@@ -72,6 +75,31 @@ class HeadFunctions:
         ((2, 3), (4, 3), None)
         """
         return self._backend.linear_loss_and_grad(*self._head(hidden, classifier, targets, bias, **options))
+
+    def linear_terms(
+        self,
+        hidden: Scores,
+        classifier: Scores,
+        targets: Labels,
+        *,
+        bias: Array | Rows | None = None,
+        **options: Unpack[HeadTermsOptions],
+    ) -> Terms[Arrays]:
+        """`terms(hidden @ classifier.T + bias, targets, …)` without the whole (N, K) logits in memory.
+
+        Perplexity, token accuracy and a z-loss of a fused head come from it. Backward makes each chunk's logits again,
+        so there is never more than one chunk of them. Arguments as in `linear_loss`, results as in `terms`.
+
+        >>> import numpy as np
+        >>> import multismooth
+        >>> hidden, classifier, labels = np.eye(2, 3), np.arange(12.0).reshape(4, 3), np.array([3, 0])
+        >>> found = multismooth.linear_terms(hidden, classifier, labels)
+        >>> found.predicted.tolist(), (found.predicted == labels).mean()  # token accuracy
+        ([3, 3], 0.5)
+        >>> round(float(np.exp(found.nll.sum() / found.weight.sum())), 3)  # perplexity
+        94.733
+        """
+        return self._backend.linear_terms(*self._head(hidden, classifier, targets, bias, reduction="none", **options))
 
     def smoothing_correction(
         self,

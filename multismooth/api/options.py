@@ -37,7 +37,8 @@ Rows = Sequence[float] | Sequence[Sequence[float]] | Sequence[Sequence[Sequence[
 # What a backend takes and returns, by the names in the signatures; `Backend.types` has them for each.
 Scores: TypeAlias = Any  # logits, features, classifiers
 Labels: TypeAlias = Any  # labels or distributions
-Result: TypeAlias = Any  # an array
+Result: TypeAlias = Any  # a floating array
+Arrays: TypeAlias = Any  # a floating or integer array
 Loss: TypeAlias = Any  # an array, or the sum or mean of one
 
 # In the order in which they are shown.
@@ -116,6 +117,12 @@ class HeadOptions(LossOptions, total=False):
     accumulate: Literal["float32", "input"]
 
 
+class HeadTermsOptions(TermsOptions, total=False):
+    """Of `linear_terms`."""
+
+    chunk_rows: int | None
+
+
 def signature_of(function, own: Mapping[type, type] | None = None, types: Mapping[str, str] | None = None) -> Signature:
     """The signature of a function, in which its **options are the keywords of their TypedDict.
 
@@ -128,7 +135,12 @@ def signature_of(function, own: Mapping[type, type] | None = None, types: Mappin
         found = (own or {}).get(options, options).__annotations__
         names = [*(name for name in DEFAULTS if name in found), *(name for name in found if name not in DEFAULTS)]
         parameters += [
-            Parameter(name, Parameter.KEYWORD_ONLY, default=DEFAULTS.get(name), annotation=found[name].__forward_arg__)
+            Parameter(
+                name,
+                Parameter.KEYWORD_ONLY,
+                default=DEFAULTS.get(name),
+                annotation=getattr(found[name], "__forward_arg__", found[name]),
+            )
             for name in names
         ]
 

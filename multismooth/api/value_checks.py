@@ -249,8 +249,10 @@ def _allowed(mask, labels, ignored=False, expect=None):
     """Whether the mask of existing classes is True at every one of these labels."""
     if mask.ndim == 1:
         return bool(np.logical_and.reduce(mask[labels], None))
+    if ignored:  # `labels` are then some of the elements' alone, and no longer in their shape
+        return False
     index = np.expand_dims(labels, expect.axis)
-    return not ignored and bool(np.take_along_axis(mask, index, axis=expect.axis).all())
+    return bool(np.take_along_axis(mask, index, axis=expect.axis).all())
 
 
 def _between(values, high):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -94,10 +93,20 @@ def assess(source, targets, *, logits=None, probs=None, validation=None, bins=15
 
 
 def write(found: Assessment, path: Path) -> None:
-    """Write the page."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    title = f"Calibration of {found.source}"
-    path.write_text(html.document(title, [_top(found, title), _numbers(found), _dialects(found)]), encoding="utf-8")
+    """Write the page (`pages/templates/calibration.html`)."""
+    dialects = [*found.dialects.values()]
+    html.write(
+        path,
+        "calibration.html",
+        title=f"Calibration of {found.source}",
+        found=found,
+        fewest=plotting.FEWEST,
+        drawings=panels(found),
+        numbers=[(name, meaning, value) for name, value, meaning in rows_of(found)],
+        dialects=[(name, _text(name), f"{value:.4f}") for name, value in found.dialects.items()],
+        low=np.nanmin(dialects),
+        high=np.nanmax(dialects),
+    )
 
 
 def panels(found: Assessment) -> list[Panel]:
@@ -115,17 +124,6 @@ def panels(found: Assessment) -> list[Panel]:
     return made
 
 
-def _top(found, title):
-    return f"""<header>
-<h1>{escape(title)}</h1>
-<p class="verdict">{html.prose(found.verdict)}</p>
-<p class="note">{found.count:,} predictions, {found.classes} classes. Dots are bins of predictions: how confident they
-were and how often they were right; lines are exact 95&nbsp;% intervals, hollow dots hold fewer than
-{plotting.FEWEST}. Above the diagonal the model is under-confident.</p>
-{html.panels_of(panels(found))}
-</header>"""
-
-
 def rows_of(found) -> list[tuple[str, str, str]]:
     """(name, number, meaning) of the table."""
     lines = [(name.replace("_", " "), f"{x:.4f}", summary.MEANINGS[name]) for name, x in found.measures.items()]
@@ -137,38 +135,6 @@ def rows_of(found) -> list[tuple[str, str, str]]:
     names = {"nll_after": "nll after", "ece_after": "ece after", "ece_if_calibrated_after": "if calibrated, after"}
     lines += [(names[name], f"{x:.4f}", "with that temperature") for name, x in found.after.items()]
     return lines
-
-
-def _numbers(found):
-    rows = [
-        f"<td class=words>{escape(name)}<small>{escape(meaning)}</small></td><td>{escape(value)}</td>"
-        for name, value, meaning in rows_of(found)
-    ]
-    caveat = (
-        "The temperature was fitted on the predictions that it describes: it says on which side the confidence is off. "
-        "To correct a model, fit it on validation data."
-        if found.fit is not None and not found.after
-        else ""
-    )
-    return f"""<section>
-<h2>The numbers</h2>
-{html.table(["measure", ""], rows)}
-<p class="note">{caveat}</p>
-</section>"""
-
-
-def _dialects(found):
-    rows = [
-        f"<td class=words>{escape(name)}<small>{escape(_text(name))}</small></td><td>{value:.4f}</td>"
-        for name, value in found.dialects.items()
-    ]
-    low, high = np.nanmin([*found.dialects.values()]), np.nanmax([*found.dialects.values()])
-    return f"""<section>
-<h2>The same predictions in other dialects</h2>
-<p>Libraries that say “calibration error” compute different numbers: here {low:.4f} to {high:.4f}. Compare a number only
-with one of the same dialect.</p>
-{html.table(["dialect", "error"], rows)}
-</section>"""
 
 
 def _text(name):

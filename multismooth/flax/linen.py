@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from multismooth.api.options import Array, HeadOptions
-from multismooth.flax.options import OPTIONS, is_array, linear_loss_by, product, refuse_unknown, refused
+from multismooth.flax.options import OPTIONS, evaluate, is_array, product, refuse_unknown, refused
 
 __all__ = ["LinearLoss"]
 
@@ -55,6 +55,7 @@ class LinearLossOptions(HeadOptions, total=False):
     dot_general: Any
     name: str | None
     parent: Any
+    return_terms: bool
 
 
 class LinearLoss(nn.Dense, Options):
@@ -66,9 +67,10 @@ class LinearLoss(nn.Dense, Options):
             of logits at a time.
         Every other keyword is a default for an argument of `linear_loss` (label_smoothing, convention, weight, …) and
             becomes a field. Arrays are constants of the module: they are copied, part of its hash, and not parameters.
+        return_terms: the result is that of `linear_terms`, which reduces nothing.
 
-    `apply(params, hidden, targets, **options)` returns the loss. Its options replace the module's: pass there what
-    changes from step to step. The params of an `nn.Dense` can be loaded, and the other way round.
+    `apply(params, hidden, targets, **options)` returns the loss, or the Terms. Its options replace the module's:
+    pass there what changes from step to step. The params of an `nn.Dense` can be loaded, and the other way round.
 
     Raises TypeError for an unknown keyword, with the one that was probably meant, and ValueError for products that have
     variables (`dot_general_cls`).
@@ -79,6 +81,8 @@ class LinearLoss(nn.Dense, Options):
     >>> head.apply(params, jnp.zeros((2, 8)), jnp.array([1, 4])).shape, params["params"]["kernel"].shape
     ((), (8, 5))
     """
+
+    return_terms: bool = False
 
     if TYPE_CHECKING:
 
@@ -102,7 +106,7 @@ class LinearLoss(nn.Dense, Options):
     @nn.compact
     def __call__(  # type: ignore[override]
         self, hidden: jax.Array, targets: Array, **options: Unpack[HeadOptions]
-    ) -> jax.Array:
+    ) -> Any:
         defaults: dict[str, Any] = {name: getattr(self, name) for name in OPTIONS}
         every: dict[str, Any] = {k: v.value if isinstance(v, Constant) else v for k, v in defaults.items()} | options
         axis = -1 if every["axis"] is None else every["axis"]
@@ -110,7 +114,7 @@ class LinearLoss(nn.Dense, Options):
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
         promoted: Any = self.promote_dtype(hidden, kernel, bias, dtype=self.dtype)
         hidden, kernel, bias = promoted
-        return linear_loss_by(self._product())(hidden, kernel.T, targets, bias=bias, **every)
+        return evaluate(self.return_terms, self._product(), hidden, kernel, targets, bias, every)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """The logits (N…, features) that the loss is computed from. The option `axis` is the class axis."""

@@ -1,17 +1,22 @@
 """The loss as a Flax NNX module, for any convention, and a classifier layer that never keeps the logits."""
 
+from __future__ import annotations
+
 from inspect import signature
-from typing import Any, Unpack
+from typing import Any, Generic, Literal, TypeVar, Unpack, overload
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from multismooth.api.options import Array, HeadOptions, LossOptions
-from multismooth.flax.options import OPTIONS, is_array, linear_loss_by, options_of, product, refuse_unknown
+from multismooth.flax.options import OPTIONS, evaluate, is_array, options_of, product, refuse_unknown
 from multismooth.jax import loss
+from multismooth.problem import Terms
 
 __all__ = ["LinearLoss", "Loss", "Option"]
+
+Result = TypeVar("Result")  # of a head: an array, or the Terms
 
 
 class Option(nnx.Variable[jax.Array]):
@@ -78,7 +83,7 @@ class LinearLossOptions(HeadOptions, total=False):
     preferred_element_type: Any
 
 
-class LinearLoss(_WithOptions, nnx.Linear):
+class LinearLoss(_WithOptions, nnx.Linear, Generic[Result]):
     """`linear_loss(hidden, kernel.T, targets, bias=bias, …)` as a layer with `nnx.Linear`'s parameters.
 
     Args:
@@ -87,10 +92,11 @@ class LinearLoss(_WithOptions, nnx.Linear):
             logits. JAX differentiates your own `dot_general`, one chunk of logits at a time.
         Every other keyword is a default for an argument of `linear_loss` (label_smoothing, convention, weight, …) and
             becomes an attribute. Arrays become variables of type `Option`, not `nnx.Param`, and are not trained.
+        return_terms: the result is that of `linear_terms`, which reduces nothing.
 
-    `head(hidden, targets, **options)` returns the loss; its options replace the layer's. `head.logits(…)` predicts.
-    The parameters of an `nnx.Linear` can be loaded, `nnx.update(head, nnx.state(linear, nnx.Param))`, and the other way
-    round.
+    `head(hidden, targets, **options)` returns the loss, or the Terms; its options replace the layer's.
+    `head.logits(…)` predicts. The parameters of an `nnx.Linear` can be loaded, `nnx.update(head, nnx.state(linear,
+    nnx.Param))`, and the other way round.
 
     Raises TypeError for an unknown keyword, with the one that was probably meant, and ValueError for a `dot_general`
     that has variables.
@@ -103,22 +109,43 @@ class LinearLoss(_WithOptions, nnx.Linear):
     (['bias', 'kernel'], 0.1)
     """
 
+    @overload
     def __init__(
-        self, in_features: int, out_features: int, *, rngs: nnx.Rngs, **arguments: Unpack[LinearLossOptions]
-    ) -> None:
+        self: LinearLoss[jax.Array],
+        in_features: int,
+        out_features: int,
+        *,
+        rngs: nnx.Rngs,
+        return_terms: Literal[False] = False,
+        **arguments: Unpack[LinearLossOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: LinearLoss[Terms[jax.Array]],
+        in_features: int,
+        out_features: int,
+        *,
+        rngs: nnx.Rngs,
+        return_terms: Literal[True],
+        **arguments: Unpack[LinearLossOptions],
+    ) -> None: ...
+
+    def __init__(self, in_features, out_features, *, rngs, return_terms=False, **arguments):
         own = signature(nnx.Linear.__init__).parameters
         refuse_unknown(type(self).__name__, arguments, list(own)[1:])
         layer: dict[str, Any] = {name: value for name, value in arguments.items() if name in own}
         super().__init__(in_features, out_features, rngs=rngs, **layer)
+        self.return_terms = return_terms
         self._product()  # refuses a `dot_general` that has variables
         self._keep({name: value for name, value in arguments.items() if name not in own})
 
     def __call__(  # type: ignore[override]
         self, hidden: jax.Array, targets: Array, **options: Unpack[HeadOptions]
-    ) -> jax.Array:
+    ) -> Result:
         bias = None if self.bias is None else self.bias[...]
         hidden, kernel, bias = self.promote_dtype((hidden, self.kernel[...], bias), dtype=self.dtype)
-        return linear_loss_by(self._product())(hidden, kernel.T, targets, bias=bias, **self.options | options)
+        given = self.options | options
+        return evaluate(self.return_terms, self._product(), hidden, kernel, targets, bias, given)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """The logits (N…, out_features) that the loss is computed from. The option `axis` is the class axis."""

@@ -9,7 +9,7 @@ import numpy as np
 from multismooth.api.functions import Functions
 from multismooth.api.public import public, unexpected
 from multismooth.errors import complain
-from multismooth.jax import linear_loss
+from multismooth.jax import linear_loss, linear_terms
 from multismooth.jax.backend import JaxBackend
 from multismooth.jax.linear import Product
 
@@ -21,6 +21,7 @@ def options_of(function):
 
 
 OPTIONS = options_of(linear_loss)
+NOT_FOR_TERMS = tuple(name for name in OPTIONS if name not in options_of(linear_terms))
 
 
 def refuse_unknown(layer, names, arguments=(), options=OPTIONS):
@@ -56,6 +57,17 @@ def refused(argument, value):
 
 
 @lru_cache(maxsize=128)
-def linear_loss_by(product):
-    """`linear_loss` that multiplies features and classifier by this Product."""
-    return linear_loss if product == Product() else public(Functions(JaxBackend(product)).linear_loss, __name__)
+def by_product(function, product):
+    """`linear_loss` or `linear_terms` that multiplies features and classifier by this Product."""
+    if product == Product():
+        return function
+    return public(getattr(Functions(JaxBackend(product)), function.__name__), __name__)
+
+
+def evaluate(return_terms, product, hidden, kernel, targets, bias, options):
+    """What a layer returns: the loss, or the Terms."""
+    function = linear_loss
+    if return_terms:
+        function, given = linear_terms, options.items()
+        options = {name: value for name, value in given if name not in NOT_FOR_TERMS or value is not OPTIONS[name]}
+    return by_product(function, product)(hidden, kernel.T, targets, bias=bias, **options)

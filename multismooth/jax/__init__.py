@@ -27,6 +27,7 @@ __all__ = [
     "focal_loss",
     "linear_loss",
     "linear_loss_and_grad",
+    "linear_terms",
     "loss",
     "loss_and_grad",
     "margin_smoothing",
@@ -46,6 +47,7 @@ else:
     smooth_targets = public(_functions.smooth_targets, __name__)
     linear_loss = public(_functions.linear_loss, __name__)
     linear_loss_and_grad = public(_functions.linear_loss_and_grad, __name__)
+    linear_terms = public(_functions.linear_terms, __name__)
     smoothing_correction = public(_functions.smoothing_correction, __name__)
     binary_loss = public(_functions.binary_loss, __name__)
     focal_loss = public(_functions.focal_loss, __name__)

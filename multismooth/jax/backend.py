@@ -33,7 +33,13 @@ class JaxBackend(backend.Backend):
     name = "jax"
     xp = XP
     types = MappingProxyType(
-        {"Scores": "jax.Array | ndarray", "Labels": "Array", "Result": "jax.Array", "Loss": "jax.Array"}
+        {
+            "Scores": "jax.Array | ndarray",
+            "Labels": "Array",
+            "Result": "jax.Array",
+            "Arrays": "jax.Array",
+            "Loss": "jax.Array",
+        }
     )
 
     def __init__(self, product=linear.DEFAULT_PRODUCT):
@@ -131,6 +137,10 @@ class JaxBackend(backend.Backend):
     def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, call):
         static = linear.Static(chunk_rows, call.settings, self.product)
         return linear.loss_and_grad(static, hidden, classifier, bias, call.problem._replace(logits=None))
+
+    def linear_terms(self, hidden, classifier, bias, chunk_rows, call):
+        static = linear.Static(chunk_rows, call.settings, self.product)
+        return linear.terms(static, hidden, classifier, bias, call.problem._replace(logits=None))
 
     def alternative(self, call, alternative):
         zeros = {

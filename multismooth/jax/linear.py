@@ -20,7 +20,7 @@ from multismooth.jax import kernel
 from multismooth.jax.namespace import XP
 from multismooth.jax.varying import summed_like, vary_over, varying_axes
 from multismooth.plan import plan_of
-from multismooth.reduction import factors
+from multismooth.reduction import factors, term_factors
 
 # Rows per chunk where `jax.export` leaves a size open. The last chunk is padded, with up to so many rows in vain.
 ROWS_PER_CHUNK_OF_OPEN_SIZE = 128
@@ -66,8 +66,8 @@ def _logits(product, rows, classifier, bias):
     return logits if bias is None else logits + bias[None]
 
 
-def _flattened(static, hidden, classifier, bias, problem):
-    """(hidden rows, Problem over rows, its Settings, shape of the elements, factors of the mean, rows per chunk)."""
+def _flattened(static, hidden, classifier, bias, problem, factors=factors):
+    """(hidden rows, Problem over rows, its Settings, shape of the elements, factors of all plans, rows per chunk)."""
     problem = problem._replace(logits=template(hidden, classifier, static.settings))
     hidden, problem, settings, shape = linear.flatten(hidden, problem, static.settings, XP)
     made = jax.eval_shape(partial(_logits, static.product), hidden, classifier, bias)
@@ -179,6 +179,27 @@ def _plain(static, hidden, classifier, bias, problem, checkpoint=True):
 
     total, each = _scan(body, jnp.zeros((), problem.logits.dtype), rows, problem, settings, shape, size)
     return each if settings.reduction == "none" else total
+
+
+@partial(jax.jit, static_argnums=0)
+def terms(static, hidden, classifier, bias, problem):
+    """The Terms, differentiated by JAX. Backward makes every chunk's logits again."""
+    operands = hidden, classifier, bias, problem
+    hidden, classifier, bias, problem = vary_over(operands, varying_axes(operands))
+    flat = _flattened(static, hidden, classifier, bias, problem, term_factors)
+    rows, problem, settings, shape, ratios, size = flat
+
+    def chunk_terms(chunk_hidden, classifier, bias, chunk_problem):
+        logits, plan, _ = _chunk(static, chunk_hidden, classifier, bias, chunk_problem, settings, ratios)
+        return spec.terms(logits, plan, 1, XP)
+
+    chunk_terms = jax.checkpoint(chunk_terms, prevent_cse=False)
+
+    def body(carry, chunk):
+        chunk_hidden, chunk_problem = chunk
+        return carry, chunk_terms(chunk_hidden, classifier, bias, chunk_problem)
+
+    return _scan(body, None, rows, problem, settings, shape, size)[1]
 
 
 def _add_product(total, g, hidden, precision):

@@ -33,6 +33,10 @@ def pick(z, index, axis):
     return jnp.any(chosen, axis=axis) if z.dtype == bool else jnp.sum(chosen, axis=axis)
 
 
+def highest(z, axis):
+    return jnp.max(z, axis=axis), jnp.argmax(z, axis=axis)
+
+
 def deposit(z, index, values, axis):
     values = values if values.ndim == 0 else jnp.expand_dims(values, axis)
     return z + jnp.where(at(index, z.shape[axis], axis), values, jnp.zeros((), z.dtype))
@@ -49,6 +53,7 @@ XP = Namespace(
     constant=constant,
     stop_gradient=jax.lax.stop_gradient,
     pick=pick,
+    highest=highest,
     deposit=deposit,
     add_rows=add_rows,
     softplus=jax.nn.softplus,

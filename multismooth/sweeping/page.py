@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,21 @@ CLASS_SHADES = (LIGHT["all"], LIGHT["others"], LIGHT["flax"])
 
 
 def write(sweep: Sweep, path: Path) -> None:
-    """Write the page."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parts = [_top(sweep), _curves(sweep), _reliability(sweep), _clusters(sweep), _limits(sweep)]
-    path.write_text(html.document(f"multismooth sweep: {sweep.train}", parts), encoding="utf-8")
+    """Write the page (`pages/templates/sweep.html`)."""
+    reliability, histograms = _reliability(sweep)
+    html.write(
+        path,
+        "sweep.html",
+        title=f"multismooth sweep: {sweep.train}",
+        sweep=sweep,
+        verdict=verdict(sweep),
+        tables=_tables(sweep),
+        curves=_curves(sweep),
+        reliability=reliability,
+        histograms=histograms,
+        clusters=_clusters(sweep),
+        fewest=plotting.FEWEST,
+    )
 
 
 def verdict(sweep: Sweep) -> str:
@@ -44,29 +54,12 @@ def verdict(sweep: Sweep) -> str:
     )
 
 
-def _top(sweep):
+def _tables(sweep):
+    """(columns, rows) of two tables that begin with ε: in one they are too wide for a screen."""
     columns = ["ε", *(heading for heading, _, _ in COLUMNS.values())]
-    first = 1 + list(COLUMNS).index("nll_after")  # two tables side by side are too wide for a screen
-    lost = "; ".join(f"ε = {run.label_smoothing:g}, seed {run.seed}: {run.status}" for run in sweep.without_temperature)
-    note = f" No best temperature, so 1: {escape(lost)}." if lost else ""
-    return f"""<header>
-<h1>multismooth sweep: {escape(sweep.train)}</h1>
-<p class="verdict">{html.prose(verdict(sweep))}</p>
-<p>{len(sweep.runs)} trainings, {len(sweep.seeds)} seed{"s" if len(sweep.seeds) > 1 else ""} for each ε. Numbers are of
-test data, mean&nbsp;±&nbsp;standard error over the seeds. The temperature T was fitted on validation data; T below 1
-means that the model is under-confident. “If calibrated” is the error that a perfectly calibrated model with these
-confidences would show: an error near it cannot be told from none.{note}</p>
-{_table(sweep, columns, range(first))}
-{_table(sweep, columns, [0, *range(first, len(columns))])}
-</header>"""
-
-
-def _table(sweep, columns, shown):
-    """The given columns of the table; the first is ε."""
-    rows = [
-        "".join(f"<td{' class=name' if i == 0 else ''}>{escape(row[i])}</td>" for i in shown) for row in sweep.rows()
-    ]
-    return html.table([columns[i] for i in shown], rows)
+    first = 1 + list(COLUMNS).index("nll_after")
+    halves = range(first), [0, *range(first, len(columns))]
+    return [([columns[i] for i in half], [[row[i] for i in half] for row in sweep.rows()]) for half in halves]
 
 
 def _curves(sweep):
@@ -88,11 +81,7 @@ def _curves(sweep):
             if name == "temperature":
                 axes.axhline(1, color=SOFT, linewidth=0.9)
             axes.set(title=title, xlabel="ε")
-    return f"""<section>
-<h2>Against ε</h2>
-{html.panels_of(made)}
-<p class="note">Bars are standard errors over the seeds. They do not count the sampling of the test data.</p>
-</section>"""
+    return made
 
 
 def _line(axes, sweep, name, factor, **style):
@@ -119,14 +108,7 @@ def _reliability(sweep):
         with drawn(histograms, f"confidence-{run.label_smoothing:g}", f"Confidences at {name}") as axes:
             plotting.confidence_histogram(run.reliability, axes, colour=colour, soft=SOFT)
             axes.set(title=f"{name}    confidence {run.measures['confidence']:.3f}")
-    return f"""<section>
-<h2>Confidence against truth</h2>
-<p>Seed {sweep.seeds[0]}. Dots are bins of predictions, lines their exact 95&nbsp;% intervals, grey bars their share;
-hollow dots hold fewer than {plotting.FEWEST}. Above the diagonal a model is under-confident.</p>
-{html.panels_of(curves)}
-<h2>How sure the model is</h2>
-{html.panels_of(histograms)}
-</section>"""
+    return curves, histograms
 
 
 def _clusters(sweep):
@@ -142,21 +124,4 @@ def _clusters(sweep):
             axes.set(title=f"ε = {run.label_smoothing:g}", xticks=[], yticks=[])
             axes.set_aspect("equal", "datalim")
             axes.legend(loc="best", handletextpad=0.1)
-    if not made:
-        return ""
-    return f"""<section>
-<h2>The last layer’s features</h2>
-<p>Test examples of three classes, in the plane through the classifier’s rows of these classes (Müller et al. 2019):
-smoothing draws a class together and sets the classes equally far apart.</p>
-{html.panels_of(made)}
-</section>"""
-
-
-def _limits(sweep):
-    return f"""<footer>
-<h2>What this does not say</h2>
-<p>Seeds vary the training, not the data: one split, one test set. The ε with the best number here was chosen among
-{len(sweep.smoothings)}, so its number is optimistic: choose ε on validation data. Smoothing lowers the confidence
-whether or not the model was over-confident; a temperature costs one number and does it after training. The loss that
-was minimised is not in the table: it has a floor, H(q), and its exponential is no perplexity.</p>
-</footer>"""
+    return made

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from multismooth.errors import require
 
 require("torch", "torch")
+require("array_api_compat", "torch")
 
 from multismooth.api.prior_functions import online_prior
 from multismooth.api.public import public
@@ -34,6 +35,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_loss",
     "linear_loss_and_grad",
+    "linear_terms",
     "loss",
     "loss_and_grad",
     "margin_smoothing",
@@ -52,6 +54,7 @@ else:
     smooth_targets = public(_functions.smooth_targets, __name__)
     linear_loss = public(_functions.linear_loss, __name__)
     linear_loss_and_grad = public(_functions.linear_loss_and_grad, __name__)
+    linear_terms = public(_functions.linear_terms, __name__)
     smoothing_correction = public(_functions.smoothing_correction, __name__)
     binary_loss = public(_functions.binary_loss, __name__)
     focal_loss = public(_functions.focal_loss, __name__)

@@ -41,7 +41,9 @@ def first_element(ndim, axis):
 class TorchBackend(Backend):
     name = "torch"
     xp = XP
-    types = MappingProxyType({"Scores": "Tensor", "Labels": "Array", "Result": "Tensor", "Loss": "Tensor"})
+    types = MappingProxyType(
+        {"Scores": "Tensor", "Labels": "Array", "Result": "Tensor", "Arrays": "Tensor", "Loss": "Tensor"}
+    )
 
     def is_array(self, value):
         return isinstance(value, torch.Tensor)
@@ -214,6 +216,10 @@ class TorchBackend(Backend):
 
     def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, call):
         return linear.loss_and_grad(hidden, classifier, bias, chunk_rows, call.problem, call.settings)
+
+    def linear_terms(self, hidden, classifier, bias, chunk_rows, call):
+        self._record_spec()
+        return linear.terms(hidden, classifier, bias, chunk_rows, call.problem, call.settings)
 
     def smoothing_correction(self, hidden, classifier, bias, call):
         return linear.smoothing_correction(hidden, classifier, bias, call.problem, call.settings)

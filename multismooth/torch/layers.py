@@ -1,14 +1,17 @@
 """The loss as a module, for any convention, and a classifier layer that returns its loss without the whole logits."""
 
+from __future__ import annotations
+
 from inspect import Parameter, signature
-from typing import TYPE_CHECKING, Any, ClassVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, Unpack, overload
 
 import numpy as np
 import torch
 
 from multismooth.api import argument_checks
-from multismooth.api.options import Array, HeadOptions, LossOptions
+from multismooth.api.options import Array, HeadOptions, HeadTermsOptions, LossOptions
 from multismooth.api.public import public, unexpected
+from multismooth.problem import Terms
 from multismooth.registry import resolve
 from multismooth.torch.backend import TorchBackend, functions
 
@@ -16,6 +19,8 @@ ARRAYS = ("weight", "prior", "class_mask", "sample_weight", "label_smoothing", "
 _backend = TorchBackend()
 _loss = public(functions.loss, "multismooth.torch")
 _linear_loss = public(functions.linear_loss, "multismooth.torch")
+_linear_terms = public(functions.linear_terms, "multismooth.torch")
+Result = TypeVar("Result")  # of a head: a tensor, or the Terms
 
 
 class _WithOptions(torch.nn.Module):
@@ -109,15 +114,16 @@ class Loss(_WithOptions):
         def __call__(self, logits: torch.Tensor, targets: Array, **options: Unpack[LossOptions]) -> torch.Tensor: ...
 
 
-class LinearLoss(_WithOptions, torch.nn.Linear):
+class LinearLoss(_WithOptions, torch.nn.Linear, Generic[Result]):
     """`linear_loss(hidden, self.weight, targets, bias=self.bias, …)` as a layer with `nn.Linear`'s parameters.
 
     Args:
         in_features, out_features, bias, device, dtype: as in `torch.nn.Linear`, whose state dict loads here.
+        return_terms: `forward` is `linear_terms`, which reduces nothing.
         options: defaults for the keyword arguments of `linear_loss` (label_smoothing, convention, ignore_index, …).
 
-    `forward(hidden, targets, **options)` returns the loss. Its options override the defaults; `weight` means the class
-    weights. `logits(hidden)` is the linear layer alone, for prediction.
+    `forward(hidden, targets, **options)` returns the loss, or the Terms. Its options override the defaults; `weight`
+    means the class weights. `logits(hidden)` is the linear layer alone, for prediction.
 
     Arrays among the options become buffers: `weight` as `class_weight`, the others under their own names. So they are
     in the state dict and move with the layer. They keep their dtype when the layer is cast, because the loss is
@@ -134,30 +140,50 @@ class LinearLoss(_WithOptions, torch.nn.Linear):
 
     _buffer_names: ClassVar = {"weight": "class_weight"}
 
+    @overload
     def __init__(
-        self,
+        self: LinearLoss[torch.Tensor],
         in_features: int,
         out_features: int,
         bias: bool = True,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        return_terms: Literal[False] = False,
         **options: Unpack[HeadOptions],
-    ) -> None:
-        super().__init__(in_features, out_features, bias=bias, device=device, dtype=dtype)
-        self._keep(options, _linear_loss, self.weight.device, self.out_features)
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: LinearLoss[Terms[torch.Tensor]],
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        return_terms: Literal[True],
+        **options: Unpack[HeadTermsOptions],
+    ) -> None: ...
 
-    def forward(  # type: ignore[override]
-        self, hidden: torch.Tensor, targets: Array, **options: Unpack[HeadOptions]
-    ) -> torch.Tensor:
-        return _linear_loss(hidden, self.weight, targets, bias=self.bias, **self._with_arrays(options))
+    def __init__(self, in_features, out_features, bias=True, device=None, dtype=None, *, return_terms=False, **options):
+        super().__init__(in_features, out_features, bias=bias, device=device, dtype=dtype)
+        self.return_terms = return_terms
+        self._keep(options, _linear_terms if return_terms else _linear_loss, self.weight.device, self.out_features)
 
     if TYPE_CHECKING:
 
-        def __call__(self, hidden: torch.Tensor, targets: Array, **options: Unpack[HeadOptions]) -> torch.Tensor: ...
+        def __call__(self, hidden: torch.Tensor, targets: Array, **options: Unpack[HeadOptions]) -> Result: ...
+
+    def forward(self, hidden, targets, **options):  # type: ignore[override]
+        function = _linear_terms if self.return_terms else _linear_loss
+        return function(hidden, self.weight, targets, bias=self.bias, **self._with_arrays(options))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """The logits (N…, out_features), whose loss `forward` returns."""
         return torch.nn.Linear.forward(self, hidden)
+
+    def extra_repr(self):
+        return super().extra_repr() + ", return_terms=True" * self.return_terms
 
 
 def _array(name, value):

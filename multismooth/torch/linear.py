@@ -122,9 +122,10 @@ def with_gradients(
 
 
 class Unchanged:
-    """`linear.plain`, which checkpoint runs again in backward. It raises if the caller wrote to a tensor in between."""
+    """A chunk's function, which checkpoint runs again in backward. It raises if the caller wrote to a tensor since."""
 
-    def __init__(self, hidden, classifier, bias, problem):
+    def __init__(self, function, hidden, classifier, bias, problem):
+        self._function = function
         self._tensors = [x for x in (hidden, classifier, bias, *[*problem][1:]) if isinstance(x, torch.Tensor)]
         self._versions = self._current_versions()
 
@@ -135,23 +136,28 @@ class Unchanged:
     def __call__(self, *arguments):
         if self._current_versions() != self._versions:
             raise RuntimeError(
-                "linear_loss: a tensor of the call was modified by an in-place operation before its backward, which "
+                "linear head: a tensor of the call was modified by an in-place operation before its backward, which "
                 "makes the logits again from it. Pass a clone() of what changes."
             )
-        return linear.plain(*arguments)
+        return self._function(*arguments)
 
 
-def _loss_by_spec(hidden, classifier, bias, chunk_rows, problem, settings):
-    """The loss by the formulas of `spec`, with checkpointed chunks where gradients may be needed."""
+def _by_spec(evaluate, function, hidden, classifier, bias, chunk_rows, problem, settings):
+    """`evaluate` with a `function` of `spec` for every chunk, checkpointed where gradients may be needed."""
     forward_mode = compat.forward_mode()  # PyTorch 2.6 to 2.11: checkpoint does not support it
-    keeps_chunks = forward_mode or compat.functorch_active() or not torch.is_grad_enabled()
-    chunk_loss = (
-        linear.plain
-        if keeps_chunks
-        else partial(checkpoint, Unchanged(hidden, classifier, bias, problem), use_reentrant=False)
-    )
+    if not (forward_mode or compat.functorch_active() or not torch.is_grad_enabled()):
+        function = partial(checkpoint, Unchanged(function, hidden, classifier, bias, problem), use_reentrant=False)
     chunk_rows = _chunk_rows(hidden, classifier, chunk_rows)
-    return linear.forward(hidden, classifier, bias, chunk_rows, problem, settings, XP, chunk_loss)
+    return evaluate(hidden, classifier, bias, chunk_rows, problem, settings, XP, function)
+
+
+_loss_by_spec = partial(_by_spec, linear.forward, linear.plain)
+
+
+def terms(hidden, classifier, bias, chunk_rows, problem, settings):
+    """The Terms. Any of their upstream gradients may differ from element to element, so backward makes each chunk's
+    logits again."""
+    return _by_spec(linear.terms, linear.plain_terms, *_cast(hidden, classifier, bias), chunk_rows, problem, settings)
 
 
 def _loss_by_kernels(hidden, classifier, bias, chunk_rows, problem, settings):

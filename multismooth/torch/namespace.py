@@ -42,6 +42,10 @@ def pick(z, index, axis):
     return z.gather(axis, index.unsqueeze(axis)).squeeze(axis)
 
 
+def highest(z, axis):
+    return tuple(torch.max(z, axis))
+
+
 def deposit(z, index, values, axis):
     values = values.expand(index.shape) if isinstance(values, torch.Tensor) else z.new_full(index.shape, values)
     return z.scatter_add(axis, index.unsqueeze(axis), values.unsqueeze(axis))
@@ -67,6 +71,7 @@ XP = Namespace(
     constant=constant,
     stop_gradient=stop_gradient,
     pick=pick,
+    highest=highest,
     deposit=deposit,
     add_rows=add_rows,
     softplus=softplus,

@@ -535,6 +535,48 @@ def linear_loss_and_grad(
     """(loss, (∂/∂hidden, ∂/∂classifier, ∂/∂bias or None)) of `linear_loss`. For "none", of its sum."""
 
 @overload
+def linear_terms(
+    hidden: ndarray | generic,
+    classifier: ndarray | generic,
+    targets: Array,
+    *,
+    bias: Array | Rows | None = None,
+    label_smoothing: Number | Rows = 0.1,
+    convention: str | Convention = "torch",
+    weight: Array | Rows | None = None,
+    prior: Array | Rows | None = None,
+    class_mask: Array | Rows | None = None,
+    sample_weight: Array | Rows | None = None,
+    ignore_index: int | None = -100,
+    z_loss: Number = 0.0,
+    axis: int | None = None,
+    validate: bool | None = None,
+    chunk_rows: int | None = None,
+) -> Terms[NDArray[Any]]:
+    """`terms(hidden @ classifier.T + bias, targets, …)` without the whole (N, K) logits in memory."""
+
+@overload
+def linear_terms(
+    hidden: Like[A],
+    classifier: Like[A],
+    targets: Array,
+    *,
+    bias: Array | Rows | None = None,
+    label_smoothing: Number | Rows = 0.1,
+    convention: str | Convention = "torch",
+    weight: Array | Rows | None = None,
+    prior: Array | Rows | None = None,
+    class_mask: Array | Rows | None = None,
+    sample_weight: Array | Rows | None = None,
+    ignore_index: int | None = -100,
+    z_loss: Number = 0.0,
+    axis: int | None = None,
+    validate: bool | None = None,
+    chunk_rows: int | None = None,
+) -> Terms[A]:
+    """`terms(hidden @ classifier.T + bias, targets, …)` without the whole (N, K) logits in memory."""
+
+@overload
 def loss(
     logits: ndarray | generic,
     targets: Array,
@@ -907,8 +949,8 @@ def terms(
     z_loss: Number = 0.0,
     axis: int | None = None,
     validate: bool | None = None,
-) -> Terms[NDArray[floating]]:
-    """(loss, nll, weight) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0."""
+) -> Terms[NDArray[Any]]:
+    """(loss, nll, weight, lse, predicted) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0."""
 
 @overload
 def terms(
@@ -926,7 +968,7 @@ def terms(
     axis: int | None = None,
     validate: bool | None = None,
 ) -> Terms[A]:
-    """(loss, nll, weight) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0."""
+    """(loss, nll, weight, lse, predicted) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0."""
 
 @overload
 def unigram_prior(

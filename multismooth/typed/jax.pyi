@@ -132,6 +132,26 @@ def linear_loss_and_grad(
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array | None]]:
     """(loss, (∂/∂hidden, ∂/∂classifier, ∂/∂bias or None)) of `linear_loss`. For "none", of its sum."""
 
+def linear_terms(
+    hidden: jax.Array | ndarray,
+    classifier: jax.Array | ndarray,
+    targets: Array,
+    *,
+    bias: Array | Rows | None = None,
+    label_smoothing: Number | Rows = 0.1,
+    convention: str | Convention = "torch",
+    weight: Array | Rows | None = None,
+    prior: Array | Rows | None = None,
+    class_mask: Array | Rows | None = None,
+    sample_weight: Array | Rows | None = None,
+    ignore_index: int | None = -100,
+    z_loss: Number = 0.0,
+    axis: int | None = None,
+    validate: bool | None = None,
+    chunk_rows: int | None = None,
+) -> Terms[jax.Array]:
+    """`terms(hidden @ classifier.T + bias, targets, …)` without the whole (N, K) logits in memory."""
+
 def loss(
     logits: jax.Array | ndarray,
     targets: Array,
@@ -239,7 +259,7 @@ def terms(
     axis: int | None = None,
     validate: bool | None = None,
 ) -> Terms[jax.Array]:
-    """(loss, nll, weight) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0."""
+    """(loss, nll, weight, lse, predicted) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0."""
 
 def unigram_prior(
     targets: Array,

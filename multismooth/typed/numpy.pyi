@@ -394,6 +394,26 @@ def linear_loss_and_grad(
 ) -> tuple[floating | NDArray[floating], tuple[NDArray[floating], NDArray[floating], NDArray[floating] | None]]:
     """(loss, (∂/∂hidden, ∂/∂classifier, ∂/∂bias or None)) of `linear_loss`. For "none", of its sum."""
 
+def linear_terms(
+    hidden: Array | Rows,
+    classifier: Array | Rows,
+    targets: Array | Rows,
+    *,
+    bias: Array | Rows | None = None,
+    label_smoothing: Number | Rows = 0.1,
+    convention: str | Convention = "torch",
+    weight: Array | Rows | None = None,
+    prior: Array | Rows | None = None,
+    class_mask: Array | Rows | None = None,
+    sample_weight: Array | Rows | None = None,
+    ignore_index: int | None = -100,
+    z_loss: Number = 0.0,
+    axis: int | None = None,
+    validate: bool | None = None,
+    chunk_rows: int | None = None,
+) -> Terms[NDArray[Any]]:
+    """`terms(hidden @ classifier.T + bias, targets, …)` without the whole (N, K) logits in memory."""
+
 @overload
 def loss(
     logits: Array | Rows,
@@ -668,8 +688,8 @@ def terms(
     z_loss: Number = 0.0,
     axis: int | None = None,
     validate: bool | None = None,
-) -> Terms[NDArray[floating]]:
-    """(loss, nll, weight) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0."""
+) -> Terms[NDArray[Any]]:
+    """(loss, nll, weight, lse, predicted) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0."""
 
 def unigram_prior(
     targets: Array | Rows,

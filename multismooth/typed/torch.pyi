@@ -131,6 +131,26 @@ def linear_loss_and_grad(
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor | None]]:
     """(loss, (∂/∂hidden, ∂/∂classifier, ∂/∂bias or None)) of `linear_loss`. For "none", of its sum."""
 
+def linear_terms(
+    hidden: Tensor,
+    classifier: Tensor,
+    targets: Array,
+    *,
+    bias: Array | Rows | None = None,
+    label_smoothing: Number | Rows = 0.1,
+    convention: str | Convention = "torch",
+    weight: Array | Rows | None = None,
+    prior: Array | Rows | None = None,
+    class_mask: Array | Rows | None = None,
+    sample_weight: Array | Rows | None = None,
+    ignore_index: int | None = -100,
+    z_loss: Number = 0.0,
+    axis: int | None = None,
+    validate: bool | None = None,
+    chunk_rows: int | None = None,
+) -> Terms[Tensor]:
+    """`terms(hidden @ classifier.T + bias, targets, …)` without the whole (N, K) logits in memory."""
+
 def loss(
     logits: Tensor,
     targets: Array,
@@ -238,7 +258,7 @@ def terms(
     axis: int | None = None,
     validate: bool | None = None,
 ) -> Terms[Tensor]:
-    """(loss, nll, weight) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0."""
+    """(loss, nll, weight, lse, predicted) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0."""
 
 def unigram_prior(
     targets: Array,

@@ -35,7 +35,8 @@ class Answer:
     """Results as arrays of mpf; `floats` rounds one of them to float64.
 
     loss: a scalar, or one per element for reduction "none". gradient, target_gradient: of the loss (of its sum for
-    "none"), laid out as the logits. q, p, weighted: target rows, probabilities, w∘q. element, nll, share: per element.
+    "none"), laid out as the logits. q, p, weighted: target rows, probabilities, w∘q. element, nll, share, lse,
+    predicted: per element, 0 (predicted: −1) where it counts for nothing.
     """
 
     loss: object
@@ -46,6 +47,8 @@ class Answer:
     element: np.ndarray
     nll: np.ndarray
     share: np.ndarray
+    lse: np.ndarray
+    predicted: np.ndarray
 
 
 def floats(values):
@@ -269,7 +272,8 @@ class _Problem:
         rows = {
             name: np.full((*self.shape, self.classes), mpf(0), dtype=object) for name in ("gradient", "q", "p", "c")
         }
-        single = {name: np.full(self.shape, mpf(0), dtype=object) for name in ("element", "nll", "share")}
+        single = {name: np.full(self.shape, mpf(0), dtype=object) for name in ("element", "nll", "share", "lse")}
+        predicted = np.full(self.shape, -1)
         for n, e in elements.items():
             if not self.ignored(n):
                 _, label_part, smooth_part = self.row(n)
@@ -281,6 +285,7 @@ class _Problem:
             rows["gradient"][n] = [e.scale * (slope * p - x) for p, x in zip(e.p, c, strict=True)]
             rows["p"][n], rows["c"][n] = e.p, [x + y for x, y in zip(e.a, e.b, strict=True)]
             single["element"][n], single["nll"][n] = e.label + e.smooth + e.square, e.nll
+            single["lse"][n], predicted[n] = e.lse, e.p.index(max(e.p))
             single["share"][n] = mpf(0) if e.ignored else self.share(e, self.rules.denominator)
         laid = {name: np.moveaxis(values, -1, self.axis) for name, values in rows.items()}
         loss = single["element"] if self.reduction == "none" else self.total()
@@ -293,6 +298,8 @@ class _Problem:
             single["element"],
             single["nll"],
             single["share"],
+            single["lse"],
+            predicted,
         )
 
 

@@ -51,7 +51,7 @@ class Like(Protocol[A_co]):
 # The types of `multismooth.loss`, in turn.
 DISPATCHED = (
     (NumpyBackend.types, "ndarray | generic"),
-    ({"Result": "A", "Loss": "A"}, "Like[A]"),
+    ({"Result": "A", "Arrays": "A", "Loss": "A"}, "Like[A]"),
 )
 
 
