@@ -142,8 +142,8 @@ class Backend:
         problem, settings = call.problem, call.settings
         return self.xp.astype(smooth_targets(problem, settings, self.xp), problem.logits.dtype, copy=False)
 
-    def binary_loss(self, problem, reduction):
-        return binary.loss(problem, reduction, self.xp)
+    def binary_loss(self, call):
+        return binary.loss(call, self.xp)
 
     def alternative(self, call, alternative):
         return alternatives.total(call.problem, call.settings, alternative, self.xp)

@@ -197,6 +197,8 @@ DEFAULTS = {
     "z_loss": 0.0,
     "reduction": "mean",
     "accumulate": "float32",
+    "spread": "half",
+    "label_mean": False,
     "pseudo_count": 1.0,
     "gamma": 2.0,
     "modulation": "class",
@@ -222,7 +224,10 @@ SIGNATURES = {
     ),
     "binary_loss": (
         ["logits", "targets"],
-        ["label_smoothing", "pos_weight", "sample_weight", "reduction", "normalizer", "validate"],
+        [
+            *("label_smoothing", "spread", "weight", "pos_weight", "sample_weight", "ignore_index", "reduction"),
+            *("label_mean", "normalizer", "axis", "validate"),
+        ],
     ),
     "focal_loss": (["logits", "targets"], ["gamma", "modulation", *NAMES]),
     "confidence_penalty": (["logits", "targets"], ["beta", *NAMES]),
@@ -245,6 +250,7 @@ def test_signatures_are_the_contracts_everywhere(module, name):
     for argument in named:
         expected = -1 if (name, argument) == ("smooth_targets", "axis") else DEFAULTS.get(argument)
         expected = 0.0 if argument == "label_smoothing" and name in BESIDE else expected
+        expected = None if (name, argument) == ("binary_loss", "ignore_index") else expected
         assert parameters[argument].default == expected, argument
     assert ">>>" in function.__doc__
 

@@ -12,72 +12,60 @@ from requirements import need
 
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(__file__).parent / "typing"
-FILES = [FOLDER / "accepted.py", FOLDER / "rejected.py"]
-REJECTED = [number for number, line in enumerate(FILES[1].read_text().splitlines(), 1) if line.endswith("# rejected")]
+ACCEPTED, REJECTED, ALONE = (FOLDER / f"{name}.py" for name in ("accepted", "rejected", "numpy_alone"))
+OTHERS = ("torch", "jax", "flax")
 
 
 def run(*command):
     return subprocess.run([sys.executable, "-m", *map(str, command)], cwd=ROOT, capture_output=True, text=True)
 
 
-@pytest.fixture(scope="module")
-def by_mypy(tmp_path_factory):
-    """{file name: {line: what mypy says}}"""
-    need("mypy")
-    cache = tmp_path_factory.mktemp("mypy")
-    found = run("mypy", "--strict", "--config-file=", "--hide-error-context", f"--cache-dir={cache}", *FILES)
-    said = {path.name: {} for path in FILES}
-    for name, line, text in re.findall(r"^tests/typing/(\w+\.py):(\d+): error: (.*)$", found.stdout, re.M):
-        said[name].setdefault(int(line), text)
-    assert found.returncode == 1, found.stdout + found.stderr
-    return said
+def by_mypy(folder, *files, config=""):
+    """{(file name, line): what mypy says} of errors in these files."""
+    (folder / "mypy.ini").write_text(f"[mypy]\nstrict = true\n{config}")
+    found = run("mypy", f"--config-file={folder / 'mypy.ini'}", f"--cache-dir={folder}", *files)
+    assert not found.stderr, found.stderr
+    said = re.findall(r"^tests/typing/(\w+\.py):(\d+): error: (.*)$", found.stdout, re.M)
+    return {(name, int(line)): text for name, line, text in said}
 
 
-@pytest.fixture(scope="module")
-def by_pyright():
-    need("pyright")
-    found = run("pyright", "--outputjson", "--pythonpath", sys.executable, *FILES)
-    said = {path.name: {} for path in FILES}
-    for entry in json.loads(found.stdout)["generalDiagnostics"]:
-        said[Path(entry["file"]).name].setdefault(entry["range"]["start"]["line"] + 1, entry["message"])
-    return said
-
-
-@pytest.fixture(params=["by_mypy", "by_pyright"])
-def said(request):
-    return request.getfixturevalue(request.param)
+def by_pyright(folder, *files):
+    found = json.loads(run("pyright", "--outputjson", "--pythonpath", sys.executable, *files).stdout)
+    assert found["summary"]["filesAnalyzed"] == len(files)
+    return {
+        (Path(entry["file"]).name, entry["range"]["start"]["line"] + 1): entry["message"]
+        for entry in found["generalDiagnostics"]
+    }
 
 
 @pytest.mark.compiles
-def test_what_a_user_writes_is_accepted(said):
-    assert said["accepted.py"] == {}
-
-
-@pytest.mark.compiles
-def test_each_wrong_line_is_rejected_and_no_other(said):
-    assert sorted(said["rejected.py"]) == REJECTED
+@pytest.mark.parametrize("checker", [by_mypy, by_pyright])
+def test_what_a_user_writes_is_accepted_and_each_wrong_line_is_rejected(checker, tmp_path):
+    for name in (checker.__name__.removeprefix("by_"), *OTHERS):
+        need(name)
+    said = checker(tmp_path, ACCEPTED, REJECTED)
+    assert not {place: text for place, text in said.items() if place[0] == ACCEPTED.name}
+    lines = REJECTED.read_text(encoding="utf-8").splitlines()
+    wrong = [number for number, line in enumerate(lines, 1) if line.endswith("# rejected")]
+    assert [line for _, line in sorted(said)] == wrong
+    assert len(wrong) > 30
 
 
 @pytest.mark.compiles
 def test_numpy_s_users_need_no_other_framework(tmp_path):
     need("mypy")
-    (tmp_path / "mypy.ini").write_text(
-        "[mypy]\nstrict = true\n"
-        + "".join(f"[mypy-{name}.*]\nfollow_imports = skip\n" for name in ("torch", "jax", "flax"))
-    )
-    found = run("mypy", f"--config-file={tmp_path / 'mypy.ini'}", f"--cache-dir={tmp_path}", FOLDER / "numpy_alone.py")
-    assert "tests/typing" not in found.stdout, found.stdout
-    assert "stub" not in found.stderr, found.stderr
+    absent = "".join(f"[mypy-{name}.*]\nfollow_imports = skip\n" for name in OTHERS)
+    assert not by_mypy(tmp_path, ALONE, config=absent)
 
 
-def test_the_accepted_file_runs():
-    for framework in ("torch", "flax"):
+def test_what_is_accepted_runs():
+    for framework in OTHERS:
         need(framework)
-    runpy.run_path(str(FILES[0]))
+    runpy.run_path(str(ACCEPTED))
 
 
 def test_stubs_are_current():
-    for framework in ("torch", "jax"):
+    for framework in OTHERS:
         need(framework)
     from stubs import stubs
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 from multismooth.api.alternative_functions import AlternativeFunctions
 from multismooth.api.linear_functions import HeadFunctions
@@ -134,18 +134,29 @@ class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
         targets: Labels,
         *,
         label_smoothing: Number | Rows = 0.1,
+        spread: Literal["half", "all"] = "half",
+        weight: Array | Rows | None = None,
         pos_weight: Number | Rows | None = None,
         sample_weight: Array | Rows | None = None,
+        ignore_index: int | None = None,
         reduction: Reduction = "mean",
+        label_mean: bool = False,
         normalizer: Number | None = None,
+        axis: int | None = None,
         validate: bool | None = None,
     ) -> Loss:
-        """−[π·q·log σ(z) + (1 − q)·log(1 − σ(z))] with q = t·(1 − ε) + ε/2: sigmoid, binary and multi-label.
+        """−w·[π·q·log σ(z) + (1 − q)·log(1 − σ(z))] with q = t·(1 − ε) + ε/2: sigmoid, binary and multi-label.
 
         Args:
             logits: (N…) or (N…, K) scores z. targets: t in [0, 1] of the same shape, any dtype.
+            spread: "half" gives ε/2 to each of an entry's two classes. "all" gives ε/K to each of the K labels:
+                q = t·(1 − ε) + ε/K, as timm, Optax and Scenic do.
+            weight: w, (K,) ≥ 0. It multiplies a label's loss and not its share of the mean, as in PyTorch.
             pos_weight: π, broadcasts to the logits. sample_weight: ≥ 0, broadcasts to the logits; 0 excludes the entry.
+            ignore_index: entries with this target contribute exactly 0. None ignores no entry.
+            label_mean: the loss of an element is the mean over those of its labels that count. "none" gives (N…).
             normalizer: divide the sum by this instead of Σ sample_weight. It needs reduction "mean".
+            axis: the axis of the labels, for `spread`, `weight` and `label_mean`. None is the last of two or more.
 
         >>> import numpy as np
         >>> import multismooth
@@ -154,7 +165,8 @@ class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
 
         Source: Szegedy et al. 2016 for two classes; Keras' BinaryCrossentropy has the same target.
         """
-        problem = self._arguments.binary(
-            logits, targets, label_smoothing, pos_weight, sample_weight, reduction, normalizer, validate
-        )
-        return self._backend.binary_loss(problem, reduction)
+        call = self._arguments.binary(
+            logits, targets, label_smoothing, spread, weight, pos_weight, sample_weight,
+            ignore_index, reduction, label_mean, normalizer, axis, validate,
+        )  # fmt: skip
+        return self._backend.binary_loss(call)

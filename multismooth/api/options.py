@@ -131,7 +131,8 @@ def signature_of(function, own: Mapping[type, type] | None = None, types: Mappin
     plain = signature(function)
     parameters = list(plain.parameters.values())
     if parameters and parameters[-1].kind is Parameter.VAR_KEYWORD:
-        options = globals()[parameters.pop().annotation.removeprefix("Unpack[").removesuffix("]")]
+        known = {**globals(), **function.__globals__}
+        options = known[parameters.pop().annotation.removeprefix("Unpack[").removesuffix("]")]
         found = (own or {}).get(options, options).__annotations__
         names = [*(name for name in DEFAULTS if name in found), *(name for name in found if name not in DEFAULTS)]
         parameters += [

@@ -127,8 +127,8 @@ class JaxBackend(backend.Backend):
         shape, dtype = call.problem.logits.shape, call.problem.logits.dtype
         return _smooth_targets(call.problem._replace(logits=None), call.settings, shape, dtype)
 
-    def binary_loss(self, problem, reduction):
-        return _binary_loss(problem, reduction)
+    def binary_loss(self, call):
+        return _binary_loss(*call)
 
     def linear_loss(self, hidden, classifier, bias, chunk_rows, call):
         static = linear.Static(chunk_rows, call.settings, self.product)
@@ -196,6 +196,6 @@ def _smoothing_correction(hidden, classifier, bias, problem, settings):
     return backend.Backend.smoothing_correction(JaxBackend(), hidden, classifier, bias, Call(problem, settings))
 
 
-@partial(jax.jit, static_argnums=1)
-def _binary_loss(problem, reduction):
-    return binary.loss(problem, reduction, XP)
+@partial(jax.jit, static_argnums=2)
+def _binary_loss(problem, pos_weight, settings):
+    return binary.loss(binary.BinaryCall(problem, pos_weight, settings), XP)

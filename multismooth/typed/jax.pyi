@@ -15,13 +15,18 @@ def binary_loss(
     targets: Array,
     *,
     label_smoothing: Number | Rows = 0.1,
+    spread: Literal['half', 'all'] = "half",
+    weight: Array | Rows | None = None,
     pos_weight: Number | Rows | None = None,
     sample_weight: Array | Rows | None = None,
+    ignore_index: int | None = None,
     reduction: Reduction = "mean",
+    label_mean: bool = False,
     normalizer: Number | None = None,
+    axis: int | None = None,
     validate: bool | None = None,
 ) -> jax.Array:
-    """−[π·q·log σ(z) + (1 − q)·log(1 − σ(z))] with q = t·(1 − ε) + ε/2: sigmoid, binary and multi-label."""
+    """−w·[π·q·log σ(z) + (1 − q)·log(1 − σ(z))] with q = t·(1 − ε) + ε/2: sigmoid, binary and multi-label."""
 
 def confidence_penalty(
     logits: jax.Array | ndarray,
