@@ -1,12 +1,15 @@
 """For the documentation's build: doctests in docstrings become fenced code, whichever section they stand in, and the
 keywords of the public functions are written out, as `help` shows them."""
 
+import os
 import re
 from pkgutil import resolve_name
 
 import griffe
 
 from multismooth.api.options import signature_of
+
+os.environ.setdefault("KERAS_BACKEND", "jax")  # Keras reads it when it is imported
 
 EXAMPLE = re.compile(r"^( *)>>> .*?(?=\n\s*\n|\Z)", re.MULTILINE | re.DOTALL)
 

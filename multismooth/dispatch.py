@@ -82,6 +82,7 @@ else:
     confidence_penalty = _dispatched(Functions.confidence_penalty)
     margin_smoothing = _dispatched(Functions.margin_smoothing)
     distillation_loss = _dispatched(Functions.distillation_loss)
+    normalizer = _dispatched(Functions.normalizer)
     unigram_prior = _dispatched(Functions.unigram_prior)
 
 

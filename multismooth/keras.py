@@ -6,14 +6,13 @@ Keras calls a loss as (y_true, y_pred), passes labels as floats or with an axis 
 
 import json
 from importlib import import_module
-from inspect import Parameter
 from math import prod
+from typing import Any, Unpack
 
 import numpy as np
 
 from multismooth.api.argument_checks import axis_index, elements_shape, offenders
-from multismooth.api.functions import Functions
-from multismooth.api.options import signature_of
+from multismooth.api.options import DEFAULTS, TrainerOptions
 from multismooth.api.public import unexpected
 from multismooth.convention import Convention
 from multismooth.errors import MissingBackendError, TargetError, complain, require
@@ -42,11 +41,7 @@ REDUCTIONS = {  # Keras' names and one more: multismooth's name
     None: "none",
     "convention": "mean",
 }
-OPTIONS = {
-    name: parameter.default
-    for name, parameter in signature_of(Functions.loss).parameters.items()
-    if parameter.kind is Parameter.KEYWORD_ONLY and name not in ("sample_weight", "reduction", "normalizer")
-}
+OPTIONS = ["label_smoothing", "convention", "reduction", *TrainerOptions.__annotations__]
 
 
 @keras.saving.register_keras_serializable(package="multismooth")
@@ -81,13 +76,13 @@ class Loss(keras.losses.Loss):
 
     def __init__(
         self,
-        label_smoothing=0.1,
-        convention="keras",
+        label_smoothing: Any = 0.1,
+        convention: str | Convention = "keras",
         *,
-        reduction="sum_over_batch_size",
-        name=None,
-        dtype=None,
-        **options,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = None,
+        dtype: Any = None,
+        **options: Unpack[TrainerOptions],
     ):
         super().__init__(name=name, dtype=dtype)
         for option in options:
@@ -97,8 +92,8 @@ class Loss(keras.losses.Loss):
             expected = " or ".join(map(repr, REDUCTIONS))
             raise complain("reduction", expected, repr(reduction), "All but the last are Keras' own.")
         resolve(convention)
-        options = {"label_smoothing": label_smoothing, "convention": convention, **options}
-        self.options = {name: _kept(value) for name, value in options.items()}
+        given = {"label_smoothing": label_smoothing, "convention": convention, **options}
+        self.options = {name: _kept(value) for name, value in given.items()}
         self.reduction, self._module = reduction, _module()
         self._backend = self._module._functions._backend
 
@@ -155,7 +150,7 @@ class Loss(keras.losses.Loss):
 
     def _not_ignored(self, targets):
         """1 for each label that is not ignored and 0 for each that is. None: none can be."""
-        ignored = self.options.get("ignore_index", OPTIONS["ignore_index"])
+        ignored = self.options.get("ignore_index", DEFAULTS["ignore_index"])
         if ignored is None or "int" not in keras.backend.standardize_dtype(targets.dtype):
             return None
         return ops.cast(targets != ignored, "float32")

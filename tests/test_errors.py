@@ -38,7 +38,7 @@ ELSEWHERE = {
     ("multismooth.errors", "MissingBackendError"): "says what to install",
     ("multismooth.errors", "ValueError"): "is about a complaint",
     ("multismooth.parity.calling.connecting", "MissingBackendError"): "says what to install",
-    ("multismooth.parity.calling.frameworks", "NoLoss"): "is what fn returned instead; `connect` complains of it",
+    ("multismooth.parity.calling.answers", "NoLoss"): "is what fn returned instead; `connect` complains of it",
     ("multismooth.parity.calling.forms", "IndexError"): "is how a loss of rows refuses a bad label",
     ("multismooth.parity.calling.program", "ValueError"): "is what the program itself says",
     ("multismooth.demo", "ModuleNotFoundError"): "says what to install",
@@ -60,6 +60,7 @@ ELSEWHERE = {
         "TypeError",
     ): "is why one way of calling fn failed, under a complaint of `connect`",
     ("multismooth.parity.checking.subjects", "self._answers[case]"): "is what fn raised",
+    ("multismooth.keras", "MissingBackendError"): "says which backend of Keras is not installed, and what to set",
     ("multismooth.cli.app", "typer.Exit"): "an exit status",
     ("multismooth.cli.demo", "typer.Exit"): "an exit status",
     ("multismooth.cli.doctor", "typer.Exit"): "an exit status",
@@ -131,6 +132,11 @@ def on_meta(**arguments):
     multismooth.torch.loss_and_grad(**tensors)
 
 
+def called_by_keras(loss):
+    """As Keras' wrapper of a function calls it."""
+    return eval("loss(y, z)", {"__name__": "keras.src.losses.losses", "loss": loss, "y": np.eye(3), "z": np.eye(3)})
+
+
 OTHERS = {
     "a list": (TypeError, "nested lists", lambda: multismooth.loss([[0.0, 1.0]], [0])),
     "no implementation": (ValueError, "Without names", lambda: with_implementation("fast", lambda: None)),
@@ -170,6 +176,7 @@ OTHERS = {
         r"OnlinePrior.start\(3\)",
         lambda: multismooth.OnlinePrior.start(5).update(LOGITS, LABELS),
     ),
+    "a call by Keras": (TypeError, r"multismooth\.keras\.Loss", lambda: called_by_keras(multismooth.loss)),
     "another device": (
         ValueError,
         "Move it",
@@ -198,6 +205,8 @@ OWN_TESTS = {
     "multismooth.torch.originals",
     "multismooth.flax.options",
     "multismooth.cpu.buffers",
+    "multismooth.keras",
+    "multismooth.transformers",
 }
 
 

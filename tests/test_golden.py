@@ -9,7 +9,7 @@ from golden_cases import FOLDER, cases
 
 from multismooth import SmoothingWarning
 
-RECORDED = 157
+RECORDED = 158
 BACKENDS = [pytest.param(adapter, id=adapter.name, marks=marks(adapter)) for adapter in ADAPTERS if not adapter.slow]
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from requirements import need
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
 BACKEND = os.environ["KERAS_BACKEND"]
 if BACKEND not in ("jax", "torch"):
     pytest.skip("KERAS_BACKEND is neither jax nor torch", allow_module_level=True)

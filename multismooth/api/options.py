@@ -60,19 +60,27 @@ DEFAULTS: Mapping[str, Any] = {
 }
 
 
-class _Target(TypedDict, total=False):
-    convention: str | Convention
+class _Any(TypedDict, total=False):
     prior: Array | Rows | None
     ignore_index: int | None
 
 
-class _Element(_Target, total=False):
+class _Target(_Any, total=False):
+    convention: str | Convention
+
+
+class TrainerOptions(_Any, total=False):
+    """Of the losses for a trainer, which itself passes what differs from batch to batch, and reduces."""
+
     weight: Array | Rows | None
     class_mask: Array | Rows | None
-    sample_weight: Array | Rows | None
     z_loss: Number
     axis: int | None
     validate: bool | None
+
+
+class _Element(_Target, TrainerOptions, total=False):
+    sample_weight: Array | Rows | None
 
 
 class _Reduced(TypedDict, total=False):

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from multismooth.api.options import Array, HeadOptions
+from multismooth.api.options import Array
 from multismooth.flax.options import OPTIONS, evaluate, is_array, product, refuse_unknown, refused
+from multismooth.jax.options import HeadOptions
 
 __all__ = ["LinearLoss"]
 

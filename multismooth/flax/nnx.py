@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from multismooth.api.options import Array, HeadOptions, LossOptions
+from multismooth.api.options import Array
 from multismooth.flax.options import OPTIONS, evaluate, is_array, options_of, product, refuse_unknown
 from multismooth.jax import loss
+from multismooth.jax.options import HeadOptions, LossOptions
 from multismooth.problem import Terms
 
 __all__ = ["LinearLoss", "Loss", "Option"]

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from multismooth.api import argument_checks
-from multismooth.api.options import Array, HeadOptions, HeadTermsOptions, LossOptions
+from multismooth.api.options import Array
 from multismooth.api.public import public, unexpected
 from multismooth.problem import Terms
 from multismooth.registry import resolve
 from multismooth.torch.backend import TorchBackend, functions
+from multismooth.torch.options import HeadOptions, HeadTermsOptions, LossOptions
 
 ARRAYS = ("weight", "prior", "class_mask", "sample_weight", "label_smoothing", "z_loss", "normalizer")
 _backend = TorchBackend()

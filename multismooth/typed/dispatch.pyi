@@ -849,6 +849,38 @@ def margin_smoothing(
     """loss + strength·mean_k max(0, max z − z_k − margin) per element, reduced."""
 
 @overload
+def normalizer(
+    targets: ndarray | generic,
+    num_classes: int,
+    *,
+    label_smoothing: Number | Rows = 0.1,
+    convention: str | Convention = "torch",
+    weight: Array | Rows | None = None,
+    sample_weight: Array | Rows | None = None,
+    ignore_index: int | None = -100,
+    axis: int = -1,
+    group: Any = None,
+    axis_name: str | tuple[str, ...] | None = None,
+) -> NDArray[floating]:
+    """What the mean of `loss` divides by: under "torch" Σ w_y of the counted labels, their number without weights."""
+
+@overload
+def normalizer(
+    targets: Like[A],
+    num_classes: int,
+    *,
+    label_smoothing: Number | Rows = 0.1,
+    convention: str | Convention = "torch",
+    weight: Array | Rows | None = None,
+    sample_weight: Array | Rows | None = None,
+    ignore_index: int | None = -100,
+    axis: int = -1,
+    group: Any = None,
+    axis_name: str | tuple[str, ...] | None = None,
+) -> A:
+    """What the mean of `loss` divides by: under "torch" Σ w_y of the counted labels, their number without weights."""
+
+@overload
 def smooth_targets(
     targets: ndarray | generic,
     num_classes: int,

@@ -111,6 +111,7 @@ def linear_loss(
     validate: bool | None = None,
     chunk_rows: int | None = None,
     accumulate: Literal['float32', 'input'] = "float32",
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
     """`loss(hidden @ classifier.T + bias, targets, …)` without the whole (N, K) logits in memory."""
 
@@ -134,6 +135,7 @@ def linear_loss_and_grad(
     validate: bool | None = None,
     chunk_rows: int | None = None,
     accumulate: Literal['float32', 'input'] = "float32",
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array | None]]:
     """(loss, (∂/∂hidden, ∂/∂classifier, ∂/∂bias or None)) of `linear_loss`. For "none", of its sum."""
 
@@ -154,6 +156,7 @@ def linear_terms(
     axis: int | None = None,
     validate: bool | None = None,
     chunk_rows: int | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> Terms[jax.Array]:
     """`terms(hidden @ classifier.T + bias, targets, …)` without the whole (N, K) logits in memory."""
 
@@ -173,6 +176,7 @@ def loss(
     normalizer: Number | None = None,
     axis: int | None = None,
     validate: bool | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
     """−Σ_k w_k q_k log softmax(logits)_k per element, reduced, with q = (1 − ε′)·t + ε′·r. In nats."""
 
@@ -193,6 +197,7 @@ def loss_and_grad(
     normalizer: Number | None = None,
     axis: int | None = None,
     validate: bool | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """(loss, ∂Σloss/∂logits), the gradient (Σ_k W_k)·softmax(logits) − W in the logits' dtype."""
 
@@ -216,6 +221,21 @@ def margin_smoothing(
     validate: bool | None = None,
 ) -> jax.Array:
     """loss + strength·mean_k max(0, max z − z_k − margin) per element, reduced."""
+
+def normalizer(
+    targets: Array,
+    num_classes: int,
+    *,
+    label_smoothing: Number | Rows = 0.1,
+    convention: str | Convention = "torch",
+    weight: Array | Rows | None = None,
+    sample_weight: Array | Rows | None = None,
+    ignore_index: int | None = -100,
+    axis: int = -1,
+    group: Any = None,
+    axis_name: str | tuple[str, ...] | None = None,
+) -> jax.Array:
+    """What the mean of `loss` divides by: under "torch" Σ w_y of the counted labels, their number without weights."""
 
 def smooth_targets(
     targets: Array,
@@ -263,6 +283,7 @@ def terms(
     z_loss: Number = 0.0,
     axis: int | None = None,
     validate: bool | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> Terms[jax.Array]:
     """(loss, nll, weight, lse, predicted) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0."""
 

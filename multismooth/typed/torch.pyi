@@ -110,6 +110,9 @@ def linear_loss(
     validate: bool | None = None,
     chunk_rows: int | None = None,
     accumulate: Literal['float32', 'input'] = "float32",
+    group: Any = None,
+    num_classes: int | None = None,
+    class_start: int | None = None,
 ) -> Tensor:
     """`loss(hidden @ classifier.T + bias, targets, …)` without the whole (N, K) logits in memory."""
 
@@ -133,6 +136,9 @@ def linear_loss_and_grad(
     validate: bool | None = None,
     chunk_rows: int | None = None,
     accumulate: Literal['float32', 'input'] = "float32",
+    group: Any = None,
+    num_classes: int | None = None,
+    class_start: int | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor | None]]:
     """(loss, (∂/∂hidden, ∂/∂classifier, ∂/∂bias or None)) of `linear_loss`. For "none", of its sum."""
 
@@ -153,6 +159,9 @@ def linear_terms(
     axis: int | None = None,
     validate: bool | None = None,
     chunk_rows: int | None = None,
+    group: Any = None,
+    num_classes: int | None = None,
+    class_start: int | None = None,
 ) -> Terms[Tensor]:
     """`terms(hidden @ classifier.T + bias, targets, …)` without the whole (N, K) logits in memory."""
 
@@ -172,6 +181,9 @@ def loss(
     normalizer: Number | None = None,
     axis: int | None = None,
     validate: bool | None = None,
+    group: Any = None,
+    num_classes: int | None = None,
+    class_start: int | None = None,
 ) -> Tensor:
     """−Σ_k w_k q_k log softmax(logits)_k per element, reduced, with q = (1 − ε′)·t + ε′·r. In nats."""
 
@@ -192,6 +204,9 @@ def loss_and_grad(
     normalizer: Number | None = None,
     axis: int | None = None,
     validate: bool | None = None,
+    group: Any = None,
+    num_classes: int | None = None,
+    class_start: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(loss, ∂Σloss/∂logits), the gradient (Σ_k W_k)·softmax(logits) − W in the logits' dtype."""
 
@@ -215,6 +230,21 @@ def margin_smoothing(
     validate: bool | None = None,
 ) -> Tensor:
     """loss + strength·mean_k max(0, max z − z_k − margin) per element, reduced."""
+
+def normalizer(
+    targets: Array,
+    num_classes: int,
+    *,
+    label_smoothing: Number | Rows = 0.1,
+    convention: str | Convention = "torch",
+    weight: Array | Rows | None = None,
+    sample_weight: Array | Rows | None = None,
+    ignore_index: int | None = -100,
+    axis: int = -1,
+    group: Any = None,
+    axis_name: str | tuple[str, ...] | None = None,
+) -> Tensor:
+    """What the mean of `loss` divides by: under "torch" Σ w_y of the counted labels, their number without weights."""
 
 def smooth_targets(
     targets: Array,
@@ -262,6 +292,9 @@ def terms(
     z_loss: Number = 0.0,
     axis: int | None = None,
     validate: bool | None = None,
+    group: Any = None,
+    num_classes: int | None = None,
+    class_start: int | None = None,
 ) -> Terms[Tensor]:
     """(loss, nll, weight, lse, predicted) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0."""
 
