@@ -32,6 +32,8 @@ multismooth.torch.distillation_loss(t, t)  # rejected
 multismooth.torch.focal_loss(t, y, modulation="row")  # rejected
 multismooth.torch.linear_loss(t, t, y, accumulate="float64")  # rejected
 multismooth.torch.loss(t, y, out=t)  # rejected
+multismooth.numpy.loss(a, b, group=None)  # rejected
+multismooth.torch.loss(t, y, axis_name="data")  # rejected
 multismooth.torch.LinearLoss(4, 3, labelsmoothing=0.1)  # rejected
 multismooth.torch.LinearLoss(4, 3, reduction="avg")  # rejected
 multismooth.flax.nnx.LinearLoss(4, 3, rngs=nnx.Rngs(0), labelsmoothing=0.1)  # rejected
