@@ -34,6 +34,7 @@ ELSEWHERE = {
     ("multismooth.cpu.threads", "error"): "is raised again, by another thread",
     ("multismooth.cpu.compiled.arithmetic", "ImportError"): "says that there is no compiler",
     ("multismooth", "AttributeError"): "what Python says of a module",
+    ("multismooth.flax", "AttributeError"): "what Python says of a module",
     ("multismooth.errors", "MissingBackendError"): "says what to install",
     ("multismooth.errors", "ValueError"): "is about a complaint",
     ("multismooth.parity.calling.connecting", "MissingBackendError"): "says what to install",
