@@ -7,7 +7,7 @@ import numpy as np
 from multismooth.parity.calling.answers import Answer, converted, first, float64
 
 QUICK_XLA = {"xla_backend_optimization_level": "0"}  # each program runs a few times only
-QUICKER_XLA = {  # 40 % less time for a whole `compare`; not every XLA knows all of them
+QUICKER_XLA = {  # half the time of compiling; not every XLA knows all of them
     **QUICK_XLA,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
