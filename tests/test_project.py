@@ -34,7 +34,7 @@ LAYERS = [
     | {"alternatives"}  # beside smoothing
     | {"namespace", "implementations", "recording"},  # what a kernel is told
     {"cpu"},
-    {"api"},
+    {"api", "typed"},
     {"backend", "numpy", "torch", "jax", "flax"},
     {"dispatch", "calibration", "pages", "sweeping", "testing", "parity", "demo", "cli", "__main__", ""}
     | {"keras", "transformers"},  # where people train
@@ -202,6 +202,8 @@ DEFAULTS = {
     "z_loss": 0.0,
     "reduction": "mean",
     "accumulate": "float32",
+    "spread": "half",
+    "label_mean": False,
     "pseudo_count": 1.0,
     "gamma": 2.0,
     "modulation": "class",
@@ -231,7 +233,10 @@ SIGNATURES = {
     ),
     "binary_loss": (
         ["logits", "targets"],
-        ["label_smoothing", "pos_weight", "sample_weight", "reduction", "normalizer", "validate"],
+        [
+            *("label_smoothing", "spread", "weight", "pos_weight", "sample_weight", "ignore_index", "reduction"),
+            *("label_mean", "normalizer", "axis", "validate"),
+        ],
     ),
     "focal_loss": (["logits", "targets"], ["gamma", "modulation", *NAMES]),
     "confidence_penalty": (["logits", "targets"], ["beta", *NAMES]),
@@ -264,6 +269,7 @@ def test_signatures_are_the_contracts_everywhere(module, name):
     for argument in named:
         expected = -1 if argument == "axis" and name in ("smooth_targets", "normalizer") else DEFAULTS.get(argument)
         expected = 0.0 if argument == "label_smoothing" and name in BESIDE else expected
+        expected = None if (name, argument) == ("binary_loss", "ignore_index") else expected
         assert parameters[argument].default == expected, argument
     assert ">>>" in function.__doc__
 

@@ -50,7 +50,8 @@ SYNONYMS = {
 
 def public(method: Callable[Arguments, Result], module: str) -> Callable[Arguments, Result]:
     """A bound method of `Functions` as a function of a module."""
-    written = signature_of(method, method.__self__._backend.options)  # type: ignore[attr-defined]
+    backend = method.__self__._backend  # type: ignore[attr-defined]
+    written = signature_of(method, backend.options, backend.types)
     known = frozenset(written.parameters)
 
     @wraps(method)

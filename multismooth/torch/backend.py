@@ -1,5 +1,7 @@
 """The PyTorch backend: how tensors are made, read and evaluated for `multismooth.api.functions`."""
 
+from types import MappingProxyType
+
 import numpy as np
 import torch
 
@@ -48,6 +50,9 @@ class TorchBackend(Backend):
     xp = XP
     count_dtype = torch.float64
     options = OPTIONS
+    types = MappingProxyType(
+        {"Scores": "Tensor", "Labels": "Array", "Result": "Tensor", "Arrays": "Tensor", "Loss": "Tensor"}
+    )
 
     def is_array(self, value):
         return isinstance(value, torch.Tensor)

@@ -22,7 +22,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 import multismooth.torch as ms
-from multismooth.torch.sharding import exchange
+from multismooth.torch.sharding import exchange, nodes
 from multismooth.torch.sharding.split import chunk
 
 WORLD = 8
@@ -156,6 +156,7 @@ def main(rank):
             if number % parts != part:
                 continue
             exchange.MAX_RANKS_GATHERED = 1 if case.seed % 4 == 3 else 8  # two rounds, as above 8 ranks
+            nodes.BLOCK = 8 if case.seed % 3 == 1 else 2**18  # as for large problems
             if case.kind.startswith("placed"):
                 pairs, bits = case.placed(own[case.seed % len(own)])
             else:

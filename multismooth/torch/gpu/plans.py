@@ -65,7 +65,7 @@ class CountedPlan(Plan):
     ticket = None
 
 
-def counted(plan, ticket, softcap):
+def counted(plan, ticket, softcap=None):
     """The plan with the counter, and with the soft cap, which no kernel of plans needs to know."""
     plan = CountedPlan(*plan._replace(softcap=softcap))
     plan.ticket = ticket

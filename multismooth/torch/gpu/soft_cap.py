@@ -5,7 +5,7 @@ import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
 MAX_TANH = tl.constexpr(40.0)  # from here on tanh is 1
-CONTINUED = tl.constexpr(0.5)  # up to here 1 − 2/(exp 2x + 1) would have fewer digits than a continued fraction
+CONTINUED = tl.constexpr(0.5)  # up to here (exp 2x − 1)/(exp 2x + 1) has fewer digits than a continued fraction
 
 
 @triton.jit
@@ -24,17 +24,17 @@ def cap_of(plan, STEPS: tl.constexpr, COMPUTE: tl.constexpr):
 
 @triton.jit
 def capped(z, cap):
-    """c·tanh(z/c). Lambert's continued fraction of tanh, broken off here, is 2e-16 off at 0.5. NaN stays NaN."""
-    x = z / cap
+    """c·tanh(z/c) with one division. Lambert's continued fraction of tanh, broken off, is 2e-16 off at 0.5."""
+    x = z * (1 / cap)
     s, size = x * x, tl.abs(x)
-    near = x * (135135 + s * (17325 + s * (378 + s))) / (135135 + s * (62370 + s * (3150 + s * 28)))
-    far = 1 - 2 / (exponential(2 * tl.where(size < MAX_TANH, size, MAX_TANH)) + 1)
-    tanh = tl.where(size < CONTINUED, near, tl.where(x < 0, -far, far))
-    return tl.where(x == x, tanh, x) * cap
+    e, near = exponential(2 * tl.where(size < MAX_TANH, size, MAX_TANH)), size < CONTINUED
+    above = tl.where(near, x * (135135 + s * (17325 + s * (378 + s))), tl.where(x < 0, 1 - e, e - 1))
+    below = tl.where(near, 135135 + s * (62370 + s * (3150 + s * 28)), e + 1)
+    return tl.where(x == x, above / below, x) * cap
 
 
 @triton.jit
 def slope(z, cap):
     """1 − (z/c)² of capped logits z; 1 where there is none (−inf)."""
-    t = tl.where(z > float("-inf"), z, 0.0) / cap
+    t = tl.where(z > float("-inf"), z, 0.0) * (1 / cap)
     return 1 - t * t
