@@ -76,6 +76,7 @@ def traffic():
         "terms": counted(lambda: ms.terms(z, LABELS, group=group, validate=False)),
         "weights": counted(lambda: ms.loss(z, LABELS, group=group, weight=WEIGHT, **silent)),
         "soft": counted(lambda: ms.loss(z, mine(ROWS, 1), group=group, **silent)),
+        "soft, checked": counted(lambda: ms.loss(z, mine(ROWS, 1), group=group)),
         "classes": counted(lambda: ms.loss(on_line, LABELS, **silent)),
         "classes, mean": counted(lambda: ms.loss(on_line, LABELS, validate=False)),
         "elements": counted(lambda: ms.loss(rows, LABELS, **silent)),

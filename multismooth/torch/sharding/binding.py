@@ -107,7 +107,9 @@ def planned(bound):
     z = problem.logits.narrow(settings.axis, 0, split.size)
     problem = problem._replace(logits=z, targets=problem.targets if bound.rows is None else bound.rows)
     problem = problem if bound.mask is None else problem._replace(class_mask=bound.mask)
-    plan = plan_of(problem, settings._replace(valid=False, clean=False), XP, SplitClasses(z, settings.axis, split))
+    unchecked = bound.validate is False and bound.rows is not None  # as on one process
+    settings = settings._replace(valid=unchecked, clean=False)
+    plan = plan_of(problem, settings, XP, SplitClasses(z, settings.axis, split))
     if bound.validate is not False and not torch.compiler.is_compiling() and (z.is_cpu or bound.validate):
         _check_rows(plan, bound)
     return plan
