@@ -92,9 +92,11 @@ def _refuse(bound, backend):
     if problem.prior is not None and problem.prior.ndim > 1 and bound.split.groups:
         remedy = "Gather the logits, or split the elements."
         raise complain("prior", "a (K,) vector with split classes", f"shape {tuple(problem.prior.shape)}", remedy)
-    differentiable = {"targets": bound.rows, "weight": problem.weight, "prior": problem.prior}
+    differentiable = {
+        "targets": bound.rows, "weight": problem.weight, "prior": problem.prior, "logit_softcap": problem.logit_softcap
+    }  # fmt: skip
     for name, value in differentiable.items():
-        if value is not None and value.requires_grad and torch.is_grad_enabled():
+        if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
             remedy = f"Pass {name}.detach(), or gather the logits."
             raise complain(name, "a constant where classes are split", "a tensor that requires a gradient", remedy)
 
