@@ -40,3 +40,16 @@ class Classes:
 
     def argmax(self, rows):
         return self.xp.argmax(rows, axis=self.axis)
+
+    def mass(self, rows):
+        """Σ u or Σ v, which the gradient needs."""
+        return self.sum(rows)
+
+    def valid_rows(self, t, mask, tolerance):
+        """Whether each row of t is ≥ 0, sums to 1 within the tolerance, and has no mass on an absent class."""
+        lowest, total = self.min(t), self.sum(t)
+        valid = (lowest >= -tolerance) & (self.xp.abs(total - 1) <= tolerance)
+        if mask is None:
+            return valid
+        absent = self.xp.where(mask, self.xp.zeros_like(t), t)
+        return valid & (self.max(absent) <= tolerance)

@@ -80,7 +80,8 @@ def reference(problem, settings, labels, t, classes, xp):
     r = ones if prior is None else xp.where(allowed, prior, xp.zeros_like(prior))
     total = classes.sum(r, keepdims=True)
     has_mass = None if prior is None else xp.squeeze(total, axis=axis) != 0
-    return r / xp.where(total == 0, xp.ones_like(total), total), mask, classes.sum(ones), has_mass
+    count = xp.squeeze(total, axis=axis) if prior is None else classes.sum(ones)
+    return r / xp.where(total == 0, xp.ones_like(total), total), mask, count, has_mass
 
 
 def included_classes(convention, classes):
@@ -107,23 +108,13 @@ def valid_targets(problem, settings, labels, counted, t, mask, has_mass, classes
         return has_mass
     targets = problem.targets
     if t is not None:
-        valid = valid_rows(xp.astype(targets, t.dtype), mask, settings.row_tolerance, classes, xp)
+        valid = classes.valid_rows(xp.astype(targets, t.dtype), mask, settings.row_tolerance)
         return valid if has_mass is None else valid & has_mass
     valid = (targets >= 0) & (targets < classes.count)
     valid = valid if has_mass is None else valid & has_mass
     if mask is not None:
         valid = valid & classes.pick(mask, labels)
     return valid if counted is None else valid | ~counted  # an ignored label need not name a class
-
-
-def valid_rows(t, mask, tolerance, classes, xp):
-    """Whether each row of t is ≥ 0, sums to 1 within the tolerance, and has no mass on an absent class."""
-    lowest, total = classes.min(t), classes.sum(t)
-    valid = (lowest >= -tolerance) & (xp.abs(total - 1) <= tolerance)
-    if mask is None:
-        return valid
-    absent = xp.where(mask, xp.zeros_like(t), t)
-    return valid & (classes.max(absent) <= tolerance)
 
 
 def value_or_nan(value, valid, z, xp):
@@ -189,8 +180,8 @@ def plan_of(problem, settings, xp, classes=None) -> Plan:
         v=v,
         a=zero_unless(counted, a, z, xp),
         b=zero_unless(active, b, z, xp),
-        u_sum=1.0 if u is None else classes.sum(u),
-        v_sum=1.0 if v is None else classes.sum(v),
+        u_sum=1.0 if u is None else classes.mass(u),
+        v_sum=1.0 if v is None else classes.mass(v),
         const=zero_unless(counted, const, z, xp),
         z_loss=zero_unless(counted, z_loss, z, xp),
         label_weight=zero_unless(counted, times(label_weight, convention.scale), z, xp),

@@ -86,6 +86,8 @@ ONE_THING = {  # what two calls differ in alone: (the first call's options, the 
     "the reduction": ({"reduction": "mean"}, {"reduction": "sum"}),
     "the axis": ({"axis": 0}, {"axis": 1}),
     "the z-loss": ({"z_loss": 0.1}, {"z_loss": 0.2}),
+    "the soft cap": ({"logit_softcap": 3.0}, {"logit_softcap": 5.0}),
+    "whether there is a soft cap": ({"logit_softcap": 3.0}, {}),
     "the normalizer": ({"normalizer": 2.0}, {"normalizer": 3.0}),
     "whether values are checked": ({"validate": True}, {"validate": False}),
     "class weights": ({}, {"weight": np.linspace(0.5, 1.5, 5)}),

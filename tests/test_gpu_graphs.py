@@ -263,7 +263,7 @@ def test_operators_pass_pytorch_s_own_checks(device):
     logits, labels = drawn(device)
     a = torch.linspace(0.5, 0.9, 4, dtype=logits.dtype, device=device)
     b, v_sum = (torch.full((), x, dtype=logits.dtype, device=device) for x in (0.1, 1.0))
-    arguments = (logits, labels, a, b, v_sum, None, labels != 1, None, None, 1)
+    arguments = (logits, labels, a, b, v_sum, None, labels != 1, None, None, 3 * v_sum, 1)
     torch.library.opcheck(torch.ops.multismooth.losses.default, arguments)
     peaks, totals = torch.ops.multismooth.losses(*arguments)[1:]
     upstream = torch.rand(4, dtype=logits.dtype, device=device)
@@ -273,9 +273,11 @@ def test_operators_pass_pytorch_s_own_checks(device):
 
 def test_second_derivatives_are_those_of_spec(device):
     logits, labels = drawn(device)
-    plan = plan_for(labels, logits.dtype, device)
-    assert torch.autograd.gradgradcheck(lambda z: operators.elements(1, z, plan).sum(), logits)
-    assert torch.autograd.gradgradcheck(lambda z: operators.elements(1, z, plan), logits)
+    own = plan_for(labels, logits.dtype, device)
+    for plan in (own, own._replace(softcap=3.0)):
+        assert torch.autograd.gradcheck(lambda z, plan=plan: operators.elements(1, z, plan).sum(), logits)
+        assert torch.autograd.gradgradcheck(lambda z, plan=plan: operators.elements(1, z, plan).sum(), logits)
+        assert torch.autograd.gradgradcheck(lambda z, plan=plan: operators.elements(1, z, plan), logits)
 
 
 def test_soft_rows_stay_with_spec(device):

@@ -80,7 +80,7 @@ def test_pytorch_agrees():
     for seed in range(6000, 6150):
         drawn = problem(
             seed, convention=False, prior=False, class_mask=False, sample_weight=False, z_loss=False, normalizer=False,
-            smoothing_array=False, nonfinite=False, shape=((6,), 4, None),
+            logit_softcap=False, smoothing_array=False, nonfinite=False, shape=((6,), 4, None),
         )  # fmt: skip
         settings = drawn.settings
         logits = torch.from_numpy(drawn.logits).requires_grad_()

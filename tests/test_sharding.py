@@ -122,7 +122,8 @@ FORWARD = {  # bytes that a rank of 4 puts into each collective
     "both, checked": [96, 96, PACKED // 2],  # an exchange for each mesh axis
     "head": [PACKED // 3] * 3,  # in three chunks
     "placed head": [PACKED // 3] * 3,
-    "soft": [N * NUMBER] * 3 + [PACKED],  # sums and the smallest entry of the rows
+    "soft": [PACKED],
+    "soft, checked": [96, 2 * N * NUMBER, PACKED],  # the sum of each row, and how many entries may not be
 }
 
 

@@ -62,7 +62,7 @@ def checked_call(backend, logits, target, weight, ignore_index, reduction, label
         except (AttributeError, TypeError, RuntimeError):  # an argument is not a tensor, or its device has no autocast
             key = entry = None
         if entry is not None:
-            call = entry.call(backend, [logits, target, None, weight, None, None, None, None, None])
+            call = entry.call(backend, [logits, target, None, weight, *[None] * 6])
             if call is not None:
                 settings, labels = call.settings, call.values[0]
                 some_ignored = not (settings.clean or settings.soft)  # `quick_check` accepts only class weights > 0
@@ -89,7 +89,7 @@ def _remember(backend, key, problem, settings, given, dtype):
     taken = (problem.logits, problem.targets, problem.weight)
     if expect is None or any(own is not other for own, other in zip(taken, given, strict=True)):
         return
-    given = [given[0], given[1], None, given[2], None, None, None, None, None]
+    given = Problem(given[0], given[1], None, given[2])
     remember(ENTRIES, key, (Entry(problem, given, (), settings, expect, scores=False), dtype))
 
 

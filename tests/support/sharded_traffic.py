@@ -76,6 +76,7 @@ def traffic():
         "terms": counted(lambda: ms.terms(z, LABELS, group=group, validate=False)),
         "weights": counted(lambda: ms.loss(z, LABELS, group=group, weight=WEIGHT, **silent)),
         "soft": counted(lambda: ms.loss(z, mine(ROWS, 1), group=group, **silent)),
+        "soft, checked": counted(lambda: ms.loss(z, mine(ROWS, 1), group=group)),
         "classes": counted(lambda: ms.loss(on_line, LABELS, **silent)),
         "classes, mean": counted(lambda: ms.loss(on_line, LABELS, validate=False)),
         "elements": counted(lambda: ms.loss(rows, LABELS, **silent)),
@@ -113,6 +114,16 @@ def errors(rank):
     alone, parts = ms.loss_and_grad(half, LABELS), ms.loss_and_grad(mine(half, 1), LABELS, group=group)
     found["bfloat16"] = [distance(parts[0], alone[0]), 1e-6]
     found["gradient, bfloat16"] = [distance(parts[1], mine(alone[1], 1)), 0.0]
+    for dtype in (torch.float16, torch.bfloat16):
+        h, w = HIDDEN.to(dtype), CLASSIFIER.to(dtype)
+        exact = ms.linear_loss_and_grad(h.double(), w.double(), LABELS, chunk_rows=8)
+        parts = ms.linear_loss_and_grad(h, mine(w, 0), LABELS, chunk_rows=8, group=group)
+        digit = 4 * torch.finfo(dtype).eps
+        found[f"head, {dtype}"] = [distance(parts[0], exact[0]), digit]
+        scale = exact[1][0].abs().max().item()
+        found[f"∂hidden, {dtype}"] = [distance(parts[1][0], exact[1][0]) / scale, digit]
+        scale = exact[1][1].abs().max().item()
+        found[f"∂classifier, {dtype}"] = [distance(parts[1][1], mine(exact[1][1], 0)) / scale, digit]
     z = mine(LOGITS, 1).requires_grad_()
     loss = ms.loss(z, LABELS, group=group)
     once = torch.autograd.grad(loss, z, retain_graph=True)[0]

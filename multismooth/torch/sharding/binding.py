@@ -92,9 +92,11 @@ def _refuse(bound, backend):
     if problem.prior is not None and problem.prior.ndim > 1 and bound.split.groups:
         remedy = "Gather the logits, or split the elements."
         raise complain("prior", "a (K,) vector with split classes", f"shape {tuple(problem.prior.shape)}", remedy)
-    differentiable = {"targets": bound.rows, "weight": problem.weight, "prior": problem.prior}
+    differentiable = {
+        "targets": bound.rows, "weight": problem.weight, "prior": problem.prior, "logit_softcap": problem.logit_softcap
+    }  # fmt: skip
     for name, value in differentiable.items():
-        if value is not None and value.requires_grad and torch.is_grad_enabled():
+        if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
             remedy = f"Pass {name}.detach(), or gather the logits."
             raise complain(name, "a constant where classes are split", "a tensor that requires a gradient", remedy)
 
@@ -107,7 +109,9 @@ def planned(bound):
     z = problem.logits.narrow(settings.axis, 0, split.size)
     problem = problem._replace(logits=z, targets=problem.targets if bound.rows is None else bound.rows)
     problem = problem if bound.mask is None else problem._replace(class_mask=bound.mask)
-    plan = plan_of(problem, settings._replace(valid=False, clean=False), XP, SplitClasses(z, settings.axis, split))
+    unchecked = bound.validate is False and bound.rows is not None  # as on one process
+    settings = settings._replace(valid=unchecked, clean=False)
+    plan = plan_of(problem, settings, XP, SplitClasses(z, settings.axis, split))
     if bound.validate is not False and not torch.compiler.is_compiling() and (z.is_cpu or bound.validate):
         _check_rows(plan, bound)
     return plan

@@ -25,7 +25,7 @@ def header_of(name, bound, head=()):
     """What this rank says of its call."""
     problem, settings, split, axis = bound.problem, bound.settings, bound.split, bound.settings.axis
     shape = (*problem.logits.shape[:axis], *problem.logits.shape[axis + 1 :])
-    numbers = [problem.z_loss, problem.normalizer]
+    numbers = [problem.z_loss, problem.logit_softcap, problem.normalizer]
     own = None if not isinstance(problem.class_mask, torch.Tensor) else problem.class_mask
     targets = ("rows",) if bound.rows is not None else (problem.targets,)
     return Header(
@@ -89,9 +89,14 @@ class Reduction:
 
 
 @by_default
-def given_of(targets, *, label_smoothing, weight, prior, class_mask, sample_weight, z_loss, normalizer, **settings):
+def given_of(
+    targets, *, label_smoothing, weight, prior, class_mask, sample_weight, z_loss, logit_softcap, normalizer, **settings
+):
     """(a Problem without logits, the other keywords of `loss`)."""
-    given = Problem(None, targets, label_smoothing, weight, prior, class_mask, sample_weight, z_loss or 0.0, normalizer)
+    given = Problem(
+        None, targets, label_smoothing, weight=weight, prior=prior, class_mask=class_mask, sample_weight=sample_weight,
+        z_loss=z_loss, logit_softcap=logit_softcap, normalizer=normalizer,
+    )  # fmt: skip
     return given, settings_of(**settings)
 
 

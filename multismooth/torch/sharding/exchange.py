@@ -43,13 +43,10 @@ def summed(total, group):
     return total
 
 
-COMBINE = {"sum": lambda x: sum(x.unbind()), "max": lambda x: x.amax(0), "min": lambda x: x.amin(0)}
-
-
-def over(x, operation, groups):
-    """The sum, the largest or the smallest over all groups, merged alike on every rank."""
+def over(x, groups):
+    """The sum over all groups, in the order of the ranks."""
     for group in groups:
-        x = COMBINE[operation](gathered(x, group))
+        x = sum(gathered(x, group).unbind())
     return x
 
 

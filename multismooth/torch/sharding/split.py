@@ -98,29 +98,29 @@ class SplitClasses(Classes):
     def pick(self, rows, labels):
         rows = rows.expand(self.z.shape)
         found = pick_inside(rows.to(self.z.dtype), labels - self.split.start, self.axis)
-        found = over(found, "sum", self.split.groups)
+        found = over(found, self.split.groups)
         return found != 0 if rows.dtype is torch.bool else found
 
     def sum(self, rows, keepdims=False):
-        return over(rows.sum(self.axis, keepdim=keepdims), "sum", self.split.groups)
+        return over(rows.sum(self.axis, keepdim=keepdims), self.split.groups)
 
-    def min(self, rows):
-        return over(self._extreme(rows, "amin", float("inf")), "min", self.split.groups)
+    def mass(self, rows):
+        """Statistics have it, so it needs no exchange of its own."""
+        return 1.0
 
-    def max(self, rows):
-        return over(self._extreme(rows, "amax", -float("inf")), "max", self.split.groups)
+    def valid_rows(self, t, mask, tolerance):
+        """One exchange: the sum of a row, and how many of its entries may not be."""
+        bad = ~(t >= -tolerance) if mask is None else ~(t >= -tolerance) | (~mask & (t > tolerance))
+        numbers = torch.stack([t.sum(self.axis), bad.sum(self.axis).to(t.dtype)])
+        total, offending = over(numbers, self.split.groups).unbind()
+        return (offending == 0) & ((total - 1).abs() <= tolerance)
 
     def argmax(self, rows):
         """The first of equals: the ranks are in the order of their classes only where they are split so."""
-        high = self._extreme(rows, "amax", -float("inf"))
+        high = rows.amax(self.axis) if rows.shape[self.axis] else rows.sum(self.axis) - float("inf")
         first = rows.argmax(self.axis) + self.split.start if rows.shape[self.axis] else torch.zeros_like(high)
         for group in self.split.groups:
             highs, classes = gathered(torch.stack([high, first.to(high.dtype)]), group).unbind(1)
             high = highs.amax(0)
             first = torch.where(highs == high, classes, float(self.count)).amin(0)
         return first.long()
-
-    def _extreme(self, rows, name, neutral):
-        if rows.shape[self.axis] == 0:
-            return rows.sum(self.axis) + neutral
-        return getattr(rows, name)(self.axis)
