@@ -76,6 +76,7 @@ focal_loss = _dispatched(Functions.focal_loss)
 confidence_penalty = _dispatched(Functions.confidence_penalty)
 margin_smoothing = _dispatched(Functions.margin_smoothing)
 distillation_loss = _dispatched(Functions.distillation_loss)
+normalizer = _dispatched(Functions.normalizer)
 unigram_prior = _dispatched(Functions.unigram_prior)
 
 

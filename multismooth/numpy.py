@@ -129,6 +129,10 @@ class NumpyBackend(Backend):
         return evaluate(call, out=out)
 
     @without_warnings
+    def normalizer(self, call, summed):
+        return super().normalizer(call, summed)
+
+    @without_warnings
     def linear_loss(self, hidden, classifier, bias, chunk_rows, call):
         return linear.forward(hidden, classifier, bias, chunk_rows, call.problem, call.settings, XP)
 
@@ -182,5 +186,6 @@ focal_loss = public(_functions.focal_loss, __name__)
 confidence_penalty = public(_functions.confidence_penalty, __name__)
 margin_smoothing = public(_functions.margin_smoothing, __name__)
 distillation_loss = public(_functions.distillation_loss, __name__)
+normalizer = public(_functions.normalizer, __name__)
 unigram_prior = public(_functions.unigram_prior, __name__)
 OnlinePrior = online_prior(_functions._backend, __name__)

@@ -42,6 +42,7 @@ class Settings(NamedTuple):
     positive: bool = False  # class weights and normalizer are checked: all are > 0
     row_tolerance: float = 1e-3  # for soft rows that no check can read: their sum is this close to 1
     nothing_is_nan: bool = False  # a mean over no elements is NaN, as PyTorch's, where a GPU's kernels make the plan
+    axis_name: tuple = ()  # the mesh axes that split the classes, inside JAX's shard_map
     accumulate: str = "float32"  # dtype of a linear head's gradient sum over chunks; "input": that of the classifier
 
 

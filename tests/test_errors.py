@@ -37,7 +37,7 @@ ELSEWHERE = {
     ("multismooth.errors", "MissingBackendError"): "says what to install",
     ("multismooth.errors", "ValueError"): "is about a complaint",
     ("multismooth.parity.calling.connecting", "MissingBackendError"): "says what to install",
-    ("multismooth.parity.calling.frameworks", "NoLoss"): "is what fn returned instead; `connect` complains of it",
+    ("multismooth.parity.calling.answers", "NoLoss"): "is what fn returned instead; `connect` complains of it",
     ("multismooth.parity.calling.forms", "IndexError"): "is how a loss of rows refuses a bad label",
     ("multismooth.parity.calling.program", "ValueError"): "is what the program itself says",
     ("multismooth.demo", "ModuleNotFoundError"): "says what to install",

@@ -10,7 +10,7 @@ from golden_cases import FOLDER, cases
 
 from multismooth import SmoothingWarning
 
-RECORDED, EXPRESSIBLE = 157, 154
+RECORDED, EXPRESSIBLE = 158, 155
 BACKENDS = [pytest.param(adapter, id=adapter.name, marks=marks(adapter)) for adapter in ADAPTERS if not adapter.slow]
 
 

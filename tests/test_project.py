@@ -29,7 +29,18 @@ FILES = {
 # A module may import its own layer and those above it in this list.
 LAYERS = [
     {"errors"},
-    {"convention", "registry", "problem", "spec", "plan", "reduction", "binary", "correction", "linear"}  # mathematics
+    {
+        "convention",
+        "registry",
+        "problem",
+        "spec",
+        "classes",
+        "plan",
+        "reduction",
+        "binary",
+        "correction",
+        "linear",
+    }  # mathematics
     | {"alternatives"}  # beside smoothing
     | {"namespace", "implementations", "recording"},  # what a kernel is told
     {"cpu"},
@@ -231,7 +242,16 @@ SIGNATURES = {
     "confidence_penalty": (["logits", "targets"], ["beta", *NAMES]),
     "margin_smoothing": (["logits", "targets"], ["margin", "strength", *NAMES]),
     "distillation_loss": (["logits", "teacher_logits", "targets"], ["temperature", "hard_weight", *NAMES]),
+    "normalizer": (
+        ["targets", "num_classes"],
+        ["label_smoothing", "convention", "weight", "sample_weight", "ignore_index", "axis", "group", "axis_name"],
+    ),
     "unigram_prior": (["targets", "num_classes"], ["pseudo_count", "ignore_index"]),
+}
+IN_PARTS = ("loss", "terms", "loss_and_grad", "linear_loss", "linear_loss_and_grad", "linear_terms")
+OWN = {  # of the functions IN_PARTS
+    "multismooth.torch": ["group", "num_classes", "class_start"],
+    "multismooth.jax": ["axis_name"],
 }
 BESIDE = ("focal_loss", "confidence_penalty", "margin_smoothing", "distillation_loss")  # smoothing is off by default
 
@@ -244,9 +264,10 @@ def test_signatures_are_the_contracts_everywhere(module, name):
     parameters = inspect.signature(function).parameters
     positional, named = SIGNATURES[name]
     assert [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD] == positional
-    assert [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY] == named
+    own = OWN.get(module, []) if name in IN_PARTS else []
+    assert [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY] == [*named, *own]
     for argument in named:
-        expected = -1 if (name, argument) == ("smooth_targets", "axis") else DEFAULTS.get(argument)
+        expected = -1 if argument == "axis" and name in ("smooth_targets", "normalizer") else DEFAULTS.get(argument)
         expected = 0.0 if argument == "label_smoothing" and name in BESIDE else expected
         assert parameters[argument].default == expected, argument
     assert ">>>" in function.__doc__

@@ -17,7 +17,8 @@ from multismooth.api.public import public
 NAMES = (
     *("loss", "terms", "loss_and_grad", "smooth_targets"),
     *("linear_loss", "linear_loss_and_grad", "smoothing_correction", "binary_loss"),
-    *("focal_loss", "confidence_penalty", "margin_smoothing", "distillation_loss", "unigram_prior"),
+    *("focal_loss", "confidence_penalty", "margin_smoothing", "distillation_loss", "normalizer"),
+    "unigram_prior",
 )
 MODULES = ("multismooth", "multismooth.numpy", "multismooth.torch", "multismooth.jax")
 LOGITS, LABELS = np.zeros((2, 3)), np.array([0, 2])

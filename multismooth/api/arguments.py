@@ -10,7 +10,7 @@ from multismooth.registry import resolve
 class Arguments(Conversions):
     """Converts and checks the arguments of the public functions."""
 
-    def checked(self, given, convention, ignore_index, reduction, axis, validate):
+    def checked(self, given, convention, ignore_index, reduction, axis, validate, axis_name=None):
         """(Problem, Settings) of the arguments of `loss`. `given`: a Problem of arrays as the caller passed them."""
         backend = self.backend
         z = self._floating("logits", given.logits)
@@ -29,17 +29,21 @@ class Arguments(Conversions):
         soft, slack = kind != "integer", target_checks.tolerance(targets.dtype)
         axis = target_checks.class_axis(z.shape, targets.shape, soft, axis, target_values, slack)
         target_checks.target_shape(kind, targets.shape, z.shape, axis)
-        num_classes = z.shape[axis]
-        if num_classes == 0:
+        if z.shape[axis] == 0:
             got = f"shape {tuple(z.shape)} with classes on axis {axis}"
             raise complain("logits", "at least one class", got, "axis= names another class axis.")
+        names, shards = ((), 1) if axis_name is None else backend.class_axes(axis_name)
+        num_classes = z.shape[axis] * shards
         if not backend.traced(z) and num_classes == 1:
             argument_checks.single_class(z.shape, axis)
 
-        readers = self.readers(z, axis, reduction, validate)
+        readers = self.readers(z, axis, reduction, validate, num_classes)
         problem = Problem(z, targets, *[read(value) for read, value in zip(readers, given[2:], strict=True)])
         settings = Settings(convention, axis, soft, ignore_index, reduction, valid=soft, row_tolerance=slack)
         _check_combinations(convention, problem, soft, reduction)
+        if names:
+            backend.check_split(names, problem, soft)
+            settings = settings._replace(axis_name=names, valid=False)
         if convention.exclude and convention.receivers(num_classes) == 0:
             expected, got = "one that lets a class take smoothed mass", f"exclude={convention.exclude} of {num_classes}"
             raise complain("convention", expected, got, "Exclude the padding class alone.")
@@ -47,14 +51,31 @@ class Arguments(Conversions):
             return problem, settings
         problem = self._nan_if_invalid(problem, validate)
         valid, clean = value_checks.check(
-            problem, settings, target_values, lambda array: self._values(array, validate), backend.tracing()
+            self._of_all_classes(problem, axis, num_classes) if names else problem,
+            settings,
+            None if names and soft else target_values,
+            lambda array: self._values(array, validate),
+            backend.tracing(),
         )
         self._check_scores(z, axis, validate)
         return problem, settings._replace(valid=valid, clean=clean)
 
-    def readers(self, z, axis, reduction, validate):
-        """One conversion for each field of a Problem after the targets. They use the shape, dtype and device of `z`."""
-        num_classes, shape = z.shape[axis], argument_checks.elements_shape(z.shape, axis)
+    def _of_all_classes(self, problem, axis, num_classes):
+        """What can be checked of a problem with a part of the classes: all but its rows of classes."""
+        shape = [num_classes if k == axis else n for k, n in enumerate(problem.logits.shape)]
+        mask = problem.class_mask
+        return problem._replace(
+            logits=self.backend.template(shape, problem.logits.dtype, problem.logits),
+            class_mask=None if mask is None or mask.ndim > 1 else mask,
+        )
+
+    def readers(self, z, axis, reduction, validate, num_classes=None):
+        """One conversion for each field of a Problem after the targets. They use the shape, dtype and device of `z`.
+
+        num_classes: those of all devices; None for z's.
+        """
+        num_classes = z.shape[axis] if num_classes is None else num_classes
+        shape = argument_checks.elements_shape(z.shape, axis)
         return (
             lambda value: self._smoothing(value, z, shape),
             lambda value: self._classes("weight", value, z, num_classes),

@@ -4,12 +4,13 @@ from typing import Any, Unpack
 
 from multismooth.api.alternative_functions import AlternativeFunctions
 from multismooth.api.linear_functions import HeadFunctions
+from multismooth.api.normalizer_functions import NormalizerFunctions
 from multismooth.api.options import LossOptions, TargetOptions, TermsOptions
 from multismooth.api.prior_functions import PriorFunctions
 from multismooth.problem import Terms
 
 
-class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
+class Functions(HeadFunctions, AlternativeFunctions, NormalizerFunctions, PriorFunctions):
     """The functions of one backend. Its methods become the public functions, such as `multismooth.torch.loss`."""
 
     def __init__(self, backend):
@@ -43,6 +44,8 @@ class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
             normalizer: divide the sum by this instead of the convention's denominator. It needs reduction "mean".
             axis: the class axis. None is the last axis, if the shapes are not ambiguous.
             validate: None checks values where this needs no device synchronisation, True always, False never.
+            axis_name: in JAX, inside `jax.shard_map`, the mesh axes that split the class axis: a name or a tuple.
+                Labels and (K,) arguments are those of all classes.
 
         Returns:
             A scalar, or (N…) losses for "none" (0 where ignored). float64 for float64 logits, else float32.

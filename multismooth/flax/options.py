@@ -30,8 +30,10 @@ def refuse_unknown(layer, names, arguments=()):
 
 
 def is_array(value):
-    """Whether an option is an array, or a list that becomes one. NumPy's scalars are numbers."""
-    return isinstance(value, (list, tuple)) or (hasattr(value, "__array__") and not isinstance(value, np.generic))
+    """Whether an option is an array, or a list that becomes one. NumPy's scalars are numbers, and axes have names."""
+    if isinstance(value, (list, tuple)):
+        return not all(isinstance(entry, str) for entry in value)
+    return hasattr(value, "__array__") and not isinstance(value, np.generic)
 
 
 def product(precision, preferred_element_type, dot_general, stateful):

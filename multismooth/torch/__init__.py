@@ -36,6 +36,7 @@ __all__ = [
     "loss",
     "loss_and_grad",
     "margin_smoothing",
+    "normalizer",
     "smooth_targets",
     "smoothing_correction",
     "terms",
@@ -55,5 +56,6 @@ focal_loss = public(_functions.focal_loss, __name__)
 confidence_penalty = public(_functions.confidence_penalty, __name__)
 margin_smoothing = public(_functions.margin_smoothing, __name__)
 distillation_loss = public(_functions.distillation_loss, __name__)
+normalizer = public(_functions.normalizer, __name__)
 unigram_prior = public(_functions.unigram_prior, __name__)
 OnlinePrior = online_prior(_functions._backend, __name__)

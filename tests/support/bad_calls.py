@@ -12,6 +12,7 @@ ROWS = np.array([[1.0, 0, 0], [0, 0, 1], [0.5, 0.5, 0], [0.2, 0.3, 0.5]])
 HIDDEN, CLASSIFIER = np.arange(20.0).reshape(4, 5) / 20, np.arange(15.0).reshape(3, 5) / 15
 IMAGES, MAPS = np.linspace(-1, 1, 96).reshape(2, 3, 4, 4), np.arange(32).reshape(2, 4, 4) % 3
 NAN = float("nan")
+TWO_DIVISORS = Convention(smooth_denominator="counted")
 
 # What a call has besides the arguments of its case.
 USUAL: dict[str, dict[str, Any]] = {
@@ -26,6 +27,7 @@ USUAL: dict[str, dict[str, Any]] = {
     "confidence_penalty": {"logits": LOGITS, "targets": LABELS},
     "margin_smoothing": {"logits": LOGITS, "targets": LABELS},
     "distillation_loss": {"logits": LOGITS, "teacher_logits": 2 * LOGITS, "targets": LABELS, "temperature": 2.0},
+    "normalizer": {"targets": LABELS, "num_classes": 3},
     "unigram_prior": {"targets": LABELS, "num_classes": 3},
 }
 
@@ -287,5 +289,8 @@ BESIDE = [
         pseudo_count=0,
     ),
     case("no classes", ValueError, "`num_classes`", "unigram_prior", num_classes=0),
+    case("no class", LabelError, r"expected labels in \[0, 3\)", "normalizer", targets=np.array([0, 7])),
+    case("two divisors", ValueError, "Σ loss and Σ weight", "normalizer", convention=TWO_DIVISORS),
+    case("the caller's", ValueError, "only the caller has", "normalizer", convention=Convention(denominator="caller")),
 ]
 ALL = [*LOSS, *CONTAINERS, *UNREADABLE, *SHAPES, *VALUES, *DIVISORS, *BESIDE]
