@@ -1,7 +1,6 @@
 """For the documentation's build: doctests in docstrings become fenced code, whichever section they stand in, and the
 keywords of the public functions are written out, as `help` shows them."""
 
-import inspect
 import os
 import re
 from pkgutil import resolve_name
@@ -47,7 +46,7 @@ class WrittenOutKeywords(griffe.Extension):
 def keyword(parameter):
     return griffe.Parameter(
         parameter.name,
-        annotation=re.sub(r"\b[a-z_.]+\.(?=[A-Z])", "", inspect.formatannotation(parameter.annotation)),
+        annotation=parameter.annotation,
         kind=griffe.ParameterKind.keyword_only,
         default=repr(parameter.default),
     )

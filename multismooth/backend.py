@@ -33,12 +33,15 @@ class Backend:
 
     `options`: for a TypedDict of `api.options`, the wider one whose further keywords this backend alone has. They reach
     `Arguments.checked`.
+
+    `types`: what `Scores`, `Labels`, `Result`, `Arrays` and `Loss` of `api.options` are here, for signatures.
     """
 
     name: str
     xp: object
     count_dtype: object = None  # the dtype of a normalizer; None: the framework's default float
     options: Mapping[type, type] = MappingProxyType({})
+    types: Mapping[str, str] = MappingProxyType({})
 
     def is_array(self, value):
         raise NotImplementedError
@@ -130,7 +133,7 @@ class Backend:
 
     def class_axes(self, axis_name):
         """(the axes that split the classes, into how many parts), of the argument `axis_name` that is not None."""
-        raise NotImplementedError
+        raise TypeError("axis_name is a keyword of JAX alone")
 
     def check_split(self, names, problem, soft):
         """Refuse arguments that do not lie as these axes say."""
@@ -156,8 +159,8 @@ class Backend:
     def normalizer(self, call, summed):
         return normalizer(call.problem, call.settings, self.xp, summed)
 
-    def binary_loss(self, problem, reduction):
-        return binary.loss(problem, reduction, self.xp)
+    def binary_loss(self, call):
+        return binary.loss(call, self.xp)
 
     def alternative(self, call, alternative):
         return alternatives.total(call.problem, call.settings, alternative, self.xp)

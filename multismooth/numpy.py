@@ -5,6 +5,9 @@
 0.391311
 """
 
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from multismooth import alternatives, linear, spec
@@ -13,15 +16,35 @@ from multismooth.api.prior_functions import online_prior
 from multismooth.api.public import public
 from multismooth.backend import Backend
 from multismooth.cpu import alternatives as cpu
-from multismooth.cpu import choice, kernels
-from multismooth.cpu.buffers import age_buffers
+from multismooth.cpu import capped, choice, kernels
+from multismooth.cpu.buffers import age_buffers, gradient_memory
 from multismooth.cpu.kernels import without_warnings
+from multismooth.cpu.layout import layout_of
 from multismooth.errors import complain
 from multismooth.implementations import record, requested, select
 from multismooth.namespace import XP
 from multismooth.plan import with_numbers
 from multismooth.recording import plan_program
 from multismooth.reduction import reduced_plan
+
+__all__ = [
+    "OnlinePrior",
+    "binary_loss",
+    "confidence_penalty",
+    "distillation_loss",
+    "focal_loss",
+    "linear_loss",
+    "linear_loss_and_grad",
+    "linear_terms",
+    "loss",
+    "loss_and_grad",
+    "margin_smoothing",
+    "normalizer",
+    "smooth_targets",
+    "smoothing_correction",
+    "terms",
+    "unigram_prior",
+]
 
 
 def plan_and_kernel(call, with_gradient):
@@ -45,6 +68,10 @@ def evaluate(call, with_gradient=True, out=None):
     age_buffers()
     plan, name = plan_and_kernel(call, with_gradient)
     z, axis, summed = call.problem.logits, call.settings.axis, call.settings.reduction != "none"
+    if plan.softcap is not None and name != "spec":
+        loss, gradient = capped_elements(name, z, plan, axis, with_gradient)
+        loss = np.add.reduce(loss, None) if summed else loss
+        return loss, gradient_for(z, gradient, out) if with_gradient else None
     if name == "columns":
         loss, gradient = kernels.columns(z, plan, with_gradient, summed)
         if kernels.plain(loss):
@@ -63,6 +90,26 @@ def evaluate(call, with_gradient=True, out=None):
     return loss, gradient_for(z, gradient, out) if with_gradient else None
 
 
+def capped_elements(name, z, plan, axis, with_gradient):
+    """(the losses per element, the gradient of their sum or None) under a soft cap, by a kernel that knows none."""
+
+    def kernel(z, plan, axis, with_gradient, own):
+        plan = with_numbers(plan._replace(softcap=None))
+        if name != "columns":
+            return choice.evaluate(name, z, plan, axis, with_gradient, own)
+        losses, gradient = kernels.columns(z, plan, with_gradient, False)
+        if kernels.plain(losses):
+            return losses, gradient
+        return spec.losses_and_gradient(z, plan, axis, XP) if with_gradient else (spec.losses(z, plan, axis, XP), None)
+
+    if z.size <= capped.BLOCK:
+        return capped.in_one_block(kernel, z, plan, axis, with_gradient, XP)
+    gradient = None
+    if with_gradient:
+        gradient = layout_of(z, axis).as_logits(gradient_memory(z.size, z.dtype), XP)
+    return capped.evaluate(kernel, z, plan, axis, XP, gradient), gradient
+
+
 def gradient_for(z, gradient, out):
     """The gradient in the dtype of the logits z, written to the caller's `out` if there is one."""
     if out is None:
@@ -75,6 +122,15 @@ def gradient_for(z, gradient, out):
 class NumpyBackend(Backend):
     name = "numpy"
     xp = XP
+    types = MappingProxyType(
+        {
+            "Scores": "Array | Rows",
+            "Labels": "Array | Rows",
+            "Result": "NDArray[floating]",
+            "Arrays": "NDArray[Any]",
+            "Loss": "floating | NDArray[floating]",
+        }
+    )
 
     def is_array(self, value):
         return isinstance(value, (np.ndarray, np.generic))
@@ -173,19 +229,26 @@ class NumpyBackend(Backend):
 
 
 _functions = Functions(NumpyBackend())
-loss = public(_functions.loss, __name__)
-terms = public(_functions.terms, __name__)
-loss_and_grad = public(_functions.loss_and_grad, __name__)
-smooth_targets = public(_functions.smooth_targets, __name__)
-linear_loss = public(_functions.linear_loss, __name__)
-linear_loss_and_grad = public(_functions.linear_loss_and_grad, __name__)
-linear_terms = public(_functions.linear_terms, __name__)
-smoothing_correction = public(_functions.smoothing_correction, __name__)
-binary_loss = public(_functions.binary_loss, __name__)
-focal_loss = public(_functions.focal_loss, __name__)
-confidence_penalty = public(_functions.confidence_penalty, __name__)
-margin_smoothing = public(_functions.margin_smoothing, __name__)
-distillation_loss = public(_functions.distillation_loss, __name__)
-normalizer = public(_functions.normalizer, __name__)
-unigram_prior = public(_functions.unigram_prior, __name__)
-OnlinePrior = online_prior(_functions._backend, __name__)
+if TYPE_CHECKING:
+    from multismooth.typed.numpy import *  # noqa: F403
+else:
+    loss = public(_functions.loss, __name__)
+    terms = public(_functions.terms, __name__)
+    loss_and_grad = public(_functions.loss_and_grad, __name__)
+    smooth_targets = public(_functions.smooth_targets, __name__)
+    linear_loss = public(_functions.linear_loss, __name__)
+    linear_loss_and_grad = public(_functions.linear_loss_and_grad, __name__)
+    linear_terms = public(_functions.linear_terms, __name__)
+    smoothing_correction = public(_functions.smoothing_correction, __name__)
+    binary_loss = public(_functions.binary_loss, __name__)
+    focal_loss = public(_functions.focal_loss, __name__)
+    confidence_penalty = public(_functions.confidence_penalty, __name__)
+    margin_smoothing = public(_functions.margin_smoothing, __name__)
+    distillation_loss = public(_functions.distillation_loss, __name__)
+    normalizer = public(_functions.normalizer, __name__)
+    unigram_prior = public(_functions.unigram_prior, __name__)
+    OnlinePrior = online_prior(_functions._backend, __name__)
+
+
+def __dir__():
+    return __all__

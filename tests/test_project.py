@@ -29,22 +29,12 @@ FILES = {
 # A module may import its own layer and those above it in this list.
 LAYERS = [
     {"errors"},
-    {
-        "convention",
-        "registry",
-        "problem",
-        "spec",
-        "classes",
-        "plan",
-        "reduction",
-        "binary",
-        "correction",
-        "linear",
-    }  # mathematics
+    {"convention", "registry", "problem", "spec", "plan", "reduction", "binary", "correction", "linear"}  # mathematics
+    | {"classes"}
     | {"alternatives"}  # beside smoothing
     | {"namespace", "implementations", "recording"},  # what a kernel is told
     {"cpu"},
-    {"api"},
+    {"api", "typed"},
     {"backend", "numpy", "torch", "jax", "flax"},
     {"dispatch", "calibration", "pages", "sweeping", "testing", "parity", "demo", "cli", "__main__", ""}
     | {"keras", "transformers"},  # where people train
@@ -202,8 +192,9 @@ def test_dir_names_the_rooms_whose_framework_is_there(monkeypatch):
 
 NAMES = [
     *("label_smoothing", "convention", "weight", "prior", "class_mask", "sample_weight", "ignore_index", "z_loss"),
-    *("reduction", "normalizer", "axis", "validate"),
+    *("logit_softcap", "reduction", "normalizer", "axis", "validate"),
 ]
+NOT_LINEAR = ("weight", "class_mask", "z_loss", "logit_softcap")
 DEFAULTS = {
     "label_smoothing": 0.1,
     "convention": "torch",
@@ -211,6 +202,8 @@ DEFAULTS = {
     "z_loss": 0.0,
     "reduction": "mean",
     "accumulate": "float32",
+    "spread": "half",
+    "label_mean": False,
     "pseudo_count": 1.0,
     "gamma": 2.0,
     "modulation": "class",
@@ -230,13 +223,20 @@ SIGNATURES = {
     ),
     "linear_loss": (["hidden", "classifier", "targets"], ["bias", *NAMES, "chunk_rows", "accumulate"]),
     "linear_loss_and_grad": (["hidden", "classifier", "targets"], ["bias", *NAMES, "chunk_rows", "accumulate"]),
+    "linear_terms": (
+        ["hidden", "classifier", "targets"],
+        ["bias", *[name for name in NAMES if name not in ("reduction", "normalizer")], "chunk_rows"],
+    ),
     "smoothing_correction": (
         ["hidden", "classifier", "targets"],
-        ["bias", *[name for name in NAMES if name not in ("weight", "class_mask", "z_loss")]],
+        ["bias", *[name for name in NAMES if name not in NOT_LINEAR]],
     ),
     "binary_loss": (
         ["logits", "targets"],
-        ["label_smoothing", "pos_weight", "sample_weight", "reduction", "normalizer", "validate"],
+        [
+            *("label_smoothing", "spread", "weight", "pos_weight", "sample_weight", "ignore_index", "reduction"),
+            *("label_mean", "normalizer", "axis", "validate"),
+        ],
     ),
     "focal_loss": (["logits", "targets"], ["gamma", "modulation", *NAMES]),
     "confidence_penalty": (["logits", "targets"], ["beta", *NAMES]),
@@ -269,6 +269,7 @@ def test_signatures_are_the_contracts_everywhere(module, name):
     for argument in named:
         expected = -1 if argument == "axis" and name in ("smooth_targets", "normalizer") else DEFAULTS.get(argument)
         expected = 0.0 if argument == "label_smoothing" and name in BESIDE else expected
+        expected = None if (name, argument) == ("binary_loss", "ignore_index") else expected
         assert parameters[argument].default == expected, argument
     assert ">>>" in function.__doc__
 

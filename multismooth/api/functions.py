@@ -1,11 +1,26 @@
 """The public functions: one signature and one documentation for all backends. `arguments` checks what is passed."""
 
-from typing import Any, Unpack
+from __future__ import annotations
+
+from typing import Any, Literal, Unpack
 
 from multismooth.api.alternative_functions import AlternativeFunctions
 from multismooth.api.linear_functions import HeadFunctions
 from multismooth.api.normalizer_functions import NormalizerFunctions
-from multismooth.api.options import LossOptions, TargetOptions, TermsOptions
+from multismooth.api.options import (
+    Array,
+    Arrays,
+    Labels,
+    Loss,
+    LossOptions,
+    Number,
+    Reduction,
+    Result,
+    Rows,
+    Scores,
+    TargetOptions,
+    TermsOptions,
+)
 from multismooth.api.prior_functions import PriorFunctions
 from multismooth.problem import Terms
 
@@ -23,7 +38,7 @@ class Functions(HeadFunctions, AlternativeFunctions, NormalizerFunctions, PriorF
         self._call = CallCache(self._arguments)
         self._call_of_shape = CallCache(self._arguments, scores=False)
 
-    def loss(self, logits, targets, **options: Unpack[LossOptions]):
+    def loss(self, logits: Scores, targets: Labels, **options: Unpack[LossOptions]) -> Loss:
         """−Σ_k w_k q_k log softmax(logits)_k per element, reduced, with q = (1 − ε′)·t + ε′·r. In nats.
 
         Args:
@@ -40,6 +55,8 @@ class Functions(HeadFunctions, AlternativeFunctions, NormalizerFunctions, PriorF
             ignore_index: elements with this label contribute exactly 0. None ignores no label.
             z_loss: adds z_loss·logsumexp(logits)² per counted element. Its mean divides by what the loss's mean divides
                 by, unless `Convention.z_loss_denominator` names another denominator.
+            logit_softcap: c > 0, a number or a 0-d array: all of this is of c·tanh(logits/c), without a copy of the
+                logits. The gradient is that of the given logits. A common offset of the logits changes the result.
             reduction: "mean", "sum" or "none".
             normalizer: divide the sum by this instead of the convention's denominator. It needs reduction "mean".
             axis: the class axis. None is the last axis, if the shapes are not ambiguous.
@@ -64,13 +81,14 @@ class Functions(HeadFunctions, AlternativeFunctions, NormalizerFunctions, PriorF
         """
         return self._backend.loss(self._call(logits, targets, **options))
 
-    def terms(self, logits, targets, **options: Unpack[TermsOptions]) -> Terms:
+    def terms(self, logits: Scores, targets: Labels, **options: Unpack[TermsOptions]) -> Terms[Arrays]:
         """(loss, nll, weight, lse, predicted) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0.
 
         Gradient accumulation, data parallelism and logging need these: sums can be added over batches, means cannot.
-        Arguments as in `loss`. `lse` is log Σ_k exp z_k over the classes that exist; `predicted` is the class with the
-        largest logit among them, the first of equals. `loss`, `nll` and `lse` are differentiable. An element that is
-        ignored, or has the sample weight 0, gives 0 in these and −1, which names no class, in `predicted`.
+        Arguments as in `loss`. `lse` is log Σ_k exp z_k over the classes that exist, after the soft cap; `predicted` is
+        the class with the largest logit among them, the first of equals. `loss`, `nll` and `lse` are differentiable. An
+        element that is ignored, or has the sample weight 0, gives 0 in these and −1, which names no class, in
+        `predicted`.
 
         >>> import numpy as np
         >>> import multismooth
@@ -82,13 +100,8 @@ class Functions(HeadFunctions, AlternativeFunctions, NormalizerFunctions, PriorF
         return self._backend.terms(self._call(logits, targets, reduction="none", **options))
 
     def loss_and_grad(
-        self,
-        logits,
-        targets,
-        *,
-        out: Any = None,
-        **options: Unpack[LossOptions],
-    ):
+        self, logits: Scores, targets: Labels, *, out: Result | None = None, **options: Unpack[LossOptions]
+    ) -> tuple[Loss, Result]:
         """(loss, ∂Σloss/∂logits), the gradient (Σ_k W_k)·softmax(logits) − W in the logits' dtype.
 
         W = w∘q is the weighted smoothed target. For reduction "none" the gradient is that of the summed loss.
@@ -103,14 +116,8 @@ class Functions(HeadFunctions, AlternativeFunctions, NormalizerFunctions, PriorF
         return self._backend.loss_and_grad(self._call(logits, targets, **options), out)
 
     def smooth_targets(
-        self,
-        targets,
-        num_classes: int,
-        *,
-        dtype: Any = None,
-        axis: int = -1,
-        **options: Unpack[TargetOptions],
-    ):
+        self, targets: Labels, num_classes: int, *, dtype: Any = None, axis: int = -1, **options: Unpack[TargetOptions]
+    ) -> Result:
         """q = (1 − ε′)·t + ε′·r as rows (N…, K), for losses that take distributions (KLDivLoss, mixup).
 
         Rows of ignored labels are 0. dtype: None is the framework's default float, or the dtype of soft targets.
@@ -129,22 +136,33 @@ class Functions(HeadFunctions, AlternativeFunctions, NormalizerFunctions, PriorF
 
     def binary_loss(
         self,
-        logits,
-        targets,
+        logits: Scores,
+        targets: Labels,
         *,
-        label_smoothing: Any = 0.1,
-        pos_weight=None,
-        sample_weight=None,
-        reduction: str = "mean",
-        normalizer=None,
+        label_smoothing: Number | Rows = 0.1,
+        spread: Literal["half", "all"] = "half",
+        weight: Array | Rows | None = None,
+        pos_weight: Number | Rows | None = None,
+        sample_weight: Array | Rows | None = None,
+        ignore_index: int | None = None,
+        reduction: Reduction = "mean",
+        label_mean: bool = False,
+        normalizer: Number | None = None,
+        axis: int | None = None,
         validate: bool | None = None,
-    ):
-        """−[π·q·log σ(z) + (1 − q)·log(1 − σ(z))] with q = t·(1 − ε) + ε/2: sigmoid, binary and multi-label.
+    ) -> Loss:
+        """−w·[π·q·log σ(z) + (1 − q)·log(1 − σ(z))] with q = t·(1 − ε) + ε/2: sigmoid, binary and multi-label.
 
         Args:
             logits: (N…) or (N…, K) scores z. targets: t in [0, 1] of the same shape, any dtype.
+            spread: "half" gives ε/2 to each of an entry's two classes. "all" gives ε/K to each of the K labels:
+                q = t·(1 − ε) + ε/K, as timm, Optax and Scenic do.
+            weight: w, (K,) ≥ 0. It multiplies a label's loss and not its share of the mean, as in PyTorch.
             pos_weight: π, broadcasts to the logits. sample_weight: ≥ 0, broadcasts to the logits; 0 excludes the entry.
+            ignore_index: entries with this target contribute exactly 0. None ignores no entry.
+            label_mean: the loss of an element is the mean over those of its labels that count. "none" gives (N…).
             normalizer: divide the sum by this instead of Σ sample_weight. It needs reduction "mean".
+            axis: the axis of the labels, for `spread`, `weight` and `label_mean`. None is the last of two or more.
 
         >>> import numpy as np
         >>> import multismooth
@@ -153,7 +171,8 @@ class Functions(HeadFunctions, AlternativeFunctions, NormalizerFunctions, PriorF
 
         Source: Szegedy et al. 2016 for two classes; Keras' BinaryCrossentropy has the same target.
         """
-        problem = self._arguments.binary(
-            logits, targets, label_smoothing, pos_weight, sample_weight, reduction, normalizer, validate
-        )
-        return self._backend.binary_loss(problem, reduction)
+        call = self._arguments.binary(
+            logits, targets, label_smoothing, spread, weight, pos_weight, sample_weight,
+            ignore_index, reduction, label_mean, normalizer, axis, validate,
+        )  # fmt: skip
+        return self._backend.binary_loss(call)

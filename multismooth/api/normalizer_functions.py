@@ -1,6 +1,11 @@
 """The public function `normalizer`, which `functions` inherits."""
 
+from __future__ import annotations
+
 from typing import Any
+
+from multismooth.api.options import Array, Labels, Number, Result, Rows
+from multismooth.convention import Convention
 
 
 class NormalizerFunctions:
@@ -12,18 +17,18 @@ class NormalizerFunctions:
 
     def normalizer(
         self,
-        targets,
+        targets: Labels,
         num_classes: int,
         *,
-        label_smoothing: Any = 0.1,
-        convention: Any = "torch",
-        weight=None,
-        sample_weight=None,
+        label_smoothing: Number | Rows = 0.1,
+        convention: str | Convention = "torch",
+        weight: Array | Rows | None = None,
+        sample_weight: Array | Rows | None = None,
         ignore_index: int | None = -100,
         axis: int = -1,
-        group=None,
-        axis_name=None,
-    ):
+        group: Any = None,
+        axis_name: str | tuple[str, ...] | None = None,
+    ) -> Result:
         """What the mean of `loss` divides by: under "torch" Σ w_y of the counted labels, their number without weights.
 
         Pass it as `normalizer=` where one batch is computed in parts: gradient accumulation, data parallelism. The

@@ -5,6 +5,7 @@ arrays and numbers are traced, so that a schedule does not recompile.
 """
 
 from functools import partial
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,15 @@ class JaxBackend(backend.Backend):
     name = "jax"
     xp = XP
     options = OPTIONS
+    types = MappingProxyType(
+        {
+            "Scores": "jax.Array | ndarray",
+            "Labels": "Array",
+            "Result": "jax.Array",
+            "Arrays": "jax.Array",
+            "Loss": "jax.Array",
+        }
+    )
 
     def __init__(self, product=linear.DEFAULT_PRODUCT):
         """`product`: how a linear head multiplies its features by its classifier."""
@@ -140,6 +150,9 @@ class JaxBackend(backend.Backend):
         shape, dtype = call.problem.logits.shape, call.problem.logits.dtype
         return _smooth_targets(call.problem._replace(logits=None), call.settings, shape, dtype)
 
+    def binary_loss(self, call):
+        return _binary_loss(*call)
+
     def sum_over(self, group, axis_name):
         return backend.summing(self.name, group, axis_name, sum_over_axes=jax.lax.psum)
 
@@ -148,9 +161,6 @@ class JaxBackend(backend.Backend):
         arguments = call.problem._replace(logits=None), call.settings, z.shape, z.dtype
         # jit would compile anew for each function; a sum over mesh axes is traced by the caller anyway
         return _normalizer(*arguments) if summed is here else _normalizer.__wrapped__(*arguments, summed)
-
-    def binary_loss(self, problem, reduction):
-        return _binary_loss(problem, reduction)
 
     def linear_loss(self, *head):
         return linear.loss(*self._head(*head))
@@ -227,6 +237,6 @@ def _smoothing_correction(hidden, classifier, bias, problem, settings):
     return backend.Backend.smoothing_correction(JaxBackend(), hidden, classifier, bias, Call(problem, settings))
 
 
-@partial(jax.jit, static_argnums=1)
-def _binary_loss(problem, reduction):
-    return binary.loss(problem, reduction, XP)
+@partial(jax.jit, static_argnums=2)
+def _binary_loss(problem, pos_weight, settings):
+    return binary.loss(binary.BinaryCall(problem, pos_weight, settings), XP)

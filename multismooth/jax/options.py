@@ -1,5 +1,7 @@
 """The keyword that JAX alone has: `axis_name`, the mesh axes that split the classes inside `jax.shard_map`."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import TypedDict
 

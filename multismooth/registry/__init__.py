@@ -59,7 +59,9 @@ aliases: Mapping[str, str] = MappingProxyType(
 
 _TOWARDS_HALF = "a sigmoid loss: binary_loss(..., label_smoothing=ε) is the same"
 _FLIPPED = "a sigmoid loss with targets 1 − ε and ε: binary_loss(..., label_smoothing=2ε) is the same"
-_TOWARDS_UNIFORM = "a sigmoid loss that smooths towards 1/K: binary_loss of t·(1 − ε) + ε/K, with ε = 0"
+_TOWARDS_UNIFORM = (
+    'a sigmoid loss that smooths towards 1/K: binary_loss(..., label_smoothing=ε, spread="all") is the same'
+)
 _VOCABULARY_PART = "K is the size of one rank's part of the vocabulary: the mass is not 1, and the ranks differ"
 _FOCAL = "the focal factor depends on the logits"
 
@@ -86,7 +88,7 @@ unexpressed: Mapping[str, str] = MappingProxyType(
         "apex-focal": _FOCAL,
         "bi-tempered": "tempered logarithms are no softmax cross-entropy",
         "trax-cutoff": "the loss is cut off at a value, so its gradient is not that of a target row",
-        "liger-softcap": "the logits pass through tanh first: cap them before the call, and liger fits",
+        "liger-softcap": "the logits pass through tanh first: pass logit_softcap=, and liger fits",
         "fairseq-r-drop": "a divergence between two passes is added, over doubled rows",
         "dpo-robust": "a preference between two answers is smoothed, with a negative coefficient",
         "flash-attn-out-of-range": "for labels outside [0, K) its gradient is not that of its loss",

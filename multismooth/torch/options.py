@@ -1,5 +1,7 @@
 """The keywords that the PyTorch backend alone has: of logits whose classes are split over a process group."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 

@@ -108,6 +108,7 @@ class _Problem:
         sample_weight=None,
         ignore_index=-100,
         z_loss=0.0,
+        logit_softcap=None,
         reduction="mean",
         normalizer=None,
         axis=None,
@@ -130,7 +131,19 @@ class _Problem:
         self.class_weight = None if weight is None else [number(w) for w in np.asarray(weight)]
         self.prior = None if prior is None else np.asarray(prior)
         self.ignore_index, self.z_loss = ignore_index, number(z_loss)
+        self.cap = None if logit_softcap is None else number(logit_softcap)
         self.reduction, self.normalizer = reduction, normalizer
+
+    def logit(self, n, k):
+        """z, capped."""
+        z = number(self.logits[n][k])
+        return z if self.cap is None else self.cap * mp.tanh(z / self.cap)
+
+    def slope(self, n, k):
+        """∂logit/∂(the given logit)."""
+        if self.cap is None or not self.mask[n][k]:
+            return mpf(1)
+        return 1 / mp.cosh(number(self.logits[n][k]) / self.cap) ** 2
 
     def ignored(self, n):
         return not self.soft and self.ignore_index is not None and int(self.targets[n]) == self.ignore_index
@@ -209,7 +222,7 @@ class _Problem:
         q = [a + b for a, b in zip(label_part, smooth_part, strict=True)]
         a, b = self.weigh(t, label_part, smooth_part)
         there = [k for k in range(self.classes) if self.mask[n][k]]
-        z = {k: number(self.logits[n][k]) for k in there}
+        z = {k: self.logit(n, k) for k in there}
         total = sum((mp.exp(z[k]) for k in there), mpf(0))
         lse = mp.log(total)
         p = [mp.exp(z[k]) / total if k in z else mpf(0) for k in range(self.classes)]
@@ -282,7 +295,8 @@ class _Problem:
                 continue
             c = [_over(x, label) + _over(y, smooth) for x, y in zip(e.a, e.b, strict=True)]
             slope = sum(c, mpf(0)) + _over(2 * e.z_loss * e.lse, square)
-            rows["gradient"][n] = [e.scale * (slope * p - x) for p, x in zip(e.p, c, strict=True)]
+            by_capped = [e.scale * (slope * p - x) for p, x in zip(e.p, c, strict=True)]
+            rows["gradient"][n] = [self.slope(n, k) * g for k, g in enumerate(by_capped)]
             rows["p"][n], rows["c"][n] = e.p, [x + y for x, y in zip(e.a, e.b, strict=True)]
             single["element"][n], single["nll"][n] = e.label + e.smooth + e.square, e.nll
             single["lse"][n], predicted[n] = e.lse, e.p.index(max(e.p))
@@ -347,14 +361,27 @@ def evaluate_binary(
     targets,
     *,
     label_smoothing=0.1,
+    spread="half",
+    weight=None,
     pos_weight=None,
     sample_weight=None,
+    ignore_index=None,
     reduction="mean",
+    label_mean=False,
     normalizer=None,
+    axis=None,
     digits=DIGITS,
 ):
-    """(loss, ∂loss/∂logits, ∂loss/∂targets) of −[w·t′·log σ(z) + (1 − t′)·log(1 − σ(z))] with t′ = t(1 − ε) + ε/2."""
+    """(loss, ∂loss/∂logits, ∂loss/∂targets) of −[w·t′·log σ(z) + (1 − t′)·log(1 − σ(z))] with t′ = t(1 − ε) + ε/2.
+
+    `spread` "all": t′ = t(1 − ε) + ε/K. `label_mean`: the mean over the counted labels of an element is its loss.
+    """
     logits = np.asarray(logits)
+    axis = (-1 if axis is None else axis) % max(logits.ndim, 1)
+    if ignore_index is not None:
+        ignored = np.asarray(targets) == ignore_index
+        sample_weight = np.where(ignored, 0.0, 1.0 if sample_weight is None else sample_weight)
+    receivers = 2 if spread == "half" else logits.shape[axis]
     values = (
         np.asarray(targets),
         np.asarray(label_smoothing),
@@ -368,17 +395,28 @@ def evaluate_binary(
             eps, w, s = number(smoothing[n]), number(positive[n]), number(samples[n])
             if s == 0:
                 continue
-            t = number(targets[n]) * (1 - eps) + eps / 2
+            t = number(targets[n]) * (1 - eps) + eps / receivers
             z = number(logits[n])
             on, off = 1 / (1 + mp.exp(-z)), 1 / (1 + mp.exp(z))
             loss[n] = -s * (w * t * mp.log(on) + (1 - t) * mp.log(off))
             gradient[n] = -s * (w * t * off - (1 - t) * on)
             slope[n] = -s * (1 - eps) * (w * mp.log(on) - mp.log(off))
+            if weight is not None:
+                by_class = number(weight[n[axis]])
+                loss[n], gradient[n], slope[n] = loss[n] * by_class, gradient[n] * by_class, slope[n] * by_class
+        shares = np.vectorize(number, otypes=[object])(samples) if samples.size else samples
+        if label_mean:
+            labels = np.broadcast_to((samples != 0).sum(axis, keepdims=True), logits.shape)
+            loss, gradient, slope, shares = (
+                np.array(
+                    [_over(x, mpf(int(k))) for x, k in zip(a.ravel(), labels.ravel(), strict=True)], dtype=object
+                ).reshape(logits.shape)
+                for a in (loss, gradient, slope, shares)
+            )
+            loss = loss.sum(axis)
         denominator = mpf(1)
         if reduction == "mean":
-            denominator = (
-                number(normalizer) if normalizer is not None else sum((number(s) for s in np.ravel(samples)), mpf(0))
-            )
+            denominator = number(normalizer) if normalizer is not None else sum(np.ravel(shares).tolist(), mpf(0))
         gradient, slope = (
             np.array([_over(g, denominator) for g in a.ravel()], dtype=object).reshape(a.shape)
             for a in (gradient, slope)

@@ -55,7 +55,8 @@ def problem(seed, **fixed):
     """The problem of this seed. `fixed` settles what would be drawn.
 
     shape, targets ("hard", "soft", "positive", "bool") and reduction take a value; weight, prior, class_mask, ignore,
-    sample_weight, z_loss, normalizer, convention, smoothing_array, reckless, nonfinite are left out by False.
+    sample_weight, z_loss, logit_softcap, normalizer, convention, smoothing_array, reckless, nonfinite are left out by
+    False.
     """
     return _Generator(seed, fixed).problem()
 
@@ -114,6 +115,7 @@ def solved_binary(seed):
     logits = rng.normal(size=shape) * rng.choice([1.0, 30.0])
     targets = [rng.random(shape), rng.integers(0, 2, shape), rng.random(shape) < 0.5][rng.integers(3)]
     settings = {"label_smoothing": float(rng.uniform(0, 0.5))}
+    targets = np.asarray(targets)
     if rng.random() < 0.4:
         settings["pos_weight"] = rng.uniform(0.5, 4, shape[-1:])
     if rng.random() < 0.4:
@@ -124,6 +126,14 @@ def solved_binary(seed):
     settings["reduction"] = ("mean", "mean", "sum", "none")[rng.integers(4)]
     if settings["reduction"] == "mean" and rng.random() < 0.3:
         settings["normalizer"] = 7.5
+    if len(shape) > 1 and rng.random() < 0.5:
+        settings |= {"label_mean": rng.random() < 0.5, "axis": (None, -1, 0)[rng.integers(3)]}
+        settings["spread"] = ("half", "all")[rng.integers(2)]
+        if rng.random() < 0.6:
+            settings["weight"] = rng.uniform(0.2, 3, shape[-1 if settings["axis"] is None else settings["axis"]])
+    if targets.dtype.kind != "b" and rng.random() < 0.4:
+        targets = np.where(rng.random(shape) < 0.3, -100, targets)
+        settings["ignore_index"] = -100
     arrays = np.asarray(logits), np.asarray(targets)
     return (*arrays, settings), oracle.evaluate_binary(*arrays, **settings)
 
@@ -185,6 +195,7 @@ class _Generator:
         if self.draw("z_loss", 0.3):
             settings["z_loss"] = float(rng.choice([1e-4, 0.01, 0.5]))
         self.reduce(settings, convention)
+        self.cap(settings)
         if self.axis is not None:
             settings["axis"] = self.axis
         validate = (None, True, False)[plan.integers(3)]
@@ -197,6 +208,12 @@ class _Generator:
             settings=settings,
             quiet=not (self.reckless or prior or excluded),
         )
+
+    def cap(self, settings):
+        """Adds a soft cap now and then, without changing what else is drawn."""
+        plan = np.random.default_rng((self.seed // VARIATIONS, 1))
+        if plan.random() < 0.2 and self.fixed.get("logit_softcap", True) is not False:
+            settings["logit_softcap"] = 30.0 if plan.random() < 0.5 else np.array(2.5)
 
     def lay_out(self, rows):
         return np.ascontiguousarray(np.moveaxis(rows, -1, -1 if self.axis is None else self.axis))

@@ -135,14 +135,13 @@ def sigmoid(_, f, n, k):
         if abs(off) > 1e-4 or f[1] > 1e-4 * size:
             return None
         weight, on = f[0] / size, 1.0
-    eps = off * 2 if abs(on + off - 1) < 2e-3 else None
+    eps, share, spread = (off * 2, "ε/2", "") if abs(on + off - 1) < 2e-3 else (off * k, "ε/K", ', spread="all"')
     text = f"sigmoid cross-entropy of every class, targets {number(on)} and {number(off)}"
     text += f", pos_weight {number(weight)}" if weight != 1 else ""
-    if eps is None:
-        text += ": (1 − ε)·t + ε/K, where binary_loss has (1 − ε)·t + ε/2" if off > 1e-5 else ""
+    if spread and abs(on - (1 - eps + off)) > 2e-3:
         return Named(text)
-    text += ": (1 − ε)·t + ε/2" if off > 1e-5 else ""
-    said = f"label_smoothing={number(max(eps, 0))}" + (f", pos_weight={number(weight)}" if weight != 1 else "")
+    text += f": (1 − ε)·t + {share}" if off > 1e-5 else ""
+    said = f"label_smoothing={number(max(eps, 0))}{spread}" + (f", pos_weight={number(weight)}" if weight != 1 else "")
     return Named(text, _of_entries(f"multismooth.binary_loss(logits, rows, {said}, ", size, n, k))
 
 
