@@ -178,6 +178,7 @@ def test_labels_are_not_rounded_to_the_dtype_of_the_loss():
 
 def test_other_conventions_and_class_weights_are_those_of_the_functions():
     options = {"label_smoothing": 0.2, "convention": "torch", "weight": np.linspace(0.5, 2, K), "z_loss": 1e-3}
+    options["logit_softcap"] = 3.0
     own = Loss(**options, reduction="convention")(LABELS, LOGITS, WEIGHTS)
     assert float(own) == pytest.approx(float(ms.loss(LOGITS, LABELS, sample_weight=WEIGHTS, **options)), rel=1e-6)
     images = np.moveaxis(LOGITS.reshape(2, 4, 4, K), -1, 1)

@@ -29,7 +29,8 @@ class Seq2SeqLMOutput(dict):
 
 @pytest.mark.parametrize("outputs", [{"logits": LOGITS}, (LOGITS, None)], ids=["dict", "tuple"])
 @pytest.mark.parametrize(
-    "options", [{}, {"convention": "keras"}, {"convention": IGNORED_SMOOTH}, {"ignore_index": None}]
+    "options",
+    [{}, {"logit_softcap": 2.0}, {"convention": "keras"}, {"convention": IGNORED_SMOOTH}, {"ignore_index": None}],
 )
 def test_the_logits_at_t_meet_the_label_at_t_plus_1(outputs, options):
     """Also where the last position, if it were only ignored, would count for the mean or be smoothed."""

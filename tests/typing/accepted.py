@@ -1,6 +1,6 @@
 """What a user writes, with the types that come back. `tests/test_typing.py` runs it, and mypy and pyright over it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, assert_type
 
@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 import multismooth
 import multismooth.flax
 import multismooth.jax
+import multismooth.keras
 import multismooth.numpy
 import multismooth.torch
+import multismooth.transformers
 from multismooth import Convention, calibration, conventions
 from multismooth.problem import Terms
 
@@ -175,3 +177,8 @@ state = calibration.update(calibration.init_state(3), scores, labels)
 assert_type(calibration.compute(calibration.merge(state, state)), calibration.CalibrationSummary)
 assert_type(calibration.conventions, Mapping[str, calibration.ErrorConvention])
 assert_type(calibration.ErrorConvention(norm="l2", debias=True).explain(), str)
+
+# --- trainers -------------------------------------------------------------------------------------------------------
+
+assert_type(multismooth.keras.Loss(0.1, reduction="convention", ignore_index=-1), multismooth.keras.Loss)
+assert_type(multismooth.transformers.compute_loss(0.1, shift=False, logit_softcap=30.0), Callable[..., Any])

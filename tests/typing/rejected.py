@@ -7,8 +7,10 @@ from flax import nnx
 import multismooth
 import multismooth.flax
 import multismooth.jax
+import multismooth.keras
 import multismooth.numpy
 import multismooth.torch
+import multismooth.transformers
 from multismooth import Convention, calibration
 
 t, y, a, b = torch.zeros(2, 3), torch.tensor([0, 2]), np.zeros((2, 3)), np.array([0, 2])
@@ -42,6 +44,9 @@ multismooth.flax.linen.LinearLoss(3, labelsmoothing=0.1)  # rejected
 multismooth.torch.Loss(labelsmoothing=0.1)  # rejected
 multismooth.torch.Loss(convention=3)  # rejected
 multismooth.torch.Loss()(t, y, reduction="avg")  # rejected
+multismooth.keras.Loss(labelsmoothing=0.1)  # rejected
+multismooth.transformers.compute_loss(labelsmoothing=0.1)  # rejected
+multismooth.transformers.compute_loss(shift="left")  # rejected
 Convention(spread="foo")  # rejected
 Convention(denominator="tokens")  # rejected
 Convention(spreading="all")  # rejected
