@@ -59,12 +59,12 @@ class Loss(keras.losses.Loss):
 
     `y_pred` are logits (N…, K): the last layer has no softmax. `y_true` are labels (N…) or (N…, 1) of any dtype, floats
     too, or one-hot rows and distributions (N…, K). Where the sample weight is 0 or the mask False, an element
-    contributes exactly nothing, even if its logits are NaN.
+    contributes exactly nothing, even if its logits are NaN. While JAX traces, no value can be seen: for probabilities,
+    and for labels that are no whole numbers, the loss is NaN.
 
     Raises:
         ValueError: Keras runs on another backend; `y_pred` are probabilities.
         TargetError: labels that are no whole numbers.
-        While JAX traces, no value can be seen: the loss is NaN for probabilities, and for an element without a label.
 
     >>> import keras, numpy as np
     >>> logits = np.array([[2.0, 0.5, -1.0], [0.0, 1.0, 3.0]], "float32")
@@ -94,8 +94,8 @@ class Loss(keras.losses.Loss):
         resolve(convention)
         given = {"label_smoothing": label_smoothing, "convention": convention, **options}
         self.options = {name: _kept(value) for name, value in given.items()}
-        self.reduction, self._module = reduction, _module()
-        self._backend = self._module._functions._backend
+        self.reduction = reduction
+        _module()  # refuses another backend of Keras
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         """The reduced loss, in Keras' order of arguments."""
@@ -108,26 +108,27 @@ class Loss(keras.losses.Loss):
     def _loss(self, y_true, y_pred, sample_weight, reduction):
         if getattr(y_pred, "_keras_logits", None) is not None:
             remedy = 'Leave activation="softmax" out of the last layer; keras.ops.softmax predicts with such a model.'
-            raise complain("y_pred", "logits", "the probabilities of a softmax", remedy)
+            raise complain("y_pred", "logits", "the probabilities of a softmax or sigmoid", remedy)
         mask, logits = get_keras_mask(y_pred), ops.convert_to_tensor(y_pred)
         if self.dtype == "float64":
             logits = ops.cast(logits, "float64")
         options = {name: _array(value) for name, value in self.options.items()}
         axis = axis_index(-1 if options.get("axis") is None else options["axis"], len(logits.shape), "y_pred")
         shape = elements_shape(logits.shape, axis)
-        targets = self._targets(y_true, logits, shape, axis)
         mask, weights = _elementwise("mask", mask, shape), _elementwise("sample_weight", sample_weight, shape)
-        options |= {"axis": axis, "sample_weight": _product(mask, weights), "reduction": REDUCTIONS[reduction]}
+        both = _product(mask, weights)
+        targets = self._targets(y_true, logits, shape, axis, both)
+        options |= {"axis": axis, "sample_weight": both, "reduction": REDUCTIONS[reduction]}
         if options["reduction"] == "mean" and reduction != "convention":
             shares = _product(mask, weights if reduction == "mean_with_sample_weight" else None)
             shares = _product(shares, self._not_ignored(targets))
             options["normalizer"] = prod(shape) if shares is None else ops.sum(ops.broadcast_to(shares, shape))
-        loss = ops.cast(self._module.loss(logits, targets, **options), self.dtype)
-        if self._backend.traced(logits) and options.get("validate") is not False:
+        loss = ops.cast(_module().loss(logits, targets, **options), self.dtype)
+        if _backend().traced(logits) and options.get("validate") is not False:
             loss = ops.where(_probabilities(logits, axis), float("nan"), loss)
         return loss
 
-    def _targets(self, y_true, logits, shape, axis):
+    def _targets(self, y_true, logits, shape, axis, weights):
         """Labels as integers of the elements' shape, or rows of the logits' shape."""
         y, rows = ops.convert_to_tensor(y_true), tuple(logits.shape)
         kind, num_classes = keras.backend.standardize_dtype(y.dtype), rows[axis]
@@ -141,9 +142,9 @@ class Loss(keras.losses.Loss):
         if "float" not in kind or tuple(y.shape) != shape:
             return y
         whole = (y == ops.floor(y)) & (ops.abs(y) < 2.0**31)
-        seen = self._backend.values(whole, None)
-        if seen is not None and not seen.all():
-            expected, got = "labels that are whole numbers", offenders(~seen, ops.convert_to_numpy(y))
+        wrong = _backend().values(~whole if weights is None else ~whole & (weights != 0), None)
+        if wrong is not None and wrong.any():
+            expected, got = "labels that are whole numbers", offenders(wrong, ops.convert_to_numpy(y))
             remedy = "Label smoothing is for classes: for regression use a regression loss."
             raise complain("y_true", f"{expected}, or rows of shape {rows}", got, remedy, TargetError)
         return ops.cast(ops.where(whole, y, num_classes), "int32")
@@ -192,6 +193,10 @@ def _probabilities(logits, axis):
     slack = 1e-5 if keras.backend.standardize_dtype(logits.dtype) in ("float32", "float64") else 2.0**-6
     sums = ops.abs(ops.sum(rows, axis=-1) - 1) <= slack
     return ops.all(rows >= 0) & ops.all(sums) & ops.any((rows > 0) & (rows < 1))
+
+
+def _backend():
+    return _module()._functions._backend
 
 
 def _kept(value):

@@ -16,9 +16,10 @@ from multismooth.api.prior_functions import online_prior
 from multismooth.api.public import public
 from multismooth.backend import Backend
 from multismooth.cpu import alternatives as cpu
-from multismooth.cpu import choice, kernels
-from multismooth.cpu.buffers import age_buffers
+from multismooth.cpu import capped, choice, kernels
+from multismooth.cpu.buffers import age_buffers, gradient_memory
 from multismooth.cpu.kernels import without_warnings
+from multismooth.cpu.layout import layout_of
 from multismooth.errors import complain
 from multismooth.implementations import record, requested, select
 from multismooth.namespace import XP
@@ -67,6 +68,10 @@ def evaluate(call, with_gradient=True, out=None):
     age_buffers()
     plan, name = plan_and_kernel(call, with_gradient)
     z, axis, summed = call.problem.logits, call.settings.axis, call.settings.reduction != "none"
+    if plan.softcap is not None and name != "spec":
+        loss, gradient = capped_elements(name, z, plan, axis, with_gradient)
+        loss = np.add.reduce(loss, None) if summed else loss
+        return loss, gradient_for(z, gradient, out) if with_gradient else None
     if name == "columns":
         loss, gradient = kernels.columns(z, plan, with_gradient, summed)
         if kernels.plain(loss):
@@ -83,6 +88,26 @@ def evaluate(call, with_gradient=True, out=None):
     if summed:
         loss = np.add.reduce(loss, None)
     return loss, gradient_for(z, gradient, out) if with_gradient else None
+
+
+def capped_elements(name, z, plan, axis, with_gradient):
+    """(the losses per element, the gradient of their sum or None) under a soft cap, by a kernel that knows none."""
+
+    def kernel(z, plan, axis, with_gradient, own):
+        plan = with_numbers(plan._replace(softcap=None))
+        if name != "columns":
+            return choice.evaluate(name, z, plan, axis, with_gradient, own)
+        losses, gradient = kernels.columns(z, plan, with_gradient, False)
+        if kernels.plain(losses):
+            return losses, gradient
+        return spec.losses_and_gradient(z, plan, axis, XP) if with_gradient else (spec.losses(z, plan, axis, XP), None)
+
+    if z.size <= capped.BLOCK:
+        return capped.in_one_block(kernel, z, plan, axis, with_gradient, XP)
+    gradient = None
+    if with_gradient:
+        gradient = layout_of(z, axis).as_logits(gradient_memory(z.size, z.dtype), XP)
+    return capped.evaluate(kernel, z, plan, axis, XP, gradient), gradient
 
 
 def gradient_for(z, gradient, out):

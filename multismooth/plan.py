@@ -201,6 +201,7 @@ def plan_of(problem, settings, xp, classes=None) -> Plan:
         else share(convention.divides_z_loss(problem.weight is not None)),
         active=active,
         mask=mask,
+        softcap=problem.logit_softcap,
     )
     return built if convention.scale == 1.0 else scaled(built, convention.scale)
 
@@ -243,14 +244,15 @@ def entropy(a, b, eps, u, v, r, labels, t, classes, xp):
 # --- a plan in another shape -----------------------------------------------------------------------------------------
 
 ROWS = ("u", "v", "mask")
-NUMBERS = ("a", "b", "u_sum", "v_sum", "const", "z_loss")
+NUMBERS = ("a", "b", "u_sum", "v_sum", "const", "z_loss", "softcap")
+COMMON = ("softcap",)  # to all elements
 
 
 def mapped(plan, element, row):
     """The plan with `element` applied to its per-element arrays, and `row` to its rows of classes."""
     changed = {}
     for name, value in zip(plan._fields, plan, strict=True):
-        if value is not None and type(value) is not float:
+        if value is not None and type(value) is not float and name not in COMMON:
             changed[name] = row(value) if name in ROWS else element(value)
     return plan._replace(**changed) if changed else plan
 

@@ -25,6 +25,7 @@ class Problem(NamedTuple):
     class_mask: Any = None  # (K,), or broadcasts to (N…, K)
     sample_weight: Any = None  # broadcasts to (N…)
     z_loss: Any = None
+    logit_softcap: Any = None
     normalizer: Any = None
 
 

@@ -2,7 +2,7 @@
 
 Letters: N… the elements' axes (batch, time, pixels), K classes, z logits, p = softmax(z), t the target row (one-hot
 of the label y, or a soft row), r the distribution of the smoothed mass (1/K or a prior), w class weights, s sample
-weights. Losses are in nats.
+weights. Losses are in nats. With a soft cap c, z is c·tanh of the given logits over c, in all of what follows.
 
     q      = (1 − ε′)·t + ε′·r                                         smoothed target
     loss   = −Σ_k w_k q_k log p_k  (+ Σ_k w_k q_k log q_k: "kl")  (+ z_loss·lse²)
@@ -50,6 +50,7 @@ class Plan(NamedTuple):
     z_loss_denominator_share: Any = None  # the same for the z-loss; None: it has the loss's denominator
     active: Any = None  # elements whose logits enter the loss; None: all
     mask: Any = None  # broadcasts to (N…, K), True for classes that exist; None: all
+    softcap: Any = None  # c, a number or a 0-d array: z stands for c·tanh(z/c), and ∂/∂z for its derivative; None: z
 
 
 # --- shapes and products --------------------------------------------------------------------------------------------
@@ -107,8 +108,29 @@ def times(value, factor):
 def masked_logits(logits, plan, axis, xp):
     """The logits, with −inf at absent classes and 0 at inactive elements, whatever their values (NaN too)."""
     z = xp.astype(logits, xp.float_of(logits), copy=False)
+    z = z if plan.softcap is None else capped(z, plan, axis, xp)
     z = z if plan.mask is None else xp.where(plan.mask, z, xp.constant(-float("inf"), z))
     return z if plan.active is None else xp.where(wide(plan.active, axis, xp), z, xp.constant(0.0, z))
+
+
+def capped(z, plan, axis, xp):
+    """c·tanh(z/c), with 0 at absent classes and inactive elements. A logit of ±inf becomes ±c."""
+    return plan.softcap * xp.tanh(readable(z, plan, axis, xp) / plan.softcap)
+
+
+def readable(z, plan, axis, xp):
+    """z with 0 in place of what the loss does not read, which may be NaN: a derivative would multiply it by 0."""
+    zero = xp.constant(0.0, z)
+    z = z if plan.mask is None else xp.where(plan.mask, z, zero)
+    return z if plan.active is None else xp.where(wide(plan.active, axis, xp), z, zero)
+
+
+def through_cap(gradient, logits, plan, axis, xp):
+    """The gradient by the given logits, from the one by the capped logits: times 1 − tanh²(z/c)."""
+    if plan.softcap is None:
+        return gradient
+    z = xp.astype(logits, xp.float_of(logits), copy=False)
+    return gradient * (1 - xp.tanh(readable(z, plan, axis, xp) / plan.softcap) ** 2)
 
 
 class Statistics(NamedTuple):
@@ -251,11 +273,11 @@ def gradient(logits, found, plan, axis, xp):
     `found` are the Statistics of all classes; p = exp(z − peak)/total.
     """
     e = xp.exp(masked_logits(logits, plan, axis, xp) - wide(finite(found.peak, xp), axis, xp))
-    return gradient_of(e, found, plan, axis, xp)
+    return through_cap(gradient_of(e, found, plan, axis, xp), logits, plan, axis, xp)
 
 
 def gradient_of(e, found, plan, axis, xp):
-    """`gradient` from e = exp(z − peak)."""
+    """`gradient` by the capped logits, from e = exp(z − peak)."""
     height = plan.a * plan.u_sum + plan.b * plan.v_sum
     height = (
         height if plan.z_loss is None else height + 2 * plan.z_loss * (finite(found.peak, xp) + xp.log(found.total))

@@ -182,6 +182,8 @@ CALLS = (
     ("margin_smoothing", {"margin": 0.0, "label_smoothing": 0.1}),
     ("distillation_loss", {"temperature": 3.0}),
     ("distillation_loss", {"temperature": 0.5, "hard_weight": 0.3, "label_smoothing": 0.1}),
+    *(("focal_loss", {"gamma": 2.5, "label_smoothing": 0.1, "logit_softcap": 5.0}),),
+    *(("distillation_loss", {"temperature": 2.0, "hard_weight": 0.3, "logit_softcap": 30.0}),),
 )
 
 
@@ -278,7 +280,7 @@ def to_images(rows, positions):
 def test_jax_in_blocks_is_the_text(monkeypatch):
     """A shape of its own, which no other test has compiled."""
     jax = need("jax")
-    from multismooth.jax import alternatives as blocks
+    from multismooth.jax import blocks
 
     monkeypatch.setattr(blocks, "MIN_LOGITS_BLOCKS", 0)
     monkeypatch.setattr(blocks, "LOGITS_PER_BLOCK", 200)
@@ -289,6 +291,7 @@ def test_jax_in_blocks_is_the_text(monkeypatch):
     s = 1 + np.arange(59) / 60
     extras = {"weight": weight, "sample_weight": s}, {"class_mask": mask}, {"class_mask": mask[0]}, {}
     chosen = [(*CALLS[k], extra) for k, extra in zip((0, 5, 8, 9, 12), (*extras, extras[1]), strict=True)]
+    chosen += [(*CALLS[-1], extras[1]), ("loss", {"logit_softcap": 5.0, "z_loss": 0.1}, extras[0])]
 
     @jax.jit
     def all_of_them(z, teacher):
@@ -310,6 +313,8 @@ def exact(name, arrays, settings):
     """(loss, gradient) in float64 by the formulas."""
     wide = [x.astype(np.float64) if x.dtype.kind == "f" else x for x in arrays]
     with multismooth.implementation("spec"):
+        if name == "loss":  # which PyTorch computes by kernels alone
+            return multismooth.numpy.loss_and_grad(*wide, **settings)
         return values_and_gradient("torch", name, wide, settings)
 
 

@@ -120,11 +120,13 @@ def test_an_infinite_error_is_json(quick, monkeypatch):
 
 
 def test_a_world_splits_the_classes_over_devices_of_its_own(monkeypatch):
-    need("jax")
+    for framework in ("torch", "jax"):
+        need(framework)
     place(monkeypatch)  # nothing beside the world
     found = doctor.survey(quick=True, world=3)
     assert found, found.failures
-    assert {row.device for row in found.rows} == {"3 devices, shard_map", "3 devices, jit"}
+    ways = {"3 processes, classes", "3 processes, elements", "3 devices, shard_map", "3 devices, jit"}
+    assert {row.device for row in found.rows} == ways
     assert sum(row.cases for row in found.rows if row.dtype == "float64") > 100
 
 

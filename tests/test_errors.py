@@ -43,6 +43,8 @@ ELSEWHERE = {
     ("multismooth.parity.calling.program", "ValueError"): "is what the program itself says",
     ("multismooth.demo", "ModuleNotFoundError"): "says what to install",
     ("multismooth.recording", "ValueSeen"): "is caught: the plan of such a call is not recorded",
+    ("multismooth.torch.sharding.agreement", "self._own"): "is this rank's error, which waited for the other ranks",
+    ("multismooth.torch.sharding.agreement", "found"): "is the ShardError of `disagreement`",
     ("multismooth.backend", "NotImplementedError"): "a method that a backend has to bring",
     ("multismooth.api.prior_functions", "NotImplementedError"): "the same, of a class",
     ("multismooth.cpu.compiled.arithmetic", "NotImplementedError"): "compiled, and never run",
@@ -59,6 +61,8 @@ ELSEWHERE = {
         "multismooth.parity.calling.frameworks",
         "TypeError",
     ): "is why one way of calling fn failed, under a complaint of `connect`",
+    ("multismooth.parity.calling.tapes", "TypeError"): "the same",
+    ("multismooth.parity.calling.tapes", "NotImplementedError"): "a method that each framework brings",
     ("multismooth.parity.checking.subjects", "self._answers[case]"): "is what fn raised",
     ("multismooth.keras", "MissingBackendError"): "says which backend of Keras is not installed, and what to set",
     ("multismooth.cli.app", "typer.Exit"): "an exit status",
@@ -182,6 +186,21 @@ OTHERS = {
         "Move it",
         lambda: on_meta(targets=need("torch").tensor(LABELS, device="meta")),
     ),
+    "a class_start without a group": (
+        ValueError,
+        "None without group=",
+        lambda: (
+            need("torch")
+            and importlib.import_module("multismooth.torch").loss(
+                need("torch").zeros(4, 3), need("torch").tensor(LABELS), class_start=0
+            )
+        ),
+    ),
+    "a group in NumPy": (
+        ValueError,
+        "belongs to multismooth.torch",
+        lambda: multismooth.normalizer(LABELS, 3, group="data"),
+    ),
     "a sparse tensor": (ValueError, "to_dense", lambda: on_meta(logits=need("torch").eye(4).to_sparse())),
     "a nested tensor": (
         ValueError,
@@ -213,6 +232,8 @@ OWN_TESTS = {
 def places():
     """(module, line) of every `complain` in what runs a loss; the drop-ins and the checker have tests of their own."""
     for name, tree in TREES.items():
+        if name.startswith("multismooth.torch.sharding"):  # test_sharding walks through them, in processes
+            continue
         if name.split(".")[1:2] in (["parity"], ["cli"], ["demo"], ["calibration"], ["sweeping"]) or name in OWN_TESTS:
             continue
         yield from ((name, node.lineno) for node in ast.walk(tree) if called(node) == "complain")

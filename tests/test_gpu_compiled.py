@@ -64,6 +64,7 @@ GROUPS = {
 }
 
 
+CAPPED = [((8, 1000), "bfloat16", True, 16, 1), ((8, UNALIGNED), "float32", False, 16, 4)]  # with a soft cap, too
 BYTES = {"bfloat16": 2, "float32": 4}  # of a logit
 
 
@@ -192,7 +193,7 @@ def others():
     return found
 
 
-def compiled(cases):
+def compiled(cases, softcap=None):
     """The Code of all kernels of the cases, and of one more call with another ε each."""
     torch, choice, launch = need("torch"), need("multismooth.torch.gpu.choice"), need("multismooth.torch.gpu.launch")
     need("triton.runtime").driver.set_active(Driver())
@@ -215,13 +216,14 @@ def compiled(cases):
         case = {"shape": shape, "dtype": dtype, "options": options, "expected_blocks": shared}
         logits = torch.zeros(shape, dtype=getattr(torch, dtype))
         for epsilon in (0.1, 0.3):
-            plan = plan_of(shape, options, epsilon)
+            plan = plan_of(shape, options, epsilon)._replace(softcap=softcap)
             _, *found_by_forward = launch.losses(logits, plan, 1)
             launch.gradient(logits, plan, 1, *found_by_forward)
             launch.triton(logits, plan, 1)
         if shared == 1:
             plan = counted(plan, torch.zeros((), dtype=torch.int32))
             launch.triton(logits, plan, 1, summed=True)
+    choice.compiled = lambda: kernels
     return found
 
 
@@ -307,6 +309,13 @@ def test_kernels_that_take_no_tile_compile_too(triton):
     assert not any(map(any, found.values()))
 
 
+def test_a_soft_cap_compiles_and_spills_nothing(triton):
+    """As a number. Its exponential and its division make a logit 30 instructions dearer."""
+    stacks = answers("one block, images", triton)["capped"]
+    assert len(stacks) > 2 * len(CAPPED)
+    assert not any(stacks)
+
+
 def test_to_add_up_the_losses_costs_no_stack_and_hardly_a_register(adding):
     """All programs but one jump over 400 instructions."""
     for code, plain in adding:
@@ -390,8 +399,14 @@ def table():
 
 def everything(group):
     found = others() if "images" in group else {}
+    capped = [code.stack for code in compiled(CAPPED, softcap=30.0)] if "images" in group else []
     clusters = need("multismooth.torch.gpu.choice").compiles_clusters()
-    return {"codes": [asdict(code) for code in compiled(GROUPS[group])], "others": found, "clusters": clusters}
+    return {
+        "codes": [asdict(code) for code in compiled(GROUPS[group])],
+        "others": found,
+        "capped": capped,
+        "clusters": clusters,
+    }
 
 
 if __name__ == "__main__":

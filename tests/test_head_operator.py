@@ -42,13 +42,16 @@ def settings_for(name, dtype):
         "mask": {"class_mask": torch.arange(CLASSES) < CLASSES - 3},
         "kl": {"convention": "flax-examples", "reduction": "sum"},
         "z_loss": {"z_loss": 1e-2, "convention": "others"},
+        "cap": {"logit_softcap": 2.0},
         "samples": {"sample_weight": torch.rand(4, 5, dtype=dtype)},
         "epsilons": {"label_smoothing": torch.rand(4, 5, dtype=dtype) / 2},
         "normalizer": {"normalizer": torch.tensor(7.0, dtype=dtype)},
     }[name]
 
 
-FEATURES_OF_A_CALL = ("plain", "sum", "weights", "prior", "mask", "kl", "z_loss", "samples", "epsilons", "normalizer")
+FEATURES_OF_A_CALL = (
+    *("plain", "sum", "weights", "prior", "mask", "kl", "z_loss", "cap", "samples", "epsilons", "normalizer"),
+)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -92,7 +95,7 @@ def test_no_gradient_is_made_of_what_is_frozen():
     (hidden, classifier, bias), labels = drawn()
     classifier.requires_grad_(False)
     one = torch.ones(20, dtype=hidden.dtype)
-    plan = (labels.flatten().clamp(min=0), one, one / 10, one, None, None, None, None, None)
+    plan = (labels.flatten().clamp(min=0), one, one / 10, one, None, None, None, None, None, None)
     tensors = hidden.flatten(0, 1).detach(), classifier, bias.detach()
     _, *made = torch.ops.multismooth.head(*tensors, *plan, None, "sum", "float32", [True, False, True])
     assert [gradient.numel() for gradient in made] == [20 * FEATURES, 0, CLASSES]
@@ -120,7 +123,18 @@ def test_it_passes_pytorch_s_own_checks():
     (hidden, classifier, bias), labels = drawn()
     one = torch.ones(20, dtype=hidden.dtype)
     rows = hidden.flatten(0, 1).detach().requires_grad_()
-    plan = (labels.flatten().clamp(min=0), one, one / 10, one, None, labels.flatten() >= 0, None, None, None)
+    plan = (
+        labels.flatten().clamp(min=0),
+        one,
+        one / 10,
+        one,
+        None,
+        labels.flatten() >= 0,
+        None,
+        None,
+        one[0] * 3,
+        None,
+    )
     torch.library.opcheck(
         torch.ops.multismooth.head.default,
         (rows, classifier, bias, *plan, 6, "mean", "float32", [True, True, True]),

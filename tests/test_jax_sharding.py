@@ -7,8 +7,11 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from requirements import need, version
+
+import multismooth
 
 jax = need("jax")
 if version("jax") < (0, 8, 0):
@@ -43,9 +46,17 @@ def test_classes_split_in_shard_map_give_the_numbers_of_one_device(part):
 
 def test_derivatives_refusals_and_single_cases():
     printed = run(
-        "jax_sharded_cases.py", "derivatives", "refusals", "unseen_labels", "padded", "common_offset", "eager"
+        "jax_sharded_cases.py", "derivatives", "strict", "refusals", "unseen_labels", "padded", "common_offset", "eager"
     ).splitlines()
-    assert len(printed) == 6, printed
+    assert len(printed) == 7, printed
+
+
+@pytest.mark.parametrize("framework", ["numpy", "torch"])
+def test_axis_name_is_a_keyword_of_jax_alone(framework):
+    array = np.zeros if framework == "numpy" else need("torch").zeros
+    for module in (multismooth, getattr(multismooth, framework)):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'axis_name'"):
+            module.loss(array((2, 3)), np.zeros(2, int), axis_name="model")
 
 
 @cache

@@ -14,7 +14,7 @@ from requirements import need
 
 import multismooth
 import multismooth.numpy
-from multismooth.cpu import buffers, choice, kernels, threads
+from multismooth.cpu import buffers, capped, choice, kernels, threads
 from multismooth.cpu.chunks import balanced_chunk_size
 from multismooth.implementations import select
 
@@ -35,6 +35,7 @@ def kernel(request, monkeypatch):
         from multismooth.cpu import compiled
 
         monkeypatch.setattr(compiled, "MAX_LOGITS_PER_PART", 2000)
+    monkeypatch.setattr(capped, "BLOCK", 3000)
     monkeypatch.setattr(choice, "CHUNK_ENTRIES", 2000)
     monkeypatch.setattr(choice, "MIN_LOGITS_FOR_THREADS", 0)
     if framework == "torch":
@@ -94,11 +95,16 @@ def settings_for(shape, axis, name, y, dtype):
         "mask": (np.where(mask[y], y, 0), {"class_mask": mask}),
         "padding": (y % (classes - classes // 20), {"class_mask": np.arange(classes) < classes - classes // 20}),
         "z_loss": (ignored, {"z_loss": 0.1, "convention": "others"}),
+        "capped": (ignored, {"logit_softcap": 2.5, "z_loss": 0.1, "weight": weights}),
+        "capped mask": (np.where(mask[y], y, 0), {"class_mask": mask, "logit_softcap": 30.0}),
         "samples": (y, {"sample_weight": (generator.random(y.shape) * (y % 3)).astype(dtype)}),
     }[name]
 
 
-FEATURES = ("plain", "hard", "ignored", "epsilons", "weights", "prior", "mask", "padding", "z_loss", "samples")
+FEATURES = (
+    *("plain", "hard", "ignored", "epsilons", "weights", "prior", "mask", "padding", "z_loss", "samples"),
+    *("capped", "capped mask"),
+)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])

@@ -29,18 +29,8 @@ FILES = {
 # A module may import its own layer and those above it in this list.
 LAYERS = [
     {"errors"},
-    {
-        "convention",
-        "registry",
-        "problem",
-        "spec",
-        "classes",
-        "plan",
-        "reduction",
-        "binary",
-        "correction",
-        "linear",
-    }  # mathematics
+    {"convention", "registry", "problem", "spec", "plan", "reduction", "binary", "correction", "linear"}  # mathematics
+    | {"classes"}
     | {"alternatives"}  # beside smoothing
     | {"namespace", "implementations", "recording"},  # what a kernel is told
     {"cpu"},
@@ -202,8 +192,9 @@ def test_dir_names_the_rooms_whose_framework_is_there(monkeypatch):
 
 NAMES = [
     *("label_smoothing", "convention", "weight", "prior", "class_mask", "sample_weight", "ignore_index", "z_loss"),
-    *("reduction", "normalizer", "axis", "validate"),
+    *("logit_softcap", "reduction", "normalizer", "axis", "validate"),
 ]
+NOT_LINEAR = ("weight", "class_mask", "z_loss", "logit_softcap")
 DEFAULTS = {
     "label_smoothing": 0.1,
     "convention": "torch",
@@ -232,9 +223,13 @@ SIGNATURES = {
     ),
     "linear_loss": (["hidden", "classifier", "targets"], ["bias", *NAMES, "chunk_rows", "accumulate"]),
     "linear_loss_and_grad": (["hidden", "classifier", "targets"], ["bias", *NAMES, "chunk_rows", "accumulate"]),
+    "linear_terms": (
+        ["hidden", "classifier", "targets"],
+        ["bias", *[name for name in NAMES if name not in ("reduction", "normalizer")], "chunk_rows"],
+    ),
     "smoothing_correction": (
         ["hidden", "classifier", "targets"],
-        ["bias", *[name for name in NAMES if name not in ("weight", "class_mask", "z_loss")]],
+        ["bias", *[name for name in NAMES if name not in NOT_LINEAR]],
     ),
     "binary_loss": (
         ["logits", "targets"],

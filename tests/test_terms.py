@@ -1,5 +1,8 @@
 """`terms` and `linear_terms`: their values and gradients against the oracle, and in every mode of the frameworks."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import oracle
 import pytest
@@ -340,3 +343,18 @@ def test_a_head_makes_no_more_than_a_chunk_of_logits():
             level += event.nbytes()
             most = max(most, level)
     assert 0 < most < rows * classes * 4 / 4, most
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+def test_the_recipes_hold():
+    """The code of docs/recipes.md, from top to bottom, with its asserts."""
+    need("torch")
+    page = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    programs = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    names = {}
+    for number, code in enumerate(programs):
+        assert number == 0 or "assert " in code
+        exec(code, names)
+    assert len(programs) == 8

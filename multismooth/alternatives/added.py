@@ -3,11 +3,11 @@
 from collections import namedtuple
 
 from multismooth import spec
-from multismooth.alternatives.softmax import softmax, times_surprise
+from multismooth.alternatives.softmax import Alternative, softmax, times_surprise
 from multismooth.spec import masked_logits, product, wide
 
 
-class Added:
+class Added(Alternative):
     """A term, times a strength per element, is added to the loss. A subclass has `term` and its derivative `slope`."""
 
     __slots__ = ()
@@ -33,8 +33,7 @@ class Added:
         added = product(self.strength, self.term(z, found, plan, axis, xp), xp)
         return added if empty(plan) else plan_losses(found.statistics(plan, axis, xp), plan, xp) + added
 
-    def losses_and_gradient(self, logits, plan, axis, xp):
-        z = masked_logits(logits, plan, axis, xp)
+    def of_capped(self, z, plan, axis, xp):
         found = softmax(z, axis, xp)
         term, slope = self.term_and_slope(z, found, plan, axis, xp)
         added, gradient = product(self.strength, term, xp), wide(self.strength, axis, xp) * slope
@@ -108,7 +107,8 @@ class Divergence(Added, namedtuple("Divergence", "strength teacher temperature")
 
     def both(self, z, plan, axis, xp):
         """(q, p, log(q/p) with 0 where q is 0)."""
-        teacher = masked_logits(xp.astype(xp.stop_gradient(self.teacher), z.dtype, copy=False), plan, axis, xp)
+        teacher = xp.astype(xp.stop_gradient(self.teacher), z.dtype, copy=False)
+        teacher = masked_logits(teacher, plan._replace(softcap=None), axis, xp)
         teacher, student = (softmax(x * (1 / self.temperature), axis, xp) for x in (teacher, z))
         ratio = xp.where(teacher.e == 0, xp.constant(0.0, z), student.surprise - teacher.surprise)
         return teacher.p, student.p, ratio

@@ -3,7 +3,7 @@
 from collections import namedtuple
 
 from multismooth import spec
-from multismooth.alternatives.softmax import softmax, times_surprise
+from multismooth.alternatives.softmax import Alternative, softmax, times_surprise
 from multismooth.spec import masked_logits, product, wide
 
 
@@ -18,7 +18,7 @@ def power(base, exponent, xp):
     return xp.where(base == 0, at_zero, positive**exponent)
 
 
-class Modulated:
+class Modulated(Alternative):
     """What the focal losses share: they change the loss, and have no array of their own."""
 
     __slots__ = ()
@@ -50,8 +50,8 @@ class Focal(Modulated, namedtuple("Focal", "gamma")):
         surprise, p = surprises(found, plan, axis, xp)
         return self.elements(found, self.cost(surprise, p, self.modulator(p, xp), xp), plan, axis, xp)
 
-    def losses_and_gradient(self, logits, plan, axis, xp):
-        found = softmax(masked_logits(logits, plan, axis, xp), axis, xp)
+    def of_capped(self, z, plan, axis, xp):
+        found = softmax(z, axis, xp)
         surprise, p = surprises(found, plan, axis, xp)
         modulator = self.modulator(p, xp)
         loss = self.elements(found, self.cost(surprise, p, modulator, xp), plan, axis, xp)
@@ -135,8 +135,8 @@ class LabelFocal(Modulated, namedtuple("LabelFocal", "gamma")):
     def unmodulated(self, statistics, plan, xp):
         return spec.elements(*spec.finished(statistics, xp), plan._replace(z_loss=None), xp)
 
-    def losses_and_gradient(self, logits, plan, axis, xp):
-        found, others, rest, factor = self.others(masked_logits(logits, plan, axis, xp), plan, axis, xp)
+    def of_capped(self, z, plan, axis, xp):
+        found, others, rest, factor = self.others(z, plan, axis, xp)
         statistics = found.statistics(plan, axis, xp)
         loss = self.unmodulated(statistics, plan, xp)
         modulated = spec.scaled(plan, factor, z_loss_factor=1.0)

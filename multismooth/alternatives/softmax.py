@@ -1,4 +1,4 @@
-"""Softmax of masked logits, kept whole: the alternatives need more of it than the sums of `spec.statistics`."""
+"""What the alternatives share: softmax kept whole, of which they need more than the sums of `spec.statistics`."""
 
 from typing import Any, NamedTuple
 
@@ -35,6 +35,17 @@ class Softmax(NamedTuple):
     def lse(self, axis, xp):
         """log Σ exp z per element."""
         return spec.finite(self.peak, xp) + xp.squeeze(self.log_total, axis=axis)
+
+
+class Alternative:
+    """What the alternatives share. A subclass has `of_capped(z, plan, axis, xp)` of masked and capped logits z: the
+    losses, and the gradient of their sum by z."""
+
+    __slots__ = ()
+
+    def losses_and_gradient(self, logits, plan, axis, xp):
+        losses, gradient = self.of_capped(spec.masked_logits(logits, plan, axis, xp), plan, axis, xp)
+        return losses, spec.through_cap(gradient, logits, plan, axis, xp)
 
 
 def softmax(z, axis, xp):

@@ -85,6 +85,7 @@ class Arguments(Conversions):
             lambda value: self._mask(value, z, num_classes, axis),
             lambda value: self._per_element("sample_weight", value, z, shape),
             lambda value: self._number("z_loss", value, z, validate, zero=None),
+            lambda value: self._softcap(value, z, validate),
             lambda value: self._normalizer(value, reduction, z, validate),
         )
 

@@ -74,11 +74,12 @@ class CallCache:
     @by_default
     def __call__(
         self, logits, targets, *, label_smoothing, convention, weight, prior, class_mask, sample_weight,
-        ignore_index, z_loss, reduction, normalizer, axis, validate, **own,
+        ignore_index, z_loss, logit_softcap, reduction, normalizer, axis, validate, **own,
     ):  # fmt: skip
         """`own`: the keywords that this backend alone has. Calls with one of them are not remembered."""
         key, given = None, [
-            logits, targets, label_smoothing, weight, prior, class_mask, sample_weight, z_loss, normalizer
+            logits, targets, label_smoothing, weight, prior, class_mask, sample_weight, z_loss, logit_softcap,
+            normalizer,
         ]  # fmt: skip
         if not (own or self._backend.watched()):
             try:
@@ -91,6 +92,7 @@ class CallCache:
                     None if class_mask is None else kind_of(class_mask),
                     None if sample_weight is None else kind_of(sample_weight),
                     z_loss if type(z_loss) is float else kind_of(z_loss),
+                    None if logit_softcap is None else kind_of(logit_softcap),
                     None if normalizer is None else type(normalizer) if is_number(normalizer) else kind_of(normalizer),
                 )  # fmt: skip
                 entry = self._entries.get(key)

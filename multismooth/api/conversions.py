@@ -14,6 +14,7 @@ FLOATING = {
     "bias": "Cast it; integers have no gradient.",
     "teacher_logits": "Cast it. The order is logits, teacher_logits, targets.",
 }
+SOFTCAP = "None caps nothing; 30 and 50 are usual: z becomes c·tanh(z/c)."
 HIGHEST = {"label_smoothing": 1.0, "weight": None, "sample_weight": None, "z_loss": None, "normalizer": None}
 
 
@@ -120,22 +121,40 @@ class Conversions:
             argument_checks.not_negative(name, values)
         return self.backend.xp.astype(value, self.backend.xp.float_of(z), copy=False)
 
+    def _softcap(self, value, z, validate):
+        """A finite number > 0, as a float or a 0-d array; None for None."""
+        number = None if value is None else self._as_number(value)
+        if value is None or number is not None:
+            if number is not None and not 0 < number < float("inf"):
+                raise complain("logit_softcap", "a finite number > 0", f"{float(number):g}", SOFTCAP)
+            return number if number is None else float(number)
+        value = self._numbers("logit_softcap", value, z)
+        if value.ndim or self.backend.kind(value) == "boolean":
+            got = f"shape {tuple(value.shape)}, {value.dtype}"
+            raise complain("logit_softcap", "a number or a 0-d array", got, SOFTCAP)
+        if (seen := self._values(value, validate)) is not None and not 0 < seen < float("inf"):
+            raise complain("logit_softcap", "a finite number > 0", f"{float(seen):g}", SOFTCAP)
+        return self.backend.xp.astype(value, self.backend.xp.float_of(z), copy=False)
+
     def _nan_if_invalid(self, problem, validate):
         """The Problem with NaN in place of invalid numbers that no check can read.
 
         `value_checks` raises for them where it can read them. NaN keeps the others from giving a wrong loss silently.
         """
         unseen = {}
-        for name in ("prior", *HIGHEST):
+        for name in ("prior", "logit_softcap", *HIGHEST):
             value = getattr(problem, name)
             if not (value is None or isinstance(value, float) or self._values(value, validate) is not None):
                 unseen[name] = value
         if not unseen:
             return problem
-        z, xp, prior = problem.logits, self.backend.xp, unseen.pop("prior", None)
+        z, xp = problem.logits, self.backend.xp
+        prior, cap = unseen.pop("prior", None), unseen.pop("logit_softcap", None)
         changed = self.backend.nan_outside({name: (value, HIGHEST[name]) for name, value in unseen.items()}, z)
         if prior is not None:
             changed["prior"] = xp.where(self._valid_rows(prior), xp.constant(prior, z), xp.constant(np.nan, z))
+        if cap is not None:
+            changed["logit_softcap"] = xp.where((cap > 0) & (cap < float("inf")), cap, xp.constant(np.nan, z))
         return problem._replace(**changed)
 
     def _valid_rows(self, value):

@@ -55,6 +55,8 @@ class Functions(HeadFunctions, AlternativeFunctions, NormalizerFunctions, PriorF
             ignore_index: elements with this label contribute exactly 0. None ignores no label.
             z_loss: adds z_loss·logsumexp(logits)² per counted element. Its mean divides by what the loss's mean divides
                 by, unless `Convention.z_loss_denominator` names another denominator.
+            logit_softcap: c > 0, a number or a 0-d array: all of this is of c·tanh(logits/c), without a copy of the
+                logits. The gradient is that of the given logits. A common offset of the logits changes the result.
             reduction: "mean", "sum" or "none".
             normalizer: divide the sum by this instead of the convention's denominator. It needs reduction "mean".
             axis: the class axis. None is the last axis, if the shapes are not ambiguous.
@@ -83,9 +85,10 @@ class Functions(HeadFunctions, AlternativeFunctions, NormalizerFunctions, PriorF
         """(loss, nll, weight, lse, predicted) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0.
 
         Gradient accumulation, data parallelism and logging need these: sums can be added over batches, means cannot.
-        Arguments as in `loss`. `lse` is log Σ_k exp z_k over the classes that exist; `predicted` is the class with the
-        largest logit among them, the first of equals. `loss`, `nll` and `lse` are differentiable. An element that is
-        ignored, or has the sample weight 0, gives 0 in these and −1, which names no class, in `predicted`.
+        Arguments as in `loss`. `lse` is log Σ_k exp z_k over the classes that exist, after the soft cap; `predicted` is
+        the class with the largest logit among them, the first of equals. `loss`, `nll` and `lse` are differentiable. An
+        element that is ignored, or has the sample weight 0, gives 0 in these and −1, which names no class, in
+        `predicted`.
 
         >>> import numpy as np
         >>> import multismooth

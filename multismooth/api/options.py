@@ -51,6 +51,7 @@ DEFAULTS: Mapping[str, Any] = {
     "sample_weight": None,
     "ignore_index": -100,
     "z_loss": 0.0,
+    "logit_softcap": None,
     "reduction": "mean",
     "normalizer": None,
     "axis": None,
@@ -75,6 +76,7 @@ class TrainerOptions(_Any, total=False):
     weight: Array | Rows | None
     class_mask: Array | Rows | None
     z_loss: Number
+    logit_softcap: Number | None
     axis: int | None
     validate: bool | None
 

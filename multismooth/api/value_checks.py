@@ -31,16 +31,20 @@ class VisibleValues:
     mask: Any
     sample_weight: Any
     z_loss: Any
+    softcap: Any
     normalizer: Any
 
     def __init__(
         self, problem: Problem, shape, targets, values_of: Callable[[Any], Any], ignore_index=None, keeps_ignored=False
     ):
         self.targets, self.shape = targets, tuple(shape)
-        self.smoothing, self.weight, self.prior, self.mask, self.sample_weight, self.z_loss, self.normalizer = (
+        (
+            self.smoothing, self.weight, self.prior, self.mask,
+            self.sample_weight, self.z_loss, self.softcap, self.normalizer,
+        ) = (
             value if value is None or isinstance(value, float) else values_of(value)
             for value in [*problem][2:]  # PyTorch 2.6's compiler cannot slice a NamedTuple
-        )
+        )  # fmt: skip
         s = self.sample_weight
         not_ignored = None if ignore_index is None or targets is None else targets != ignore_index
         self.weighted = None if s is None else np.broadcast_to(s != 0, self.shape)
@@ -198,7 +202,7 @@ def quick_check(row, values, expect):
     refuses or warns about. `row` is the first element's logits or None. `values` are the Problem's fields after the
     logits.
     """
-    targets, smoothing, weight, prior, mask, sample_weight, z_loss, normalizer = values
+    targets, smoothing, weight, prior, mask, sample_weight, z_loss, softcap, normalizer = values
     ignored = False
     if expect.soft:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -226,7 +230,9 @@ def quick_check(row, values, expect):
         return None
     if sample_weight is not None and not _between(sample_weight, sys.float_info.max):
         return None
-    if not (z_loss is None or 0 <= z_loss < math.inf) or not (normalizer is None or 0 < normalizer < math.inf):
+    if not (z_loss is None or 0 <= z_loss < math.inf):
+        return None
+    if not all(number is None or 0 < number < math.inf for number in (softcap, normalizer)):
         return None
     return ignored
 

@@ -14,7 +14,10 @@ from multismooth.cli.app import AsJson, app, console, print_json, progress
 def doctor(
     quick: Annotated[bool, typer.Option("--quick", help="One convention and one set of kernels per backend.")] = False,
     world: Annotated[
-        int | None, typer.Option(min=1, help="Also split the classes over so many CPU devices (JAX) of this machine.")
+        int | None,
+        typer.Option(
+            min=1, help="Also split the classes over so many processes (PyTorch) and devices (JAX) on this CPU."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 
+from multismooth.cpu.capped import cap, slope_
 from multismooth.cpu.choice import numba
 from multismooth.cpu.chunks import balanced_chunk_size, chunk_plan, chunk_slices, selected
 from multismooth.cpu.layout import MIN_CLASSES_FOR_ROWS, layout_of
@@ -87,13 +88,22 @@ def evaluate(name, logits, plan, alternative, axis, xp, gradient=None, workers=1
         def change(plan):
             return chunk_plan(plan, index)
 
-        arguments = z[index], change(plan), carried(alternative, change)
+        own, part, other = z[index], change(plan), carried(alternative, change)
         out = None if target is None else target[index]
+        if part.softcap is None:
+            return of_part(own, part, other, out)
+        own = cap(own, part, 1, xp)
+        losses = of_part(own, part._replace(softcap=None), other, out)
+        if out is not None:
+            slope_(out, own, part)
+        return losses
+
+    def of_part(z, plan, alternative, out):
         if rows is not None:
-            losses, const = np.empty(arguments[0].shape[0], z.dtype), arguments[1].const
-            if rows.compute_part(*arguments, common, out, losses):
-                return losses if const is None else losses + const
-        return kernel(*arguments, out)
+            losses = np.empty(z.shape[0], z.dtype)
+            if rows.compute_part(z, plan, alternative, common, out, losses):
+                return losses if plan.const is None else losses + plan.const
+        return kernel(z, plan, alternative, out)
 
     size = balanced_chunk_size(math.prod(z.shape), most if rows is None else rows.PART, workers)
     parts = share(run, list(chunk_slices(z.shape, size)), workers)

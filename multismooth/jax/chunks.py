@@ -15,13 +15,18 @@ def size_of(rows, classes, chunk_rows):
     """Rows per chunk. It is a number, even where `jax.export` leaves the size of the batch or vocabulary open."""
     if isinstance(rows, int) and isinstance(classes, int):
         size = min(linear.chunk_size(rows, classes, chunk_rows), max(rows, 1))
-        return even(rows, size) if devices_of_the_compiler() > 1 else size
+        return shared(rows, size) if devices_of_the_compiler() > 1 else size
     within_workspace = max(1, linear.WORKSPACE // classes) if isinstance(classes, int) else ROWS_PER_CHUNK_OF_OPEN_SIZE
     size = chunk_rows or min(ROWS_PER_CHUNK_OF_OPEN_SIZE, within_workspace)
     return min(size, max(rows, 1)) if isinstance(rows, int) else size
 
 
 def even(rows, size):
+    """Whether chunks of this size leave no rest. Otherwise what is cut in chunks is copied, without the rest."""
+    return isinstance(rows, int) and rows % size == 0
+
+
+def shared(rows, size):
     """A size near `size` that leaves no rest of the rows, and of which each device has an equal part.
 
     To cut a rest from rows that lie split over devices moves all of them. It is `size` itself where none is near.

@@ -103,7 +103,7 @@ def namespace(names, size):
 
     first, count: this device's first class, and the number of all.
     """
-    first, count = jax.lax.axis_index(names) * size, size * jax.lax.psum(1, names)
+    first, count = jnp.asarray(jax.lax.axis_index(names), dtype=int) * size, size * jax.lax.psum(1, names)
 
     def over_devices(function):
         def of_all(x, axis, **options):
@@ -115,10 +115,10 @@ def namespace(names, size):
         return jax.lax.pmax(jax.lax.stop_gradient(jnp.max(x, axis=axis)), names)  # pmax has no derivative
 
     def highest(x, axis):
-        """The largest entry and its class, the first of equals."""
-        peak = max(x, axis)
-        own = jnp.where(jnp.max(x, axis=axis) == peak, first + jnp.argmax(x, axis=axis), count)
-        return peak, jax.lax.pmin(own, names)
+        """The largest entry and its class, the first of equals. NaN is the largest."""
+        peak, own = max(x, axis), jnp.max(x, axis=axis)
+        candidate = jnp.where((own == peak) | jnp.isnan(own), first + jnp.argmax(x, axis=axis), count)
+        return peak, jax.lax.pmin(candidate, names)
 
     def pick_of_all(x, index, axis):
         own = pick(x, index - first, axis)  # nothing where another device has the class

@@ -22,6 +22,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from multismooth import spec
+from multismooth.jax.blocks import Loss, evaluate
 from multismooth.jax.namespace import XP
 from multismooth.jax.varying import devices_of_the_compiler, explicitly_split, vary_over, varying_axes
 
@@ -150,6 +151,8 @@ def gradient_map(sums, e, total, plan, axis):
 
 def gradient(logits, plan, axis):
     """`spec.gradient`."""
+    if plan.softcap is not None:
+        return evaluate("losses_and_gradient", logits, plan, Loss(), axis, XP)[1]
     if plan.u is not None:
         z = logits.astype(XP.float_of(logits))  # once, because the derivative of every cast is rounded
         return spec.gradient(z, spec.statistics(z, plan, axis, XP), plan, axis, XP)
@@ -162,7 +165,12 @@ def gradient(logits, plan, axis):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def elements(axis, logits, plan):
-    """The losses per element. Soft targets take the plain text of `spec`: their (N, K) rows exist anyway."""
+    """The losses per element. Soft targets take the plain text of `spec`: their (N, K) rows exist anyway.
+
+    So does a soft cap, by blocks of rows: each reduction would keep or compute anew what tanh gives.
+    """
+    if plan.softcap is not None:
+        return evaluate("losses", logits, plan, Loss(), axis, XP)
     if plan.u is not None:
         return _plain(axis, logits, plan)
     return spec.elements(*statistics(sums_and_exponentials(logits, plan, axis)[0], plan, axis), plan, XP)
@@ -177,6 +185,10 @@ def _elements_jvp(axis, primals, tangents):
     if isinstance(logits_tangent, SymbolicZero):
         loss = elements(axis, logits, plan)
         return loss, jnp.zeros_like(loss)
+    if plan.softcap is not None:
+        z = logits.astype(XP.float_of(logits))  # once, because the derivative of every cast is rounded
+        loss, slope = evaluate("losses_and_gradient", z, plan, Loss(), axis, XP)
+        return loss, jnp.sum(slope * logits_tangent.astype(loss.dtype), axis=axis)
     if plan.u is not None:
         loss = _plain(axis, logits, plan)
         return loss, jnp.sum(gradient(logits, plan, axis) * logits_tangent.astype(loss.dtype), axis=axis)

@@ -71,13 +71,13 @@ def _flattened(static, hidden, classifier, bias, problem, factors=factors):
     made = jax.eval_shape(partial(_logits, static.product), hidden, classifier, bias)
     problem = problem._replace(logits=jnp.broadcast_to(jnp.zeros((), XP.float_of(made)), made.shape))
     mask, (rows, classes) = problem.class_mask, made.shape
+    size = chunks.size_of(rows, classes, static.chunk_rows)
     if mask is not None and mask.ndim > 1:
-        one_per_row = isinstance(rows, int) and tuple(mask.shape[:-1]) == shape
+        cut_like_rows = chunks.even(rows, size) and tuple(mask.shape[:-1]) == shape
         mask = jnp.broadcast_to(mask, (*shape, classes)).reshape(rows, classes)
-        problem = problem._replace(class_mask=mask) if one_per_row else problem
+        problem = problem._replace(class_mask=mask) if cut_like_rows else problem
     plan = split.plan_of(problem._replace(class_mask=mask), settings)  # jit drops it where there is no mean
     mean = factors([(plan, problem.logits)], problem, settings, XP)
-    size = chunks.size_of(rows, classes, static.chunk_rows)
     if not isinstance(rows, int):
         hidden, problem = _padded(hidden, problem, size)
     return hidden, problem, settings, shape, mean, size
@@ -106,16 +106,16 @@ def _scan(body, carry, hidden, problem, settings, shape, size):
     Returns the carry and the outputs per row, in the shape of the elements.
     """
     rows, mask = hidden.shape[0], problem.class_mask
-    one_per_row = spec.rank(mask) == 2 and isinstance(rows, int) and mask.shape[0] == rows
+    cut_mask = spec.rank(mask) == 2 and chunks.even(rows, size) and mask.shape[0] == rows
     values = (hidden, problem.targets, problem.label_smoothing, problem.sample_weight, mask, jnp.arange(rows))
-    is_per_row = [one_per_row if value is mask else spec.rank(value) > 0 for value in values]
+    is_per_row = [cut_mask if value is mask else spec.rank(value) > 0 for value in values]
 
     def chunk(carry, arrays):
         arrays = iter(arrays)
         chunk_hidden, targets, epsilon, s, chunk_mask, index = (
             next(arrays) if per_row else value for value, per_row in zip(values, is_per_row, strict=True)
         )
-        if spec.rank(mask) > 1 and not one_per_row:
+        if spec.rank(mask) > 1 and not cut_mask:
             chunk_mask = None if rows == 0 else linear.mask_rows(mask, index, shape, XP)
         chunk_shape = chunk_hidden.shape[0], problem.logits.shape[1]
         chunk_problem = problem._replace(

@@ -133,7 +133,7 @@ def check_place(backend, device, fn, context, conventions):
 
 
 # The module of each backend that checks its sharded calls, in a process of its own: it prints what `check_place` gives.
-WORLDS = {"jax": "multismooth.parity.devices"}
+WORLDS = {"torch": "multismooth.parity.processes", "jax": "multismooth.parity.devices"}
 
 
 def _worlds(versions):

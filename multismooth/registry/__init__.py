@@ -88,7 +88,7 @@ unexpressed: Mapping[str, str] = MappingProxyType(
         "apex-focal": _FOCAL,
         "bi-tempered": "tempered logarithms are no softmax cross-entropy",
         "trax-cutoff": "the loss is cut off at a value, so its gradient is not that of a target row",
-        "liger-softcap": "the logits pass through tanh first: cap them before the call, and liger fits",
+        "liger-softcap": "the logits pass through tanh first: pass logit_softcap=, and liger fits",
         "fairseq-r-drop": "a divergence between two passes is added, over doubled rows",
         "dpo-robust": "a preference between two answers is smoothed, with a negative coefficient",
         "flash-attn-out-of-range": "for labels outside [0, K) its gradient is not that of its loss",

@@ -144,7 +144,7 @@ class TorchBackend(Backend):
         return all(compat.plain_tensor(x) for x in problem if isinstance(x, torch.Tensor))
 
     def views(self, problem, axis, scores):
-        z, targets, smoothing, weight, prior, mask, sample_weight, z_loss, normalizer = problem
+        z, targets, smoothing, weight, prior, mask, sample_weight, z_loss, softcap, normalizer = problem
         row, on_cpu = None, z.is_cpu
         if not (scores and on_cpu) and (z.layout is not torch.strided or z.is_neg()):
             return None
@@ -164,6 +164,7 @@ class TorchBackend(Backend):
                 None if mask is None else mask.numpy(),
                 None if sample_weight is None else sample_weight.numpy(),
                 z_loss if z_loss is None or type(z_loss) is float else z_loss.numpy(),
+                softcap if softcap is None or type(softcap) is float else softcap.numpy(),
                 normalizer if normalizer is None or type(normalizer) is float else normalizer.numpy(),
             )
         except (TypeError, RuntimeError, IndexError):  # or there is no first element

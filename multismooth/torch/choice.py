@@ -5,7 +5,7 @@ import torch
 from multismooth.cpu import choice as cpu
 from multismooth.cpu.buffers import age_buffers
 from multismooth.implementations import is_requested, record, requested, select
-from multismooth.torch import cpu_kernels
+from multismooth.torch import capped, cpu_kernels
 from multismooth.torch.gpu import launch
 from multismooth.torch.plans import planned, program
 
@@ -24,6 +24,11 @@ def triton(logits, plan, *args, **options):
 KERNELS = {**cpu_kernels.KERNELS, "triton": triton}
 
 
+def kernel_of(name, plan):
+    """The kernel of this name, which caps the logits if the plan says so."""
+    return triton if name == "triton" else capped.kernel_with_cap(KERNELS[name], plan)
+
+
 def plan_and_kernel(call, with_gradient=True):
     """(the call's plan, its kernel)."""
     problem, settings, memo, values = call
@@ -40,14 +45,15 @@ def plan_and_kernel(call, with_gradient=True):
     if memo is not None:
         replay = program(problem, settings, values)
         small = name == "numba" and replay is not None and cpu.small(cpu_kernels.as_numpy(logits), plan, axis)
-        memo.kernels[key] = replay, name, cpu_kernels.small_numba if small else KERNELS[name]
-    return plan, KERNELS[name]
+        fast = capped.kernel_with_cap(cpu_kernels.small_numba, plan) if small else kernel_of(name, plan)
+        memo.kernels[key] = replay, name, fast
+    return plan, kernel_of(name, plan)
 
 
 def kernel_for(logits, plan, axis, with_gradient=True):
     """The kernel for a plan: the best for its size, or the one that the caller requested."""
     age_buffers()
-    return KERNELS[select(*supports(logits, plan, axis, with_gradient))]
+    return kernel_of(select(*supports(logits, plan, axis, with_gradient)), plan)
 
 
 def supports(logits, plan, axis, with_gradient):

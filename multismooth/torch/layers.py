@@ -16,7 +16,7 @@ from multismooth.registry import resolve
 from multismooth.torch.backend import TorchBackend, functions
 from multismooth.torch.options import HeadOptions, HeadTermsOptions, LossOptions
 
-ARRAYS = ("weight", "prior", "class_mask", "sample_weight", "label_smoothing", "z_loss", "normalizer")
+ARRAYS = ("weight", "prior", "class_mask", "sample_weight", "label_smoothing", "z_loss", "logit_softcap", "normalizer")
 _backend = TorchBackend()
 _loss = public(functions.loss, "multismooth.torch")
 _linear_loss = public(functions.linear_loss, "multismooth.torch")

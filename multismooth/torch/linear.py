@@ -168,7 +168,9 @@ def _loss_by_kernels(hidden, classifier, bias, chunk_rows, problem, settings):
     def chunk_loss(rows, classifier, bias, plan, xp):
         logits = logits_of(rows, classifier, bias)
         name = select(*choice.supports(logits, plan, 1, with_gradient=False), "spec")
-        return linear.losses_of(logits, plan, xp) if name == "spec" else choice.KERNELS[name](logits, plan, 1, False)[0]
+        if name == "spec":
+            return linear.losses_of(logits, plan, xp)
+        return choice.kernel_of(name, plan)(logits, plan, 1, False)[0]
 
     return linear.forward(hidden, classifier, bias, size, problem, settings, XP, chunk_loss)
 

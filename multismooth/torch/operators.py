@@ -23,34 +23,35 @@ from multismooth.torch.namespace import XP, float_of
 Flags = typing.List[bool]  # noqa: UP006 PyTorch 2.6 does not accept list[bool] in an operator's signature
 
 
-def plan_of(labels, a, b, v_sum, z_loss, active, v, mask):
-    return spec.Plan(labels, v=v, a=a, b=b, v_sum=v_sum, z_loss=z_loss, active=active, mask=mask)
+def plan_of(labels, a, b, v_sum, z_loss, active, v, mask, softcap):
+    return spec.Plan(labels, v=v, a=a, b=b, v_sum=v_sum, z_loss=z_loss, active=active, mask=mask, softcap=softcap)
 
 
 @torch.library.custom_op("multismooth::losses", mutates_args=())
 def losses(
     logits: Tensor, labels: Tensor, a: Tensor, b: Tensor, v_sum: Tensor, z_loss: Tensor | None, active: Tensor | None,
-    v: Tensor | None, mask: Tensor | None, axis: int,
+    v: Tensor | None, mask: Tensor | None, softcap: Tensor | None, axis: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return launch.losses(logits, plan_of(labels, a, b, v_sum, z_loss, active, v, mask), axis)
+    return launch.losses(logits, plan_of(labels, a, b, v_sum, z_loss, active, v, mask, softcap), axis)
 
 
 @losses.register_fake
-def _(logits, labels, a, b, v_sum, z_loss, active, v, mask, axis):
+def _(logits, labels, a, b, v_sum, z_loss, active, v, mask, softcap, axis):
     return tuple(torch.empty(labels.shape, dtype=float_of(logits), device=logits.device) for _ in range(3))
 
 
 @torch.library.custom_op("multismooth::logits_gradient", mutates_args=())
 def logits_gradient(
     logits: Tensor, labels: Tensor, a: Tensor, b: Tensor, v_sum: Tensor, z_loss: Tensor | None, active: Tensor | None,
-    v: Tensor | None, mask: Tensor | None, axis: int, peaks: Tensor, totals: Tensor, upstream: Tensor,
+    v: Tensor | None, mask: Tensor | None, softcap: Tensor | None, axis: int, peaks: Tensor, totals: Tensor,
+    upstream: Tensor,
 ) -> Tensor:  # fmt: skip
-    plan = spec.scaled(plan_of(labels, a, b, v_sum, z_loss, active, v, mask), upstream)
+    plan = spec.scaled(plan_of(labels, a, b, v_sum, z_loss, active, v, mask, softcap), upstream)
     return launch.gradient(logits, plan, axis, peaks, totals, torch.empty_like(logits))
 
 
 @logits_gradient.register_fake
-def _(logits, labels, a, b, v_sum, z_loss, active, v, mask, axis, peaks, totals, upstream):
+def _(logits, labels, a, b, v_sum, z_loss, active, v, mask, softcap, axis, peaks, totals, upstream):
     return torch.empty_like(logits)
 
 
@@ -61,7 +62,7 @@ def _save_losses(ctx, inputs, output):
 
 def _losses_backward(ctx, upstream, *_):
     *tensors, peaks, totals = ctx.saved_tensors
-    return logits_gradient(*tensors, ctx.axis, peaks, totals, upstream), *(None,) * 9
+    return logits_gradient(*tensors, ctx.axis, peaks, totals, upstream), *(None,) * 10
 
 
 def _save_gradient(ctx, inputs, output):
@@ -77,7 +78,7 @@ def _gradient_backward(ctx, tangent):
         return differentiable_gradient(logits, plan_of(*plan), ctx.axis, upstream)
 
     d_logits, d_upstream = torch.func.vjp(gradient, logits, upstream)[1](tangent)
-    return d_logits, *(None,) * 11, d_upstream
+    return d_logits, *(None,) * 12, d_upstream
 
 
 losses.register_autograd(_losses_backward, setup_context=_save_losses)
@@ -109,7 +110,8 @@ def elements(axis, logits, plan):
         return spec.losses(logits, plan, axis, XP)
     a, b, v_sum = (XP.constant(value, logits) for value in (plan.a, plan.b, plan.v_sum))
     z_loss = None if plan.z_loss is None else XP.constant(plan.z_loss, logits)
-    loss = losses(logits, plan.labels, a, b, v_sum, z_loss, plan.active, plan.v, plan.mask, axis)[0]
+    softcap = None if plan.softcap is None else XP.constant(plan.softcap, logits)
+    loss = losses(logits, plan.labels, a, b, v_sum, z_loss, plan.active, plan.v, plan.mask, softcap, axis)[0]
     return loss if plan.const is None else loss + plan.const
 
 
@@ -119,14 +121,14 @@ def elements(axis, logits, plan):
 @torch.library.custom_op("multismooth::head", mutates_args=())
 def head(
     hidden: Tensor, classifier: Tensor, bias: Tensor | None, labels: Tensor, a: Tensor, b: Tensor, v_sum: Tensor,
-    z_loss: Tensor | None, active: Tensor | None, v: Tensor | None, mask: Tensor | None, const: Tensor | None,
-    chunk_rows: int | None, reduction: str, accumulate: str, needed: Flags,
+    z_loss: Tensor | None, active: Tensor | None, v: Tensor | None, mask: Tensor | None, softcap: Tensor | None,
+    const: Tensor | None, chunk_rows: int | None, reduction: str, accumulate: str, needed: Flags,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """(summed loss, ∂hidden, ∂classifier, ∂bias, empty where not needed) for (N, D) rows and a reduced plan.
 
     The gradients are multiplied by `linear.stored_factor`.
     """
-    plan = plan_of(labels, a, b, v_sum, z_loss, active, v, mask)._replace(const=const)
+    plan = plan_of(labels, a, b, v_sum, z_loss, active, v, mask, softcap)._replace(const=const)
     shape = hidden.new_zeros(()).expand(hidden.shape[0], classifier.shape[0])
     call = chunk_rows, Problem(shape, labels, 0.0), Settings(None, 1, reduction=reduction, accumulate=accumulate)
     stored = linear.stored_factor(hidden, reduction)
@@ -151,7 +153,7 @@ def _save_head(ctx, inputs, output):
 
 def _head_backward(ctx, upstream, *_):
     found, factor = zip(ctx.saved_tensors, ctx.needed, strict=True), upstream / ctx.stored
-    return *(gradient * factor if need else None for gradient, need in found), *(None,) * 13
+    return *(gradient * factor if need else None for gradient, need in found), *(None,) * 14
 
 
 head.register_autograd(_head_backward, setup_context=_save_head)
@@ -175,9 +177,10 @@ def head_loss(hidden, classifier, bias, chunk_rows, problem, settings):
     def per_row(value):
         return None if value is None else XP.constant(value, features).expand(flat.targets.shape)
 
+    softcap = None if plan.softcap is None else XP.constant(plan.softcap, features)
     needed = [torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in tensors]
     return head(
         features, classifier, bias, plan.labels, per_row(plan.a), per_row(plan.b), per_row(plan.v_sum),
-        per_row(plan.z_loss), plan.active, plan.v, plan.mask, per_row(plan.const),
+        per_row(plan.z_loss), plan.active, plan.v, plan.mask, softcap, per_row(plan.const),
         chunk_rows, settings.reduction, settings.accumulate, needed,
     )[0]  # fmt: skip

@@ -197,7 +197,7 @@ class JaxAdapter(Adapter):
 
 
 class JitJaxAdapter(JaxAdapter):
-    """Everything that may be traced is traced: arrays, and label_smoothing and z_loss even where they are numbers.
+    """Everything that may be traced is traced: arrays, and label_smoothing, z_loss and logit_softcap even as numbers.
 
     XLA optimises as by default, whatever XLA_FLAGS say.
     """
@@ -208,7 +208,8 @@ class JitJaxAdapter(JaxAdapter):
         def call(*arrays, **settings):
             positions = [f"array {i}" for i in range(len(arrays))]
             named = dict(zip(positions, arrays, strict=True)) | settings
-            traced = {k: v for k, v in named.items() if k in ("label_smoothing", "z_loss") or isinstance(v, jax.Array)}
+            numbers = "label_smoothing", "z_loss", "logit_softcap"
+            traced = {k: v for k, v in named.items() if k in numbers or isinstance(v, jax.Array)}
 
             def compute(traced):
                 every = named | traced

@@ -31,6 +31,7 @@ OTHERS = {
     "mask of each": ("nk", lambda r: EXISTS | (r.uniform(size=(N, 1)) < 0.5)),
     "sample_weight": ("n", lambda r: r.uniform(0, 2, N) * (r.uniform(size=N) < 0.8)),
     "label_smoothing": ("n", lambda r: r.uniform(0.05, 0.4, N)),
+    "logit_softcap": ("", lambda r: np.array(r.uniform(2, 5))),
     "z_loss": ("", lambda r: np.array(r.uniform(0.01, 0.2))),
     "normalizer": ("", lambda r: np.array(r.uniform(3, 9))),
     "rows of a prior": ("jk", lambda r: r.dirichlet(np.ones(K), K)),
@@ -40,10 +41,10 @@ EXCLUDES = multismooth.Convention(spread="others", exclude=ABSENT)
 # name: (whether targets are soft, the other arguments, the settings)
 CALLS = {
     "everything": (False, "weight prior class_mask sample_weight label_smoothing z_loss", {}),
-    "others": (False, "sample_weight label_smoothing", {"convention": "others", "reduction": "none"}),
+    "others": (False, "sample_weight label_smoothing logit_softcap", {"convention": "others", "reduction": "none"}),
     "two denominators": (False, "weight z_loss", {"convention": "fastai"}),
     "divergence": (False, "prior z_loss", {"convention": "torch-kl-div", "ignore_index": -100, "reduction": "sum"}),
-    "soft": (True, "weight sample_weight", {}),
+    "soft": (True, "weight sample_weight logit_softcap", {}),
     "weight of the largest": (True, "weight prior normalizer", {"convention": "paddle"}),
     "soft divergence": (True, "class_mask label_smoothing", {"convention": "flax-examples", "reduction": "sum"}),
     "mask of each": (False, "mask_of_each weight", {"convention": "optax-one-hot", "ignore_index": -100}),

@@ -31,6 +31,25 @@ def derivatives():
     print("derivatives agree", flush=True)
 
 
+def strict():
+    """No rank is promoted and no dtype."""
+    for call in CALLS.values():
+        letters, arrays, settings = drawn(call, seed=0)
+        arrays = {name: jnp.asarray(value) for name, value in arrays.items()}
+        split = {"k": "model"}
+
+        def both(arrays, settings=settings):
+            settings = {name: value for name, value in settings.items() if name != "reduction"}
+            own = {name: value for name, value in arrays.items() if name != "normalizer"}
+            return ms.loss_and_grad(**arrays, **settings, axis_name="model")[0], ms.terms(
+                **own, **settings, axis_name="model"
+            )
+
+        with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+            jax.eval_shape(mapped(both, letters, split, ("", letters["targets"].replace("k", ""))), arrays)
+    print("nothing is promoted", flush=True)
+
+
 def summed_by_split(letters, **arrays):
     loss = partial(ms.loss, reduction="sum", axis_name="model")
     return mapped(lambda arrays: over_rows(BOTH, loss(**arrays)), letters, BOTH, "")(arrays)

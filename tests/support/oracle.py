@@ -108,6 +108,7 @@ class _Problem:
         sample_weight=None,
         ignore_index=-100,
         z_loss=0.0,
+        logit_softcap=None,
         reduction="mean",
         normalizer=None,
         axis=None,
@@ -130,7 +131,19 @@ class _Problem:
         self.class_weight = None if weight is None else [number(w) for w in np.asarray(weight)]
         self.prior = None if prior is None else np.asarray(prior)
         self.ignore_index, self.z_loss = ignore_index, number(z_loss)
+        self.cap = None if logit_softcap is None else number(logit_softcap)
         self.reduction, self.normalizer = reduction, normalizer
+
+    def logit(self, n, k):
+        """z, capped."""
+        z = number(self.logits[n][k])
+        return z if self.cap is None else self.cap * mp.tanh(z / self.cap)
+
+    def slope(self, n, k):
+        """∂logit/∂(the given logit)."""
+        if self.cap is None or not self.mask[n][k]:
+            return mpf(1)
+        return 1 / mp.cosh(number(self.logits[n][k]) / self.cap) ** 2
 
     def ignored(self, n):
         return not self.soft and self.ignore_index is not None and int(self.targets[n]) == self.ignore_index
@@ -209,7 +222,7 @@ class _Problem:
         q = [a + b for a, b in zip(label_part, smooth_part, strict=True)]
         a, b = self.weigh(t, label_part, smooth_part)
         there = [k for k in range(self.classes) if self.mask[n][k]]
-        z = {k: number(self.logits[n][k]) for k in there}
+        z = {k: self.logit(n, k) for k in there}
         total = sum((mp.exp(z[k]) for k in there), mpf(0))
         lse = mp.log(total)
         p = [mp.exp(z[k]) / total if k in z else mpf(0) for k in range(self.classes)]
@@ -282,7 +295,8 @@ class _Problem:
                 continue
             c = [_over(x, label) + _over(y, smooth) for x, y in zip(e.a, e.b, strict=True)]
             slope = sum(c, mpf(0)) + _over(2 * e.z_loss * e.lse, square)
-            rows["gradient"][n] = [e.scale * (slope * p - x) for p, x in zip(e.p, c, strict=True)]
+            by_capped = [e.scale * (slope * p - x) for p, x in zip(e.p, c, strict=True)]
+            rows["gradient"][n] = [self.slope(n, k) * g for k, g in enumerate(by_capped)]
             rows["p"][n], rows["c"][n] = e.p, [x + y for x, y in zip(e.a, e.b, strict=True)]
             single["element"][n], single["nll"][n] = e.label + e.smooth + e.square, e.nll
             single["lse"][n], predicted[n] = e.lse, e.p.index(max(e.p))

@@ -37,7 +37,7 @@ class _Alternative(_Problem):
             return None
         found.added = mpf(0)
         there = [k for k in range(self.classes) if self.mask[n][k]]
-        z = {k: number(self.logits[n][k]) for k in there}
+        z = {k: self.logit(n, k) for k in there}
         self.alternative(self, n, found, there, z, self.parameters)
         if found.ignored:
             found.added = mpf(0)

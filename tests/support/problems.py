@@ -55,7 +55,8 @@ def problem(seed, **fixed):
     """The problem of this seed. `fixed` settles what would be drawn.
 
     shape, targets ("hard", "soft", "positive", "bool") and reduction take a value; weight, prior, class_mask, ignore,
-    sample_weight, z_loss, normalizer, convention, smoothing_array, reckless, nonfinite are left out by False.
+    sample_weight, z_loss, logit_softcap, normalizer, convention, smoothing_array, reckless, nonfinite are left out by
+    False.
     """
     return _Generator(seed, fixed).problem()
 
@@ -194,6 +195,7 @@ class _Generator:
         if self.draw("z_loss", 0.3):
             settings["z_loss"] = float(rng.choice([1e-4, 0.01, 0.5]))
         self.reduce(settings, convention)
+        self.cap(settings)
         if self.axis is not None:
             settings["axis"] = self.axis
         validate = (None, True, False)[plan.integers(3)]
@@ -206,6 +208,12 @@ class _Generator:
             settings=settings,
             quiet=not (self.reckless or prior or excluded),
         )
+
+    def cap(self, settings):
+        """Adds a soft cap now and then, without changing what else is drawn."""
+        plan = np.random.default_rng((self.seed // VARIATIONS, 1))
+        if plan.random() < 0.2 and self.fixed.get("logit_softcap", True) is not False:
+            settings["logit_softcap"] = 30.0 if plan.random() < 0.5 else np.array(2.5)
 
     def lay_out(self, rows):
         return np.ascontiguousarray(np.moveaxis(rows, -1, -1 if self.axis is None else self.axis))

@@ -1,7 +1,8 @@
 """Random problems in parts on 1, 2, 3, 4 and 8 processes, each beside the same call on one process.
 
-`python tests/support/sharded_problems.py COUNT` prints, as JSON, the error of each. References are computed before the
-processes are forked. Groups of the same size work on different problems at the same time.
+`python tests/support/sharded_problems.py COUNT FIRST` prints the errors of COUNT problems from a seed on, as JSON.
+References are computed before the processes are forked. Groups of the same size work on different problems at the same
+time.
 """
 
 import json
@@ -21,6 +22,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 import multismooth.torch as ms
+from multismooth.torch.sharding import exchange, nodes
 from multismooth.torch.sharding.split import chunk
 
 WORLD = 8
@@ -153,6 +155,8 @@ def main(rank):
         for number, case in enumerate(c for c in CASES if c.world == size):
             if number % parts != part:
                 continue
+            exchange.MAX_RANKS_GATHERED = 1 if case.seed % 4 == 3 else 8  # two rounds, as above 8 ranks
+            nodes.BLOCK = 8 if case.seed % 3 == 1 else 2**18  # as for large problems
             if case.kind.startswith("placed"):
                 pairs, bits = case.placed(own[case.seed % len(own)])
             else:
@@ -163,9 +167,11 @@ def main(rank):
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    count, CASES = int(sys.argv[1]), []
+    count, seed, CASES = int(sys.argv[1]), int(sys.argv[2]), []
     for size, share in SHARES.items():
-        CASES += [Case(len(CASES) + k, size) for k in range(round(count * share))]
+        for _ in range(round(count * share)):
+            CASES.append(Case(seed, size))
+            seed += 1
     by_rank = ranks.spawn(main, WORLD)
     failures = [str(result) for result in by_rank if isinstance(result, Exception)]
     rows = [row for result in by_rank if not isinstance(result, Exception) for row in result]

@@ -1,7 +1,7 @@
 """The Triton kernels of logits: `forward`, `backward`, and `both` in one. `tiles` chooses tiles, `launch` launches.
 
-All three take the same arguments: the memory, the plan as (labels, a, b, Σv, z_loss, active), its rows v and mask,
-sizes and strides, the distances between the plan's entries (STEPS), and the tile. `tile_arithmetic` says what is
+All three take the same arguments: the memory, the plan as (labels, a, b, Σv, z_loss, active, soft cap), its rows v and
+mask, sizes and strides, the distances between the plan's entries (STEPS), and the tile. `tile_arithmetic` says what is
 computed. The file ends with two kernels that take no tile of logits: `lookup` makes a plan, `rescale` multiplies a
 gradient.
 
@@ -32,6 +32,7 @@ import triton.language as tl
 
 from multismooth.torch.gpu.adding_up import add_up, store_losses
 from multismooth.torch.gpu.plan_kernels import everyday, guard, sums
+from multismooth.torch.gpu.soft_cap import cap_of
 from multismooth.torch.gpu.tile_arithmetic import (
     LOWEST_PEAK,
     coefficients,
@@ -70,10 +71,13 @@ def forward(
     batch, p, exists = tile_elements(B, P, ROWS)
     element, start = batch * P + p, batch * sb + p * sp  # (ROWS, 1)
     label, a, b, v_sum, z_loss, active = coefficients(plan, element, exists, STEPS, COMPUTE)
+    cap = plan[6]
+    if plan[6] is not None:
+        cap = cap_of(plan, STEPS, COMPUTE)
     lead, first, last = row_bounds(start, K, VEC, EDGE)
-    z_y, anchor = label_logit(logits, start, label, sk, mask, active, COMPUTE)
+    z_y, anchor = label_logit(logits, start, label, sk, mask, cap, active, COMPUTE)
     peak, total, v_sum_z = looping_statistics(
-        place_zero(logits, start, VEC), sk, K, anchor, exists, active, lead, first, last, v, mask,
+        place_zero(logits, start, VEC), sk, K, anchor, exists, active, lead, first, last, v, mask, cap,
         ROWS, COLS, GROUP, VEC, EDGE, COMPUTE, "",
     )  # fmt: skip
     loss = loss_of(peak, total, v_sum_z, anchor, z_y, v, K, a, b, v_sum, z_loss, plan[4] is not None)
@@ -104,6 +108,9 @@ def backward(
     left = tl.program_id(0) * COLS
     element, start = batch * P + p, batch * sb + p * sp  # (ROWS, 1)
     label, a, b, v_sum, z_loss, active = coefficients(plan, element, exists, STEPS, COMPUTE)
+    cap = plan[6]
+    if plan[6] is not None:
+        cap = cap_of(plan, STEPS, COMPUTE)
     peak, total = tl.load(peaks + element, mask=exists, other=0), tl.load(totals + element, mask=exists, other=1)
     if upstream is not None:
         a, b, z_loss = a * factor, b * factor, z_loss * factor
@@ -111,23 +118,23 @@ def backward(
     lead, first, last = row_bounds(start, K, VEC, EDGE)
     origin, target = place_zero(logits, start, VEC), place_zero(gradient, batch * gb + p * gp, VEC)
     mine = label_is_mine(label + lead, left, first, last, active, COLS, EDGE)
-    z_y, _ = label_logit(logits, start, label, sk, mask, mine, COMPUTE)
+    z_y, _ = label_logit(logits, start, label, sk, mask, cap, mine, COMPUTE)
     tl.debug_barrier()  # the gradient may overwrite the logits, and another warp may not have read the label's yet
     j, inside = whole_accesses(left, first, last, COLS, EDGE)
     load_and_store_gradient(
-        origin, target, j, sk, gk, j - lead, K, inside, exists, active, peak, label, scale, a, b, v, mask,
+        origin, target, j, sk, gk, j - lead, K, inside, exists, active, peak, label, scale, a, b, v, mask, cap,
         False, "", COMPUTE,
     )  # fmt: skip
     if EDGE > 0:  # noqa: SIM102 the compiler knows the first condition, the device alone the second
         if left == 0:
             i, outer = edges(lead, first, last, K, VEC, EDGE)
             load_and_store_gradient(
-                origin, target, i, sk, gk, i - lead, K, outer, exists, active, peak, label, scale, a, b, v, mask,
+                origin, target, i, sk, gk, i - lead, K, outer, exists, active, peak, label, scale, a, b, v, mask, cap,
                 False, "", COMPUTE,
             )  # fmt: skip
     tl.debug_barrier()
     place = gradient + batch * gb + p * gp
-    store_label_gradient(place, z_y, label, gk, K, mine, peak, scale, a, b, v, COMPUTE)
+    store_label_gradient(place, z_y, label, gk, K, mine, peak, scale, a, b, v, cap, COMPUTE)
 
 
 @triton.jit
@@ -147,17 +154,20 @@ def both(
     batch, p, exists = tile_elements(B, P, ROWS)
     element, start = batch * P + p, batch * sb + p * sp  # (ROWS, 1)
     label, a, b, v_sum, z_loss, active = coefficients(plan, element, exists, STEPS, COMPUTE)
+    cap = plan[6]
+    if plan[6] is not None:
+        cap = cap_of(plan, STEPS, COMPUTE)
     lead, first, last = row_bounds(start, K, VEC, EDGE)
     origin, target = place_zero(logits, start, VEC), place_zero(gradient, batch * gb + p * gp, VEC)
-    z_y, anchor = label_logit(logits, start, label, sk, mask, active, COMPUTE)
+    z_y, anchor = label_logit(logits, start, label, sk, mask, cap, active, COMPUTE)
     j, inside = whole_accesses(0, first, last, COLS, EDGE)
     if EDGE > 0:
         i, outer = edges(lead, first, last, K, VEC, EDGE)
     if GROUP == 0:
-        z = load_logits(origin, j, sk, j - lead, inside, exists, active, mask, COMPUTE, "")
+        z = load_logits(origin, j, sk, j - lead, inside, exists, active, mask, cap, COMPUTE, "")
         peak = tl.maximum(row_max(z), LOWEST_PEAK)
         if EDGE > 0:
-            z_edge = load_logits(origin, i, sk, i - lead, outer, exists, active, mask, COMPUTE, "")
+            z_edge = load_logits(origin, i, sk, i - lead, outer, exists, active, mask, cap, COMPUTE, "")
             peak = tl.maximum(row_max(z_edge), peak)
         anchor = peak
         e, total, v_sum_z = resident_statistics(z, peak, v, j - lead, inside & active, COMPUTE)
@@ -166,7 +176,7 @@ def both(
             total, v_sum_z = total + more, v_sum_z + v_more
     else:
         peak, total, v_sum_z = looping_statistics(
-            origin, sk, K, anchor, exists, active, lead, first, last, v, mask,
+            origin, sk, K, anchor, exists, active, lead, first, last, v, mask, cap,
             ROWS, COLS, GROUP, VEC, EDGE, COMPUTE, "evict_last",
         )  # fmt: skip
     if peaks is not None:  # stored now: if they wait for the loss, they spill where blocks share a row
@@ -178,24 +188,24 @@ def both(
     tl.debug_barrier()  # the gradient may overwrite the logits, and another warp may not have read the label's yet
     if GROUP == 0:
         store_gradient(
-            e, target, j, gk, j - lead, K, inside & exists, label, active, scale, a, b, v, COMPARES, "", COMPUTE
+            e, z, target, j, gk, j - lead, K, inside & exists, label, active, scale, a, b, v, cap, COMPARES, "", COMPUTE
         )
     else:  # from the last tile to the first: what was read last is the likeliest to be in the L2 cache still
         for tile in range(0, tl.cdiv(K, COLS)):
             j, inside = whole_accesses((tl.cdiv(K, COLS) - 1 - tile) * COLS, first, last, COLS, EDGE)
             load_and_store_gradient(
-                origin, target, j, sk, gk, j - lead, K, inside, exists, active, peak, label, scale, a, b, v, mask,
+                origin, target, j, sk, gk, j - lead, K, inside, exists, active, peak, label, scale, a, b, v, mask, cap,
                 COMPARES, "evict_first", COMPUTE,
             )  # fmt: skip
     if EDGE > 0:  # read again, which takes fewer registers than to keep it
         load_and_store_gradient(
-            origin, target, i, sk, gk, i - lead, K, outer, exists, active, peak, label, scale, a, b, v, mask,
+            origin, target, i, sk, gk, i - lead, K, outer, exists, active, peak, label, scale, a, b, v, mask, cap,
             COMPARES, "", COMPUTE,
         )  # fmt: skip
     if not COMPARES:
         tl.debug_barrier()
         place = gradient + batch * gb + p * gp
-        store_label_gradient(place, z_y, label, gk, K, active, peak, scale, a, b, v, COMPUTE)
+        store_label_gradient(place, z_y, label, gk, K, active, peak, scale, a, b, v, cap, COMPUTE)
     add_up(losses, total_loss, ticket)
 
 

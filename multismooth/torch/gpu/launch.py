@@ -77,11 +77,12 @@ class Call:
         self.summed, self.const, self.ticket = summed, plan.const, getattr(plan, "ticket", None)
         self.elements, self.dtype = without_axis(logits.shape, axis), float_of(logits)
         self.logits, self.gradient, self.layout = arranged(logits, axis, with_gradient, out)
-        values = (plan.a, plan.b, plan.v_sum, plan.z_loss)
+        values = (plan.a, plan.b, plan.v_sum, plan.z_loss, plan.softcap)
         values, self.steps = zip(*(coefficient(value, self.elements, logits) for value in values), strict=True)
         active = None if plan.active is None else plan.active.expand(self.elements).contiguous()
         rows = (None if row is None else row.reshape(-1) for row in (plan.v, plan.mask))
-        self.plan = ((plan.labels.contiguous(), *values, active), *rows)
+        *values, softcap = values
+        self.plan = ((plan.labels.contiguous(), *values, active, softcap), *rows)
         self.needs_few_registers = logits.itemsize == 2 and plan.v is None and plan.mask is None
 
     def forward(self, tile):

@@ -28,7 +28,7 @@ MAX_ELEMENTS = 2**17
 ELEMENTS_AT_A_TIME = 2**10  # one for each thread of a block
 WARPS = 32  # of a block
 COEFFICIENTS = ("a", "b", "const", "z_loss")  # in the order of the kernel's pairs
-SUPPORTED_ARGUMENTS = ("logits", "targets", "label_smoothing", "z_loss", "normalizer")
+SUPPORTED_ARGUMENTS = ("logits", "targets", "label_smoothing", "z_loss", "logit_softcap", "normalizer")
 
 
 def supports(problem, settings):
@@ -65,8 +65,9 @@ class CountedPlan(Plan):
     ticket = None
 
 
-def counted(plan, ticket):
-    plan = CountedPlan(*plan)
+def counted(plan, ticket, softcap=None):
+    """The plan with the counter, and with the soft cap, which no kernel of plans needs to know."""
+    plan = CountedPlan(*plan._replace(softcap=softcap))
     plan.ticket = ticket
     return plan
 
@@ -104,7 +105,7 @@ def planned(problem, settings):
         )  # fmt: skip
     coefficients = dict(zip(COEFFICIENTS, memory, strict=True))
     plan = plan._replace(labels=labels, active=active, denominator_share=1.0, label_weight=1.0, **coefficients)
-    return counted(plan, ticket)
+    return counted(plan, ticket, problem.logit_softcap)
 
 
 # --- arrays among the arguments: class weights, a class mask, sample weights, ε per element, a normalizer -----------
@@ -208,7 +209,7 @@ def planned_from_arrays(problem, settings):
         labels, a=a, b=b, v=None if v is None else v.view(row), v_sum=1.0 if v_sum is None else v_sum,
         z_loss=squares, active=active, mask=None if problem.class_mask is None else problem.class_mask.view(row),
     )  # fmt: skip
-    return counted(plan, ticket)
+    return counted(plan, ticket, problem.logit_softcap)
 
 
 def knows(problem, settings):

@@ -16,7 +16,8 @@ row's first logit.
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)
+from multismooth.torch.gpu.soft_cap import capped, exponential, slope
+
 LN2 = tl.constexpr(0.6931471805599453)
 LOWEST_PEAK = tl.constexpr(-1e38)  # where a maximum starts. It is finite, because −inf − −inf is NaN
 MINUS_INFINITY = tl.constexpr(float("-inf"))
@@ -68,8 +69,8 @@ def edges(lead, first, last, K, VEC: tl.constexpr, EDGE: tl.constexpr):
 
 
 @triton.jit
-def load_logits(origin, j, sk, k, inside, exists, active, mask, COMPUTE: tl.constexpr, POLICY: tl.constexpr):
-    """The logits at the places j. They are −inf outside the row, at inactive elements, and at absent classes.
+def load_logits(origin, j, sk, k, inside, exists, active, mask, cap, COMPUTE: tl.constexpr, POLICY: tl.constexpr):
+    """The logits at the places j, capped. They are −inf outside the row, at inactive elements, and at absent classes.
 
     A single inactive row is not read. Of several elements side by side, some inactive, all are: else an access of 16
     bytes would fall apart.
@@ -77,6 +78,8 @@ def load_logits(origin, j, sk, k, inside, exists, active, mask, COMPUTE: tl.cons
     ONE: tl.constexpr = active.shape[0] == 1
     read = inside & (active if ONE else exists)
     z = tl.load(origin + j.to(tl.int64) * sk, mask=read, other=MINUS_INFINITY, eviction_policy=POLICY).to(COMPUTE)
+    if cap is not None:
+        z = tl.where(read, capped(z, cap), MINUS_INFINITY)
     if not ONE:
         z = tl.where(active, z, MINUS_INFINITY)
     if mask is not None:
@@ -99,7 +102,7 @@ def coefficient(value, element, exists, STEP: tl.constexpr, COMPUTE: tl.constexp
 @triton.jit
 def coefficients(plan, element, exists, STEPS: tl.constexpr, COMPUTE: tl.constexpr):
     """(label, a, b, Σv, z_loss or 0, whether its logits count) of the tile's elements."""
-    labels, a, b, v_sum, z_loss, active = plan
+    labels, a, b, v_sum, z_loss, active, _ = plan
     label = tl.load(labels + element, mask=exists, other=0).to(tl.int32)
     a = coefficient(a, element, exists, STEPS[0], COMPUTE)
     b = coefficient(b, element, exists, STEPS[1], COMPUTE)
@@ -146,11 +149,6 @@ def row_sum(x):
 
 
 @triton.jit
-def exponential(x):
-    return tl.exp2(x * LOG2E)
-
-
-@triton.jit
 def updated(z, term, peak, total, v_sum_z, GROUP: tl.constexpr):
     """The running statistics after one more tile. Each GROUP of logits has its own, and costs one more exponential."""
     ROWS: tl.constexpr = z.shape[0]
@@ -163,7 +161,7 @@ def updated(z, term, peak, total, v_sum_z, GROUP: tl.constexpr):
 
 @triton.jit
 def looping_statistics(
-    origin, sk, K, anchor, exists, active, lead, first, last, v, mask,
+    origin, sk, K, anchor, exists, active, lead, first, last, v, mask, cap,
     ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr, VEC: tl.constexpr, EDGE: tl.constexpr,
     COMPUTE: tl.constexpr, POLICY: tl.constexpr,
 ):  # fmt: skip
@@ -173,14 +171,14 @@ def looping_statistics(
     totals, v_sums_z = tl.zeros((ROWS, GROUPS), COMPUTE), tl.zeros((ROWS, GROUPS), COMPUTE)
     for left in range(0, K, COLS):
         j, inside = whole_accesses(left, first, last, COLS, EDGE)
-        z = load_logits(origin, j, sk, j - lead, inside, exists, active, mask, COMPUTE, POLICY)
+        z = load_logits(origin, j, sk, j - lead, inside, exists, active, mask, cap, COMPUTE, POLICY)
         term = times_v(z - anchor, v, j - lead, inside & active, COMPUTE)
         peaks, totals, v_sums_z = updated(z, term, peaks, totals, v_sums_z, GROUP)
     peak = row_max(peaks)
     total, v_sum_z = row_sum(totals * exponential(peaks - peak)), row_sum(v_sums_z)
     if EDGE > 0:
         j, inside = edges(lead, first, last, K, VEC, EDGE)
-        z = load_logits(origin, j, sk, j - lead, inside, exists, active, mask, COMPUTE, POLICY)
+        z = load_logits(origin, j, sk, j - lead, inside, exists, active, mask, cap, COMPUTE, POLICY)
         term = times_v(z - anchor, v, j - lead, inside & active, COMPUTE)
         new_peak = tl.maximum(peak, row_max(z))
         total = total * exponential(peak - new_peak) + row_sum(exponential(z - new_peak))
@@ -197,9 +195,9 @@ def resident_statistics(z, peak, v, k, inside, COMPUTE: tl.constexpr):
 
 
 @triton.jit
-def label_logit(memory, start, label, sk, mask, active, COMPUTE: tl.constexpr):
+def label_logit(memory, start, label, sk, mask, cap, active, COMPUTE: tl.constexpr):
     """(the label's logit, an anchor): the anchor is the same logit, or 0 if that is not finite."""
-    z_y = load_logits(memory + start, label, sk, label, active, active, active, mask, COMPUTE, "")
+    z_y = load_logits(memory + start, label, sk, label, active, active, active, mask, cap, COMPUTE, "")
     return z_y, tl.where(tl.abs(z_y) < float("inf"), z_y, 0.0)
 
 
@@ -245,7 +243,7 @@ def share(b, v, k, K, inside, COMPUTE: tl.constexpr):
 
 @triton.jit
 def store_gradient(
-    e, target, j, gk, k, K, inside, label, active, scale, a, b, v, COMPARES: tl.constexpr, POLICY: tl.constexpr,
+    e, z, target, j, gk, k, K, inside, label, active, scale, a, b, v, cap, COMPARES: tl.constexpr, POLICY: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """Write e·scale − b·v to the places j. COMPARES: less a at the label, which `store_label_gradient` writes else."""
@@ -253,23 +251,29 @@ def store_gradient(
     g = e * scale - (tl.where(k == label, bv + a, bv) if COMPARES else bv)
     if v is not None:  # which may hold NaN. Without v, an inactive element's g is 0·0 − 0
         g = tl.where(active, g, 0.0)
+    if cap is not None:
+        g *= slope(z, cap)
     g = g.to(target.dtype.element_ty)
     tl.store(target + j.to(tl.int64) * gk, g, mask=inside, eviction_policy=POLICY)
 
 
 @triton.jit
-def store_label_gradient(target, z_y, label, gk, K, mine, peak, scale, a, b, v, COMPUTE: tl.constexpr):
+def store_label_gradient(target, z_y, label, gk, K, mine, peak, scale, a, b, v, cap, COMPUTE: tl.constexpr):
     """Write the label's entry over that of `store_gradient`, after a barrier."""
     g = exponential(z_y - peak) * scale - (share(b, v, label, K, mine, COMPUTE) + a)
+    if cap is not None:
+        g *= slope(z_y, cap)
     tl.store(target + label.to(tl.int64) * gk, g.to(target.dtype.element_ty), mask=mine)
 
 
 @triton.jit
 def load_and_store_gradient(
-    origin, target, j, sk, gk, k, K, inside, exists, active, peak, label, scale, a, b, v, mask,
+    origin, target, j, sk, gk, k, K, inside, exists, active, peak, label, scale, a, b, v, mask, cap,
     COMPARES: tl.constexpr, POLICY: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """Read the logits at the places j once more and write their gradient."""
-    z = load_logits(origin, j, sk, k, inside, exists, active, mask, COMPUTE, POLICY)
+    z = load_logits(origin, j, sk, k, inside, exists, active, mask, cap, COMPUTE, POLICY)
     e = exponential(z - peak)
-    store_gradient(e, target, j, gk, k, K, inside & exists, label, active, scale, a, b, v, COMPARES, POLICY, COMPUTE)
+    store_gradient(
+        e, z, target, j, gk, k, K, inside & exists, label, active, scale, a, b, v, cap, COMPARES, POLICY, COMPUTE
+    )

@@ -11,11 +11,7 @@ from multismooth.torch.sharding.exchange import summed
 
 __all__ = ["call", "placed_normalizer", "summed"]
 
-LOCAL = dict.fromkeys(("loss", "terms", "loss_and_grad"), calls.local)
-PLACED = dict.fromkeys(LOCAL, calls.placed)
-HEADS = ("linear_loss", "linear_terms", "linear_loss_and_grad")
-LOCAL |= dict.fromkeys(HEADS, head_calls.local_head)
-PLACED |= dict.fromkeys(HEADS, head_calls.placed_head)
+LOGITS = ("loss", "terms", "loss_and_grad")
 
 
 def call(name, backend, *arguments, group=None, **options):
@@ -23,5 +19,7 @@ def call(name, backend, *arguments, group=None, **options):
     if name.endswith("terms"):
         options["reduction"] = "none"
     if group is None:
-        return PLACED[name](name, backend, *arguments, **options)
-    return LOCAL[name](name, backend, *arguments, group=group, **options)
+        function = calls.placed if name in LOGITS else head_calls.placed_head
+        return function(name, backend, *arguments, **options)
+    function = calls.local if name in LOGITS else head_calls.local_head
+    return function(name, backend, *arguments, group=group, **options)

@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch.distributed import _functional_collectives as functional
 
 from multismooth.errors import ShardError, complain
+from multismooth.torch.sharding.exchange import all_gather
 
 REFUSED = 1  # in the field "error": this rank has an error of its own
 ELSEWHERE = 2  # this rank has heard of one in another group
@@ -78,15 +80,13 @@ class Agreement:
 
     def _start(self, group):
         row = torch.tensor([[*self._header]], dtype=torch.int64, device=self._device)
-        rows = row.new_empty(dist.get_world_size(group), row.numel())
-        return rows, dist.all_gather_into_tensor(rows, row, group=group, async_op=True)
+        return all_gather(row, 0, group)
 
     def reached(self):
         """Return if all agree. Else raise: this rank's own error, or a ShardError."""
         found = None
         for place, (group, have) in enumerate(self._groups):
-            rows, work = self._pending if place == 0 else self._start(group)
-            work.wait()
+            rows = functional.wait_tensor(self._pending if place == 0 else self._start(group))
             headers = [Header(*row) for row in rows.tolist()]
             found = found or disagreement(headers, have, dist.get_process_group_ranks(group))
             if found is not None and not self._header.error:  # so that the next group hears of it

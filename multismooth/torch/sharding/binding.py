@@ -54,7 +54,7 @@ def bind(backend, logits, given, settings, split):
     axis, validate = settings["axis"], settings["validate"]
     class_axis = argument_checks.axis_index(-1 if axis is None else axis, logits.ndim, "the logits")
     shape = [*logits.shape]
-    shape[class_axis] = split.count
+    shape[class_axis] = split.classes
     template = backend.template(tuple(shape), logits.dtype, logits)
     targets = backend.take("targets", given.targets, logits)
     rows, mask = None, given.class_mask

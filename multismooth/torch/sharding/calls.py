@@ -1,6 +1,7 @@
 """The public functions for logits of which each process of a group has some classes, and some elements."""
 
 import torch
+import torch.distributed as dist
 
 from multismooth import spec
 from multismooth.api.options import by_default
@@ -28,7 +29,7 @@ def header_of(name, bound, head=()):
     own = None if not isinstance(problem.class_mask, torch.Tensor) else problem.class_mask
     targets = ("rows",) if bound.rows is not None else (problem.targets,)
     return Header(
-        num_classes=split.count,
+        num_classes=split.classes,
         class_start=split.start,
         classes=split.size,
         dtype=checksum(problem.logits.dtype),
@@ -102,11 +103,15 @@ def settings_of(*, convention, ignore_index, reduction, axis, validate):
     }  # fmt: skip
 
 
-def reduction_of(name, backend, logits, targets, options, split, groups, predicts=False):
-    """The Reduction of a call, for local logits; `split()` says which classes are here."""
-    given, settings = given_of(targets, **options)
+def reduction_of(name, backend, logits, arguments, split, groups, validate):
+    """The Reduction of a call, for local logits.
+
+    arguments(): (targets, options) of this process. split(): which classes are here. They raise for bad arguments.
+    """
 
     def bind():
+        targets, options = arguments()
+        given, settings = given_of(targets, **options)
         z = backend.take("logits", logits)
         if backend.kind(z) != "floating":
             raise complain("logits", "a floating dtype", str(z.dtype), "Cast it; integers have no gradient.")
@@ -114,8 +119,8 @@ def reduction_of(name, backend, logits, targets, options, split, groups, predict
             backend, z, given, settings, split(z.shape[-1 if settings["axis"] is None else settings["axis"]])
         )
 
-    bound, agreement = agreed(name, bind, groups, logits.device, settings["validate"])
-    return Reduction(bound, agreement, predicts)
+    bound, agreement = agreed(name, bind, groups, logits.device, validate)
+    return Reduction(bound, agreement, name == "terms")
 
 
 def evaluated(name, reduction, *inputs):
@@ -137,8 +142,17 @@ def local(name, backend, logits, targets, *, group, num_classes=None, class_star
     def split(size):
         return split_of(group, size, num_classes, class_start)
 
-    reduction = reduction_of(name, backend, logits, targets, options, split, [(group, PARTS)], name == "terms")
+    groups, validate = [(checked_group(group), PARTS)], options.get("validate")
+    reduction = reduction_of(name, backend, logits, lambda: (targets, options), split, groups, validate)
     return with_out(evaluated(name, reduction, logits), name, out)
+
+
+def checked_group(group):
+    """The process group of `group=`."""
+    if not torch.compiler.is_compiling() and not isinstance(group, dist.ProcessGroup):
+        remedy = "Pass mesh.get_group(name), or what torch.distributed.new_group returns."
+        raise complain("group", "a torch.distributed.ProcessGroup", type(group).__name__, remedy, TypeError)
+    return group
 
 
 def with_out(found, name, out):
@@ -157,10 +171,12 @@ def placed(name, backend, logits, targets, *, out=None, **options):
     from multismooth.torch.sharding import placement
 
     own = placement.checked_placements("logits", logits)
-    elements = placement.Elements.of(tuple(logits.shape), logits.device_mesh, own, options.get("axis"), targets)
-    targets, options = elements.local(targets, options)
-    z, groups = logits.to_local(grad_placements=own), elements.groups()
-    reduction = reduction_of(name, backend, z, targets, options, lambda size: elements.split, groups, name == "terms")
+    elements = placement.Elements.of(tuple(logits.shape), logits.device_mesh, own, options.get("axis"))
+    z = logits.to_local(grad_placements=own)
+    reduction = reduction_of(
+        name, backend, z, lambda: elements.local(targets, options), lambda size: elements.split, elements.groups(),
+        options.get("validate"),
+    )  # fmt: skip
     found = with_out(evaluated(name, reduction, z), name, None if out is None else out.to_local())
     if name != "loss_and_grad":
         return elements.placed(found, reduction.settings.reduction)

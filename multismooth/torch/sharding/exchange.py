@@ -13,6 +13,10 @@ from torch.distributed import _functional_collectives as functional
 from multismooth import spec
 from multismooth.torch.namespace import XP
 
+# PyTorch 2.13 has deprecated the old name.
+NEW_NAME = hasattr(functional, "all_gather_single")
+all_gather = functional.all_gather_single if NEW_NAME else functional.all_gather_tensor
+
 # Up to so many ranks one all-gather of everything; above, two all-reduces, which move fewer bytes but wait twice.
 MAX_RANKS_GATHERED = 8
 
@@ -21,7 +25,7 @@ def gathered(x, group):
     """The tensors of all ranks of the group, which have one shape, along a new first axis."""
     if dist.get_world_size(group) == 1:
         return x.unsqueeze(0)
-    return functional.wait_tensor(functional.all_gather_tensor(x.unsqueeze(0).contiguous(), 0, group))
+    return functional.wait_tensor(all_gather(x.unsqueeze(0).contiguous(), 0, group))
 
 
 def reduced(x, operation, group):

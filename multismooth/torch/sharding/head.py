@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from multismooth import linear, spec
 from multismooth.plan import ROWS, mapped
 from multismooth.torch.linear import DEVICE_ROWS, DEVICE_WORKSPACE, SPEC_BYTES, _Products
-from multismooth.torch.namespace import XP, known
+from multismooth.torch.namespace import XP, float_of, known
 from multismooth.torch.sharding import nodes
 from multismooth.torch.sharding.exchange import reduced
 
@@ -31,7 +31,7 @@ class HeadStatic(NamedTuple):
 
 def chunk_rows(hidden, split, ranks, wanted):
     """Rows of a chunk. It depends on what all ranks have in common, because a chunk is an exchange."""
-    rows, classes = hidden.shape[0], -(-split.count // ranks)
+    rows, classes = hidden.shape[0], -(-split.classes // ranks)
     if not known(rows):
         return rows
     if hidden.is_cpu:
@@ -107,8 +107,8 @@ class HeadClasses(torch.autograd.Function):
             here = spec.Statistics(*found[:, place])
             g = nodes.rows_gradient(logits, here, part, 1, upstream[:, place])
             if needed[2]:
-                d_bias = g.sum(0) if d_bias is None else d_bias + g.sum(0)
-            g = g.to(features.dtype)
+                part_of_bias = g.sum(0, dtype=float_of(hidden))
+                d_bias = part_of_bias if d_bias is None else d_bias + part_of_bias
             if needed[0]:
                 products.add_hidden(g, place)
             if needed[1]:

@@ -3,11 +3,11 @@
 import torch.distributed as dist
 
 from multismooth.api.options import by_default
-from multismooth.errors import complain
+from multismooth.errors import ShardError, complain
 from multismooth.torch import linear
 from multismooth.torch.sharding import binding, nodes
 from multismooth.torch.sharding.agreement import PARTS
-from multismooth.torch.sharding.calls import Reduction, agreed, evaluated, given_of
+from multismooth.torch.sharding.calls import Reduction, agreed, checked_group, evaluated, given_of
 from multismooth.torch.sharding.head import HeadClasses, HeadStatic, chunk_rows, flat
 from multismooth.torch.sharding.split import split_of
 
@@ -45,21 +45,22 @@ def head_options(*, chunk_rows, accumulate, **options):
     return {"chunk_rows": chunk_rows, "accumulate": accumulate}, options
 
 
-def head_of(name, backend, hidden, classifier, targets, bias, options, split, groups, sums_hidden):
-    """The HeadReduction of a call, for local tensors; `split()` says which classes are here."""
-    own, options = head_options(**options)
-    given, settings = given_of(targets, **options)
+def head_of(name, backend, inputs, options, arguments, split, groups, sums_hidden):
+    """The HeadReduction of a call, for local tensors. `arguments` and `split` as in `calls.reduction_of`."""
+    (hidden, classifier, bias), (own, others) = inputs, head_options(**options)
 
     def bind():
-        arguments = binding.ShapeArguments(backend)
-        *_, logits = arguments.head(hidden, classifier, bias, own["chunk_rows"], own["accumulate"], settings["axis"])
+        targets, options = arguments(others)
+        given, settings = given_of(targets, **options)
+        checks = binding.ShapeArguments(backend)
+        *_, logits = checks.head(hidden, classifier, bias, own["chunk_rows"], own["accumulate"], settings["axis"])
         return binding.bind(backend, logits, given, settings, split(classifier.shape[0]))
 
     def head(bound):
         axis = bound.settings.axis
         return hidden.shape[axis], hidden.dtype, own["chunk_rows"]
 
-    bound, agreement = agreed(name, bind, groups, hidden.device, settings["validate"], head)
+    bound, agreement = agreed(name, bind, groups, hidden.device, options.get("validate"), head)
     return HeadReduction(bound, agreement, name.endswith("terms"), own, sums_hidden)
 
 
@@ -71,10 +72,9 @@ def local_head(
     def split(size):
         return split_of(group, size, num_classes, class_start)
 
-    reduction = head_of(
-        name, backend, hidden, classifier, targets, bias, options, split, [(group, PARTS)], sums_hidden=True
-    )
-    return evaluated(name, reduction, hidden, classifier, bias)
+    inputs, groups = (hidden, classifier, bias), [(checked_group(group), PARTS)]
+    reduction = head_of(name, backend, inputs, options, lambda others: (targets, others), split, groups, True)
+    return evaluated(name, reduction, *inputs)
 
 
 def placed_head(name, backend, hidden, classifier, targets, *, bias=None, **options):
@@ -95,16 +95,17 @@ def placed_head(name, backend, hidden, classifier, targets, *, bias=None, **opti
     for argument, value, feature in (("hidden", hidden, axis), ("classifier", classifier, 1)):
         if any(isinstance(p, Shard) and p.dim % value.ndim == feature for p in value.placements):
             remedy = f"Pass {argument}.redistribute(placements=…): the logits of split features are partial sums."
-            raise complain(argument, "a feature axis that is not split", str(tuple(value.placements)), remedy)
+            got = str(tuple(value.placements))
+            raise complain(argument, "a feature axis that is not split", got, remedy, ShardError)
     split_classes = [isinstance(p, Shard) for p in classifier.placements]
     # Where a mesh axis splits both, the features are gathered: they are smaller than the logits of either.
     rows = [Replicate() if c else p for c, p in zip(split_classes, hidden.placements, strict=True)]
-    hidden = hidden.redistribute(mesh, rows)
+    if tuple(rows) != tuple(hidden.placements):  # else its gradient would be summed, and no longer be Partial
+        hidden = hidden.redistribute(mesh, rows)
     logits = [Shard(axis) if c else p for c, p in zip(split_classes, rows, strict=True)]
     shape = list(hidden.shape)
     shape[axis] = classifier.shape[0]
-    elements = placement.Elements.of(tuple(shape), mesh, logits, axis, targets)
-    targets, options = elements.local(targets, options)
+    elements = placement.Elements.of(tuple(shape), mesh, logits, axis)
     kept = [Partial("sum") if c else p for c, p in zip(split_classes, rows, strict=True)]
     summed = [Partial("sum") if isinstance(p, Shard) else c for c, p in zip(classifier.placements, rows, strict=True)]
     placements = {"hidden": kept, "classifier": summed, "bias": summed}
@@ -114,10 +115,10 @@ def placed_head(name, backend, hidden, classifier, targets, *, bias=None, **opti
         None if value is None else value.to_local(grad_placements=placements[argument])
         for argument, value in (("hidden", hidden), ("classifier", classifier), ("bias", bias))
     ]
-    groups = elements.groups()
     reduction = head_of(
-        name, backend, local[0], local[1], targets, local[2], options, lambda size: elements.split, groups, False
-    )
+        name, backend, local, options, lambda others: elements.local(targets, others), lambda size: elements.split,
+        elements.groups(), False,
+    )  # fmt: skip
     found = evaluated(name, reduction, *local)
     if name != "linear_loss_and_grad":
         return elements.placed(found, reduction.settings.reduction)

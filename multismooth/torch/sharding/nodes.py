@@ -10,6 +10,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from multismooth import spec
+from multismooth.plan import mapped
 from multismooth.torch.namespace import XP
 from multismooth.torch.sharding.exchange import merged
 from multismooth.torch.sharding.split import SPLIT_XP, inside
@@ -29,12 +30,50 @@ class Static(NamedTuple):
 def shard_of(plan, axis, split):
     """The plan with the rows of this process's classes. Labels count from its first class."""
     rows = {name: split.part(getattr(plan, name), axis) for name in ("u", "v", "mask")}
-    rows["v"] = 1 / split.count if plan.v is None else rows["v"]
+    rows["v"] = 1 / split.classes if plan.v is None else rows["v"]
     return plan._replace(labels=None if plan.labels is None else plan.labels - split.start, **rows)
+
+
+# --- blocks of elements, so that on a CPU the passes over their logits find them in its cache -----------------------
+
+BLOCK = 2**18  # logits of a block
+
+
+class Blocks:
+    """Equal parts of the elements along one of their axes. One part, where the logits are few or not on a CPU."""
+
+    def __init__(self, logits, axis):
+        self.along = 0 if axis else logits.ndim - 1
+        self.of_element = self.along - (self.along > axis)  # the same axis of an array without the class axis
+        size = 1 if logits.ndim < 2 else logits.shape[self.along]
+        whole = torch.compiler.is_compiling() or not logits.is_cpu or logits.numel() <= BLOCK or size < 2
+        rows = size if whole else max(1, BLOCK * size // logits.numel())
+        self.parts = None if whole else [(start, min(rows, size - start)) for start in range(0, size, rows)]
+
+    def row(self, x, part):
+        return x if x.shape[self.along] == 1 else x.narrow(self.along, *part)
+
+    def element(self, x, part):
+        return x if x.ndim == 0 or x.shape[self.of_element] == 1 else x.narrow(self.of_element, *part)
+
+    def plan(self, plan, part):
+        own = mapped(plan, lambda x: self.element(x, part), lambda x: self.row(x, part))
+        all_active = own.active is not None and bool(own.active.all())  # then two passes less
+        return own._replace(active=None) if all_active else own
 
 
 def local(logits, plan, axis, predicts=False):
     """(the Statistics of the classes here, the class here of the largest logit or None) for a plan of `shard_of`."""
+    blocks = Blocks(logits, axis)
+    if blocks.parts is None:
+        return local_block(logits, plan, axis, predicts)
+    found = [local_block(blocks.row(logits, k), blocks.plan(plan, k), axis, predicts) for k in blocks.parts]
+    statistics, first = zip(*found, strict=True)
+    whole = spec.Statistics(*(torch.cat(column, blocks.of_element) for column in zip(*statistics, strict=True)))
+    return whole, torch.cat(first, blocks.of_element) if predicts else None
+
+
+def local_block(logits, plan, axis, predicts):
     z = spec.masked_logits(logits, plan, axis, XP)
     shape = (*z.shape[:axis], *z.shape[axis + 1 :])
     zero = z.new_zeros(shape)
@@ -43,10 +82,11 @@ def local(logits, plan, axis, predicts=False):
         return spec.Statistics(zero - float("inf"), zero, zero, zero, zero, zero), first
     u_sum = inside(plan.labels, z, axis).to(z.dtype) if plan.u is None else plan.u.sum(axis)
     v_sum = plan.v * z.shape[axis] if isinstance(plan.v, float) else plan.v.sum(axis)
-    peak, gap = spec.peak_and_gap(z, axis, XP)
+    peak, first = XP.highest(z, axis) if predicts else (z.amax(axis), None)
+    gap = spec.gap_to(peak, z, axis, XP)
     own = plan._replace(u_sum=u_sum, v_sum=zero + v_sum)
     found = spec.statistics_of(peak, gap, torch.exp(-gap), own, axis, SPLIT_XP)
-    return spec.Statistics(*(x.expand(shape) for x in found)), z.argmax(axis) if predicts else None
+    return spec.Statistics(*(x.expand(shape) for x in found)), first
 
 
 def whole(logits, plan, static):
@@ -58,7 +98,19 @@ def whole(logits, plan, static):
 
 
 def rows_gradient(logits, found, plan, axis, upstream):
-    """The derivative of upstream·(lse, nll, smooth) by the logits here, in the computing dtype."""
+    """The derivative of upstream·(lse, nll, smooth) by the logits here, in their dtype."""
+    blocks = Blocks(logits, axis)
+    if blocks.parts is None:
+        return block_gradient(logits, found, plan, axis, upstream).to(logits.dtype)
+    gradient = torch.empty_like(logits)
+    for part in blocks.parts:
+        numbers = [[blocks.element(x, part) for x in group] for group in (found, upstream)]
+        own = spec.Statistics(*numbers[0]), blocks.plan(plan, part), axis, numbers[1]
+        blocks.row(gradient, part).copy_(block_gradient(blocks.row(logits, part), *own))
+    return gradient
+
+
+def block_gradient(logits, found, plan, axis, upstream):
     of_lse, of_nll, of_smooth = upstream
     z = spec.masked_logits(logits, plan, axis, XP)
     e = torch.exp(z - spec.finite(found.peak, XP).unsqueeze(axis))
@@ -110,7 +162,7 @@ class AllClasses(torch.autograd.Function):
         logits, *saved = ctx.saved_tensors
         plan, found = plan_again(ctx.rows, saved[6:]), spec.Statistics(*saved[:6])
         g = rows_gradient(logits, found, plan, ctx.static.axis, (of_lse, of_nll, of_smooth))
-        return g.to(logits.dtype), None, None
+        return g, None, None
 
 
 def all_classes(logits, plan, static):

@@ -13,7 +13,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from multismooth import spec
 from multismooth.api import argument_checks, target_checks
-from multismooth.errors import TargetError, complain
+from multismooth.errors import ShardError, TargetError, complain
 from multismooth.problem import Terms
 from multismooth.torch.sharding.agreement import CLASSES, ELEMENTS
 from multismooth.torch.sharding.split import Split
@@ -24,9 +24,10 @@ FROM_LOCAL = "A plain tensor has the global shape; make parts a DTensor by DTens
 def checked_placements(name, tensor):
     """The placements of a DTensor, which must be Shard and Replicate."""
     for placement in tensor.placements:
-        if type(placement) not in (Shard, Replicate):
+        if type(placement).__name__ not in ("Shard", "Replicate"):  # by name: a compiler cannot compare the classes
             remedy = f"Pass {name}.redistribute(placements=…), with Shard or Replicate on each mesh axis."
-            raise complain(name, "placements of Shard and Replicate", str(tuple(tensor.placements)), remedy)
+            got = str(tuple(tensor.placements))
+            raise complain(name, "placements of Shard and Replicate", got, remedy, ShardError)
     return tuple(tensor.placements)
 
 
@@ -83,6 +84,11 @@ class Place(NamedTuple):
         return DTensor.from_local(part, self.mesh, self.placements, run_check=False, shape=shape, stride=tuple(stride))
 
 
+def has_rows(targets):
+    """Whether these are soft targets."""
+    return targets.is_floating_point() or targets.dtype is torch.bool
+
+
 def whole(value):
     """A (K,) argument or a number, of which every process has all."""
     return value.full_tensor() if isinstance(value, DTensor) else value
@@ -95,22 +101,21 @@ class Elements(NamedTuple):
     axis: int
 
     @classmethod
-    def of(cls, shape, mesh, placements, axis, targets):
-        """`targets` decide, as in `loss`, whether axis=None is clear."""
-        if isinstance(targets, torch.Tensor):
-            soft = targets.is_floating_point() or targets.dtype is torch.bool
-            axis = target_checks.class_axis(shape, targets.shape, soft, axis)
+    def of(cls, shape, mesh, placements, axis):
         axis = argument_checks.axis_index(-1 if axis is None else axis, len(shape), "the logits")
-        place = cls(Place.of(shape, mesh, placements), axis)
-        if isinstance(targets, torch.Tensor) and not isinstance(targets, DTensor):
-            expected = place.logits.shape if soft else place.elements.shape
-            here = place.logits.size if soft else place.elements.size
-            if tuple(targets.shape) == tuple(here) != tuple(expected):
-                raise complain("targets", f"the global shape {expected}", f"{tuple(here)}", FROM_LOCAL, TargetError)
-        if isinstance(targets, torch.Tensor):
-            kind = "boolean" if targets.dtype is torch.bool else "floating" if soft else "integer"
-            target_checks.target_shape(kind, targets.shape, shape, axis)
-        return place
+        return cls(Place.of(shape, mesh, placements), axis)
+
+    def check(self, targets, axis):
+        """Refuse targets that do not have the global shape; `axis` as the caller passed it."""
+        shape, kind = self.logits.shape, "integer"
+        if has_rows(targets):
+            kind = "boolean" if targets.dtype is torch.bool else "floating"
+        target_checks.class_axis(shape, targets.shape, kind != "integer", axis)
+        place = self.elements if kind == "integer" else self.logits
+        if not isinstance(targets, DTensor) and tuple(targets.shape) == place.size != place.shape:
+            got = f"{place.size}, that of this rank's part"
+            raise complain("targets", f"the global shape {place.shape}", got, FROM_LOCAL, TargetError)
+        target_checks.target_shape(kind, targets.shape, shape, self.axis)
 
     @property
     def elements(self):
@@ -129,7 +134,9 @@ class Elements(NamedTuple):
 
     def local(self, targets, options):
         """(targets, options) with this process's parts."""
-        soft = isinstance(targets, torch.Tensor) and (targets.is_floating_point() or targets.dtype is torch.bool)
+        if not isinstance(targets, torch.Tensor):
+            targets = torch.as_tensor(targets)
+        self.check(targets, options.get("axis"))
         local, elements = dict(options), self.elements
         for name, value in options.items():
             if name in ("label_smoothing", "sample_weight"):
@@ -139,7 +146,7 @@ class Elements(NamedTuple):
                 local[name] = mask.expand(self.logits.size)
             elif name in ("weight", "prior", "class_mask", "z_loss", "normalizer"):
                 local[name] = whole(value)
-        place = self.logits if soft else elements
+        place = self.logits if has_rows(targets) else elements
         return place.part("targets", targets), {**local, "axis": self.axis}
 
     def placed(self, value, reduction):

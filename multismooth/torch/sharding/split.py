@@ -14,13 +14,13 @@ from multismooth.torch.sharding.exchange import gathered, over
 
 
 class Split(NamedTuple):
-    """The part of the classes that this process has: `size` of `count`, from `start` on.
+    """The part of the classes that this process has: `size` of `classes`, from `start` on.
 
     groups: the groups that split the classes. Their Statistics are merged one group after the other.
     element_groups: the groups that split the elements. A mean's denominator is summed over these.
     """
 
-    count: int
+    classes: int
     start: int
     size: int
     groups: tuple[Any, ...]
@@ -28,7 +28,7 @@ class Split(NamedTuple):
 
     def part(self, row, axis):
         """This process's part of a row of all classes, or the row itself where it has one entry for all."""
-        if row is None or not isinstance(row, torch.Tensor) or row.shape[axis] != self.count:
+        if row is None or not isinstance(row, torch.Tensor) or row.shape[axis] != self.classes:
             return row
         return row.narrow(axis, self.start, self.size)
 
@@ -90,7 +90,7 @@ class SplitClasses(Classes):
 
     def __init__(self, z, axis, split):
         super().__init__(z, axis, XP)
-        self.split, self.count = split, split.count
+        self.split, self.count = split, split.classes
 
     def row(self, vector):
         return spec.along(self.split.part(vector, 0), self.z, self.axis, XP)
