@@ -1,6 +1,7 @@
 """For the documentation's build: doctests in docstrings become fenced code, whichever section they stand in, and the
 keywords of the public functions are written out, as `help` shows them."""
 
+import inspect
 import os
 import re
 from pkgutil import resolve_name
@@ -38,15 +39,18 @@ class WrittenOutKeywords(griffe.Extension):
         function = resolve_name(f"{module}:{func.path.removeprefix(module + '.')}")
         before = [parameter for parameter in func.parameters if parameter is not last]
         written = signature_of(function).parameters
+        if last.name in written:  # the types are those of an overload or a stub
+            return
         func.parameters = griffe.Parameters(
             *before, *(keyword(p) for name, p in written.items() if name not in func.parameters)
         )
 
 
 def keyword(parameter):
+    annotation = parameter.annotation
     return griffe.Parameter(
         parameter.name,
-        annotation=parameter.annotation,
+        annotation=annotation if isinstance(annotation, str) else inspect.formatannotation(annotation),
         kind=griffe.ParameterKind.keyword_only,
         default=repr(parameter.default),
     )

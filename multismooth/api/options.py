@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from inspect import Parameter, Signature, signature
-from typing import Any, Literal, Protocol, TypeAlias, TypedDict
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict, get_args
 
 from multismooth.convention import Convention
 
@@ -140,9 +140,12 @@ def signature_of(function, own: Mapping[type, type] | None = None, types: Mappin
     """
     plain = signature(function)
     parameters = list(plain.parameters.values())
-    if parameters and parameters[-1].kind is Parameter.VAR_KEYWORD:
-        known = {**globals(), **function.__globals__}
-        options = known[parameters.pop().annotation.removeprefix("Unpack[").removesuffix("]")]
+    if parameters and "Unpack[" in str(parameters[-1].annotation):
+        options = parameters.pop().annotation
+        if isinstance(options, str):
+            options = {**globals(), **function.__globals__}[options.removeprefix("Unpack[").removesuffix("]")]
+        else:
+            (options,) = get_args(options)
         found = (own or {}).get(options, options).__annotations__
         names = [*(name for name in DEFAULTS if name in found), *(name for name in found if name not in DEFAULTS)]
         parameters += [

@@ -23,11 +23,11 @@ def also_in_parts(method):
     @wraps(method)
     def call(self, *arguments, **options):
         first = arguments[0] if arguments else options.get("hidden", options.get("logits"))
-        if options.get("group") is None and not placed(first):
-            given = [own for own in OWN if own in options]
-            if given:
-                _refuse_alone(given, options)
-                options = {key: value for key, value in options.items() if key not in OWN}
+        if options.get("group") is None and (type(first) in PLAIN or not placed(first)):
+            for own in OWN:
+                if own in options:
+                    options = _without_own(options)
+                    break
             return method(self, *arguments, **options)
         from multismooth.torch import sharding  # which imports torch.distributed
 
@@ -36,11 +36,13 @@ def also_in_parts(method):
     return call
 
 
-def _refuse_alone(given, options):
-    for name in given:
-        if options[name] is not None:
+def _without_own(options):
+    """The options without the keywords of a group, of which none has a value."""
+    for name in OWN:
+        if options.get(name) is not None:
             expected, got = "None without group=", repr(options[name])
             raise complain(name, expected, got, "Pass the group over whose ranks the classes are split.")
+    return {key: value for key, value in options.items() if key not in OWN}
 
 
 class TorchFunctions(Functions):
