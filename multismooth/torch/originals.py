@@ -62,7 +62,7 @@ def checked_call(backend, logits, target, weight, ignore_index, reduction, label
         except (AttributeError, TypeError, RuntimeError):  # an argument is not a tensor, or its device has no autocast
             key = entry = None
         if entry is not None:
-            call = entry.call(backend, [logits, target, None, weight, None, None, None, None, None])
+            call = entry.call(backend, [logits, target, None, weight, *[None] * 6])
             if call is not None:
                 settings, labels = call.settings, call.values[0]
                 some_ignored = not (settings.clean or settings.soft)  # `quick_check` accepts only class weights > 0
