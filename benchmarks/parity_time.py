@@ -1,12 +1,12 @@
-"""How long `parity.identify` and `parity.check` take on their first call, each in a fresh process.
+"""How long `parity.identify`, `check` and `compare` take on their first call, each in a fresh process.
 
-    python benchmarks/parity_time.py [--repeat 3]
+    python benchmarks/parity_time.py [--repeat 3] [--only jax]
 
-The framework is imported before the clock starts. Compilation, in JAX, is counted. Results are medians.
+The framework is imported before the clock starts. Compilation, in JAX, is counted. Results are medians, in CPU seconds
+of the process (all its threads) and in seconds. Each loss is compared with itself, and with a loss that is another one.
 """
 
 import argparse
-import statistics
 import subprocess
 import sys
 import time
@@ -39,6 +39,33 @@ def jax_loss():
     return loss
 
 
+def jax_untraceable():
+    """The loss of `jax_loss`, which reads values: no compiler can trace it."""
+    loss = jax_loss()
+
+    def checked(logits, labels):
+        if bool((labels < 0).any()):
+            raise ValueError("a negative label")
+        return loss(logits, labels)
+
+    return checked
+
+
+def jax_masked():
+    """A loss that ignores −100, by its count."""
+    import jax
+    import jax.numpy as jnp
+
+    def loss(logits, labels):
+        counted = labels != -100
+        log_p = jax.nn.log_softmax(logits)
+        own = jnp.take_along_axis(log_p, jnp.where(counted, labels, 0)[..., None], -1)[..., 0]
+        each = jnp.where(counted, 0.9 * own + 0.1 * log_p.mean(-1), 0.0)
+        return -each.sum() / counted.sum()
+
+    return loss
+
+
 def numpy_values():
     def loss(logits, labels):
         shifted = logits - logits.max(-1, keepdims=True)
@@ -56,41 +83,61 @@ LOSSES = {
     "torch, K = 1,000": (torch_loss, "torch", {"num_classes": 1000}, {"num_classes": 1000}),
     "torch, class weights": (torch_weights, "torch", {}, {"weight": np.linspace(0.2, 3, 7)}),
     "jax": (jax_loss, "jax", {}, {"convention": "optax"}),
+    "jax, ignored labels": (jax_masked, "jax", {}, {"skip": ["bad labels"]}),
+    "jax, never traced": (jax_untraceable, "jax", {}, {"convention": "optax"}),
     "numpy, values only": (numpy_values, "numpy", {}, {"ignore_index": -1, "skip": ["bad labels"]}),
 }
+QUESTIONS = ("identify", "check", "compare", "compare another")
 
 
 def measure(name, question):
-    """Seconds of one call in this process."""
+    """Print the CPU seconds and the seconds of one call in this process."""
     from multismooth import parity
 
-    make, framework, *settings = LOSSES[name]
-    fn, settings = make(), settings[question == "check"]
-    function = getattr(parity, question)
-    start = time.perf_counter()
-    found = function(fn, framework=framework, **settings)
-    seconds = time.perf_counter() - start
-    if not found:
+    make, framework, of_identify, of_check = LOSSES[name]
+    fn = make()
+    calls = {
+        "identify": lambda: parity.identify(fn, framework, **of_identify),
+        "check": lambda: parity.check(fn, framework=framework, **of_check),
+        "compare": lambda: parity.compare(fn, make(), frameworks=(framework, framework), **of_compare(of_check)),
+        "compare another": lambda: parity.compare(
+            fn, lambda z, y: 1.1 * make()(z, y), frameworks=(framework, framework), **of_compare(of_check)
+        ),
+    }
+    start, cpu = time.perf_counter(), time.process_time()
+    found = calls[question]()
+    print(time.process_time() - cpu, time.perf_counter() - start)
+    if bool(found) != (question != "compare another"):
         raise SystemExit(f"{question} {name}: {found}")
-    print(seconds)
+
+
+def of_compare(settings):
+    """Those of the settings of `check` that `compare` takes. Class weights fix K."""
+    kept = {name: settings[name] for name in ("ignore_index", "num_classes", "skip") if name in settings}
+    return kept | ({"num_classes": len(settings["weight"])} if "weight" in settings else {})
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--only", default="", metavar="TEXT", help="losses whose name begins so")
     parser.add_argument("--one", nargs=2, metavar=("NAME", "QUESTION"), help="one call, in this process")
     options = parser.parse_args()
     if options.one:
         measure(*options.one)
         return
-    print(f"{'first call':22} {'identify':>10} {'check':>10}")
+    print(f"{'CPU seconds (seconds)':22}" + "".join(f"{question:>19}" for question in QUESTIONS))
     for name in LOSSES:
-        medians = []
-        for question in ("identify", "check"):
+        if not name.startswith(options.only):
+            continue
+        print(f"{name:22}", end="", flush=True)
+        for question in QUESTIONS:
             command = [sys.executable, __file__, "--one", name, question]
             runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(options.repeat)]
-            medians.append(statistics.median(float(run.stdout) for run in runs))
-        print(f"{name:22} {medians[0]:8.2f} s {medians[1]:8.2f} s", flush=True)
+            times = np.array([run.stdout.split() for run in runs], float)
+            cpu, wall = np.median(times, axis=0)
+            print(f"{cpu:>10.2f} ({wall:5.2f})", end=" ", flush=True)
+        print()
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """For the documentation's build: doctests in docstrings become fenced code, whichever section they stand in, and the
 keywords of the public functions are written out, as `help` shows them."""
 
-import inspect
+import os
 import re
 from pkgutil import resolve_name
 
 import griffe
 
 from multismooth.api.options import signature_of
+
+os.environ.setdefault("KERAS_BACKEND", "jax")  # Keras reads it when it is imported
 
 EXAMPLE = re.compile(r"^( *)>>> .*?(?=\n\s*\n|\Z)", re.MULTILINE | re.DOTALL)
 
@@ -44,7 +46,7 @@ class WrittenOutKeywords(griffe.Extension):
 def keyword(parameter):
     return griffe.Parameter(
         parameter.name,
-        annotation=re.sub(r"\b[a-z_.]+\.(?=[A-Z])", "", inspect.formatannotation(parameter.annotation)),
+        annotation=parameter.annotation,
         kind=griffe.ParameterKind.keyword_only,
         default=repr(parameter.default),
     )

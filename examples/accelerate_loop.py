@@ -44,6 +44,8 @@ whole = step(1, mean)
 for accumulation in (2, 4, 8):
     own, naive = step(accumulation, part_of_the_mean), step(accumulation, mean)
     off = (naive - whole).norm() / whole.norm()
-    print(f"{accumulation} micro-batches: gradient {own.norm():.6f}, of the batch {whole.norm():.6f}; naive {off:.0%} off")
+    print(
+        f"{accumulation} micro-batches: gradient {own.norm():.6f}, of the batch {whole.norm():.6f}; naive {off:.0%} off"
+    )
     assert torch.allclose(own, whole, atol=1e-6)
     assert off > 0.2

@@ -18,7 +18,7 @@ def trained(loss, dtype, device="cpu"):
     scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)  # bfloat16 needs none
     losses = []
     for rows in torch.arange(256, device=device).split(32):
-        with torch.autocast(device, dtype=dtype):
+        with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
             value = loss(model(x[rows]), labels[rows])
         optimizer.zero_grad()
         scaler.scale(value).backward()
@@ -39,7 +39,9 @@ for dtype in (torch.bfloat16, torch.float16):
     found, scale = trained(ours, dtype)
     expected, _ = trained(torch.nn.CrossEntropyLoss(label_smoothing=0.1), dtype)
     furthest = (found - expected).abs().max()
-    print(f"{dtype}: loss {found[-1]:.5f}, float32 {full[-1]:.5f}; at most {furthest:.0e} from PyTorch's; scale {scale:g}")
+    print(
+        f"{dtype}: loss {found[-1]:.5f}, float32 {full[-1]:.5f}; at most {furthest:.0e} from PyTorch's; scale {scale:g}"
+    )
     assert found.dtype == torch.float32
     assert furthest < 1e-3
     assert torch.allclose(found, full, rtol=1e-2)

@@ -38,5 +38,7 @@ for count in range(STEPS):
     expected = optax.softmax_cross_entropy(x @ before, smoothed).mean()
     assert jnp.allclose(value, expected, rtol=1e-5), (count, value, expected)
 
-print(f"ε = {epsilon(0):.2f}, {epsilon(30):.2f}, {epsilon(49):.4f}; loss {value:.6f}; compiled {len(compilations)} time")
+print(
+    f"ε = {epsilon(0):.2f}, {epsilon(30):.2f}, {epsilon(49):.4f}; loss {value:.6f}; compiled {len(compilations)} time"
+)
 assert len(compilations) == 1

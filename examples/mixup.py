@@ -13,7 +13,10 @@ model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, K))
 for mix in (v2.MixUp(num_classes=K), v2.CutMix(num_classes=K)):  # rows λ·t_a + (1 − λ)·t_b, unsmoothed
     mixed, rows = mix(images, labels)
     logits = model(mixed)
-    ours, theirs = ms.loss(logits, rows, label_smoothing=0.1), torch.nn.CrossEntropyLoss(label_smoothing=0.1)(logits, rows)
+    ours, theirs = (
+        ms.loss(logits, rows, label_smoothing=0.1),
+        torch.nn.CrossEntropyLoss(label_smoothing=0.1)(logits, rows),
+    )
     print(f"torchvision {type(mix).__name__}: {ours:.6f}, PyTorch {theirs:.6f}")
     assert torch.allclose(ours, theirs, rtol=1e-6)
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from multismooth import alternatives, binary, correction, linear, spec
 from multismooth.api import argument_checks, containers
+from multismooth.errors import complain
 from multismooth.plan import plan_of, smooth_targets
-from multismooth.reduction import reduced_plan, term_factors
+from multismooth.reduction import denominators, here, reduced_plan, term_factors
 
 
 class Backend:
@@ -32,11 +33,15 @@ class Backend:
 
     `options`: for a TypedDict of `api.options`, the wider one whose further keywords this backend alone has. They reach
     `Arguments.checked`.
+
+    `types`: what `Scores`, `Labels`, `Result`, `Arrays` and `Loss` of `api.options` are here, for signatures.
     """
 
     name: str
     xp: object
+    count_dtype: object = None  # the dtype of a normalizer; None: the framework's default float
     options: Mapping[type, type] = MappingProxyType({})
+    types: Mapping[str, str] = MappingProxyType({})
 
     def is_array(self, value):
         raise NotImplementedError
@@ -126,6 +131,14 @@ class Backend:
 
     # --- evaluation ---
 
+    def class_axes(self, axis_name):
+        """(the axes that split the classes, into how many parts), of the argument `axis_name` that is not None."""
+        raise TypeError("axis_name is a keyword of JAX alone")
+
+    def check_split(self, names, problem, soft):
+        """Refuse arguments that do not lie as these axes say."""
+        raise NotImplementedError
+
     def loss(self, call):
         return total(call.problem, call.settings, self.xp)
 
@@ -139,8 +152,15 @@ class Backend:
         problem, settings = call.problem, call.settings
         return self.xp.astype(smooth_targets(problem, settings, self.xp), problem.logits.dtype, copy=False)
 
-    def binary_loss(self, problem, reduction):
-        return binary.loss(problem, reduction, self.xp)
+    def sum_over(self, group, axis_name):
+        """The function that sums a 0-d array over the processes of a group, or over the mesh axes of this name."""
+        return summing(self.name, group, axis_name)
+
+    def normalizer(self, call, summed):
+        return normalizer(call.problem, call.settings, self.xp, summed)
+
+    def binary_loss(self, call):
+        return binary.loss(call, self.xp)
 
     def alternative(self, call, alternative):
         return alternatives.total(call.problem, call.settings, alternative, self.xp)
@@ -164,3 +184,27 @@ def terms(problem, settings, xp):
     plan = plan_of(problem, settings, xp)
     plan = spec.scaled(plan, *term_factors([(plan, problem.logits)], problem, settings, xp))
     return spec.terms(problem.logits, plan, settings.axis, xp)
+
+
+def normalizer(problem, settings, xp, summed):
+    """The denominator of the loss, of which `summed` adds the parts of several processes."""
+    convention = settings.convention
+    others = None if convention.smooth_denominator == convention.denominator else convention.smooth_denominator
+    if others is not None or convention.denominator == "caller":
+        got = "a number that only the caller has" if others is None else f"also by another one, {others!r}"
+        remedy = "Add up Σ loss and Σ weight of `terms` over the parts, and divide."
+        raise complain("convention", "one whose mean divides by one known number", got, remedy)
+    total = denominators([(plan_of(problem, settings, xp), problem.logits)], settings, xp, summed)[0]
+    return xp.constant(total, problem.logits)
+
+
+def summing(name, group, axis_name, sum_over_group=None, sum_over_axes=None):
+    """The function for `Backend.sum_over`: one of these two, or none where all is here."""
+    given = {"group": (group, sum_over_group, "torch"), "axis_name": (axis_name, sum_over_axes, "jax")}
+    for argument, (value, function, framework) in given.items():
+        if value is not None and function is None:
+            expected = f"None in multismooth.{name}"
+            raise complain(argument, expected, type(value).__name__, f"It belongs to multismooth.{framework}.")
+    if group is not None:
+        return lambda total: sum_over_group(total, group)
+    return here if axis_name is None else lambda total: sum_over_axes(total, axis_name)

@@ -8,16 +8,23 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from numbers import Integral, Real
+from typing import Literal, get_args
 
 from multismooth.errors import SmoothingError, complain
 
+Spread = Literal["all", "others"]
+Objective = Literal["cross_entropy", "kl"]
+ClassWeights = Literal["per_term", "target", "nll_only", "mixture"]
+Denominator = Literal["target_weight", "mixture_weight", "counted", "nonzero", "all", "classes", "caller"]
+SmoothingMap = Literal["identity", "classy"]
+IgnoreScope = Literal["all", "nll_only"]
 CHOICES = {
-    "spread": ("all", "others"),
-    "objective": ("cross_entropy", "kl"),
-    "class_weights": ("per_term", "target", "nll_only", "mixture"),
-    "denominator": ("target_weight", "mixture_weight", "counted", "nonzero", "all", "classes", "caller"),
-    "smoothing_map": ("identity", "classy"),
-    "ignore_scope": ("all", "nll_only"),
+    "spread": get_args(Spread),
+    "objective": get_args(Objective),
+    "class_weights": get_args(ClassWeights),
+    "denominator": get_args(Denominator),
+    "smoothing_map": get_args(SmoothingMap),
+    "ignore_scope": get_args(IgnoreScope),
 }
 
 EQUAL_WITHOUT_WEIGHTS = ("target_weight", "mixture_weight", "counted")  # kinds of denominator that are then the same
@@ -69,15 +76,15 @@ class Convention:
     """
 
     name: str = field(default="", compare=False)
-    spread: str = "all"
+    spread: Spread = "all"
     exclude: tuple[int, ...] = ()
-    objective: str = "cross_entropy"
-    class_weights: str = "per_term"
-    denominator: str = "target_weight"
-    smoothing_map: str = "identity"
-    ignore_scope: str = "all"
-    smooth_denominator: str | None = None
-    z_loss_denominator: str | None = None
+    objective: Objective = "cross_entropy"
+    class_weights: ClassWeights = "per_term"
+    denominator: Denominator = "target_weight"
+    smoothing_map: SmoothingMap = "identity"
+    ignore_scope: IgnoreScope = "all"
+    smooth_denominator: Denominator | None = None
+    z_loss_denominator: Denominator | None = None
     denominator_add: float = 0.0
     denominator_floor: float | None = None
     scale: float = 1.0

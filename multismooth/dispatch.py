@@ -7,11 +7,11 @@ framework. So Parameters, fake and functional tensors and tracers are recognised
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Concatenate
+from typing import TYPE_CHECKING, Any, Concatenate, Self
 
 from multismooth.api import prior_functions as api
 from multismooth.api.functions import Functions
-from multismooth.api.options import signature_of
+from multismooth.api.options import Array, signature_of
 from multismooth.api.public import Arguments, Result, misused, named
 from multismooth.errors import complain
 
@@ -46,9 +46,12 @@ def backend_object(array):
     return backend_of(array)._functions._backend
 
 
+TYPES = {"Scores": "Array", "Labels": "Array"}  # in the signatures: arrays of any framework, and results of the same
+
+
 def _dispatched(method: Callable[Concatenate[Any, Arguments], Result]) -> Callable[Arguments, Result]:
     """A function that calls the method of the backend to which its first argument belongs."""
-    name, signature = method.__name__, signature_of(method)
+    name, signature = method.__name__, signature_of(method, types=TYPES)
     parameters = list(signature.parameters.values())[1:]
     first = parameters[0].name
 
@@ -63,23 +66,27 @@ def _dispatched(method: Callable[Concatenate[Any, Arguments], Result]) -> Callab
     return named(call, "multismooth")
 
 
-loss = _dispatched(Functions.loss)
-terms = _dispatched(Functions.terms)
-loss_and_grad = _dispatched(Functions.loss_and_grad)
-smooth_targets = _dispatched(Functions.smooth_targets)
-linear_loss = _dispatched(Functions.linear_loss)
-linear_loss_and_grad = _dispatched(Functions.linear_loss_and_grad)
-linear_terms = _dispatched(Functions.linear_terms)
-smoothing_correction = _dispatched(Functions.smoothing_correction)
-binary_loss = _dispatched(Functions.binary_loss)
-focal_loss = _dispatched(Functions.focal_loss)
-confidence_penalty = _dispatched(Functions.confidence_penalty)
-margin_smoothing = _dispatched(Functions.margin_smoothing)
-distillation_loss = _dispatched(Functions.distillation_loss)
-unigram_prior = _dispatched(Functions.unigram_prior)
+if TYPE_CHECKING:
+    from multismooth.typed.dispatch import *  # noqa: F403
+else:
+    loss = _dispatched(Functions.loss)
+    terms = _dispatched(Functions.terms)
+    loss_and_grad = _dispatched(Functions.loss_and_grad)
+    smooth_targets = _dispatched(Functions.smooth_targets)
+    linear_loss = _dispatched(Functions.linear_loss)
+    linear_loss_and_grad = _dispatched(Functions.linear_loss_and_grad)
+    linear_terms = _dispatched(Functions.linear_terms)
+    smoothing_correction = _dispatched(Functions.smoothing_correction)
+    binary_loss = _dispatched(Functions.binary_loss)
+    focal_loss = _dispatched(Functions.focal_loss)
+    confidence_penalty = _dispatched(Functions.confidence_penalty)
+    margin_smoothing = _dispatched(Functions.margin_smoothing)
+    distillation_loss = _dispatched(Functions.distillation_loss)
+    normalizer = _dispatched(Functions.normalizer)
+    unigram_prior = _dispatched(Functions.unigram_prior)
 
 
-class OnlinePrior(api.OnlinePrior):
+class OnlinePrior(api.OnlinePrior[Any]):
     """`OnlinePrior` of any backend: its arrays become those of the logits' framework, on the logits' device.
 
     See `multismooth.api.prior_functions.OnlinePrior` for what it is.
@@ -94,14 +101,16 @@ class OnlinePrior(api.OnlinePrior):
     __slots__ = ()
 
     @classmethod
-    def start(cls, num_classes: int):
+    def start(cls, num_classes: int) -> Self:
         from multismooth import numpy
 
         return cls(*numpy.OnlinePrior.start(num_classes))
 
-    def update(self, logits, targets, *, ignore_index: int | None = -100, axis: int | None = None):
+    def update(
+        self, logits: Array, targets: Array, *, ignore_index: int | None = -100, axis: int | None = None
+    ) -> Self:
         state = backend_of(logits).OnlinePrior(*self).update(logits, targets, ignore_index=ignore_index, axis=axis)
         return type(self)(*state)
 
-    def next_epoch(self):
+    def next_epoch(self) -> Self:
         return type(self)(*backend_of(self.sums).OnlinePrior(*self).next_epoch())

@@ -15,6 +15,10 @@ class SmoothingError(ValueError):
     """`label_smoothing` is not a number in [0, 1]."""
 
 
+class ShardError(ValueError):
+    """The processes of one sharded call disagree, or one of them refused its arguments. Every rank raises."""
+
+
 class SmoothingWarning(UserWarning):
     """The numbers are defined but probably not meant: the smoothed optimum no longer predicts the label."""
 

@@ -10,6 +10,7 @@
 "fused" stands for "columns", "whole" and "chunked", which need no optional package.
 """
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -22,7 +23,7 @@ _requested: ContextVar = ContextVar("implementation", default=None)
 
 
 @contextmanager
-def implementation(*names: str):
+def implementation(*names: str) -> Iterator[list[str]]:
     """In this context, PyTorch and NumPy calls use the first named implementation that can compute them, or raise.
 
     Without names, the library chooses as it does outside. The context yields a list that receives the name of every

@@ -6,14 +6,14 @@ Keras calls a loss as (y_true, y_pred), passes labels as floats or with an axis 
 
 import json
 from importlib import import_module
-from inspect import Parameter, signature
 from math import prod
+from typing import Any, Unpack
 
 import numpy as np
 
 from multismooth.api.argument_checks import axis_index, elements_shape, offenders
-from multismooth.api.functions import Functions
-from multismooth.api.public import meant
+from multismooth.api.options import DEFAULTS, TrainerOptions
+from multismooth.api.public import unexpected
 from multismooth.convention import Convention
 from multismooth.errors import MissingBackendError, TargetError, complain, require
 from multismooth.registry import resolve
@@ -41,11 +41,7 @@ REDUCTIONS = {  # Keras' names and one more: multismooth's name
     None: "none",
     "convention": "mean",
 }
-OPTIONS = {
-    name: parameter.default
-    for name, parameter in signature(Functions.loss).parameters.items()
-    if parameter.kind is Parameter.KEYWORD_ONLY and name not in ("sample_weight", "reduction", "normalizer")
-}
+OPTIONS = ["label_smoothing", "convention", "reduction", *TrainerOptions.__annotations__]
 
 
 @keras.saving.register_keras_serializable(package="multismooth")
@@ -63,12 +59,12 @@ class Loss(keras.losses.Loss):
 
     `y_pred` are logits (N…, K): the last layer has no softmax. `y_true` are labels (N…) or (N…, 1) of any dtype, floats
     too, or one-hot rows and distributions (N…, K). Where the sample weight is 0 or the mask False, an element
-    contributes exactly nothing, even if its logits are NaN.
+    contributes exactly nothing, even if its logits are NaN. While JAX traces, no value can be seen: for probabilities,
+    and for labels that are no whole numbers, the loss is NaN.
 
     Raises:
         ValueError: Keras runs on another backend; `y_pred` are probabilities.
         TargetError: labels that are no whole numbers.
-        While JAX traces, no value can be seen: the loss is NaN for probabilities, and for an element without a label.
 
     >>> import keras, numpy as np
     >>> logits = np.array([[2.0, 0.5, -1.0], [0.0, 1.0, 3.0]], "float32")
@@ -80,26 +76,26 @@ class Loss(keras.losses.Loss):
 
     def __init__(
         self,
-        label_smoothing=0.1,
-        convention="keras",
+        label_smoothing: Any = 0.1,
+        convention: str | Convention = "keras",
         *,
-        reduction="sum_over_batch_size",
-        name=None,
-        dtype=None,
-        **options,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = None,
+        dtype: Any = None,
+        **options: Unpack[TrainerOptions],
     ):
         super().__init__(name=name, dtype=dtype)
         for option in options:
             if option not in OPTIONS:
-                raise TypeError(f"Loss() got an unexpected keyword argument {option!r}. {meant(option, OPTIONS)}")
+                raise unexpected("Loss", option, OPTIONS)
         if reduction not in REDUCTIONS:
             expected = " or ".join(map(repr, REDUCTIONS))
             raise complain("reduction", expected, repr(reduction), "All but the last are Keras' own.")
         resolve(convention)
-        options = {"label_smoothing": label_smoothing, "convention": convention, **options}
-        self.options = {name: _kept(value) for name, value in options.items()}
-        self.reduction, self._module = reduction, _module()
-        self._backend = self._module._functions._backend
+        given = {"label_smoothing": label_smoothing, "convention": convention, **options}
+        self.options = {name: _kept(value) for name, value in given.items()}
+        self.reduction = reduction
+        _module()  # refuses another backend of Keras
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         """The reduced loss, in Keras' order of arguments."""
@@ -112,26 +108,27 @@ class Loss(keras.losses.Loss):
     def _loss(self, y_true, y_pred, sample_weight, reduction):
         if getattr(y_pred, "_keras_logits", None) is not None:
             remedy = 'Leave activation="softmax" out of the last layer; keras.ops.softmax predicts with such a model.'
-            raise complain("y_pred", "logits", "the probabilities of a softmax", remedy)
+            raise complain("y_pred", "logits", "the probabilities of a softmax or sigmoid", remedy)
         mask, logits = get_keras_mask(y_pred), ops.convert_to_tensor(y_pred)
         if self.dtype == "float64":
             logits = ops.cast(logits, "float64")
         options = {name: _array(value) for name, value in self.options.items()}
         axis = axis_index(-1 if options.get("axis") is None else options["axis"], len(logits.shape), "y_pred")
         shape = elements_shape(logits.shape, axis)
-        targets = self._targets(y_true, logits, shape, axis)
         mask, weights = _elementwise("mask", mask, shape), _elementwise("sample_weight", sample_weight, shape)
-        options |= {"axis": axis, "sample_weight": _product(mask, weights), "reduction": REDUCTIONS[reduction]}
+        both = _product(mask, weights)
+        targets = self._targets(y_true, logits, shape, axis, both)
+        options |= {"axis": axis, "sample_weight": both, "reduction": REDUCTIONS[reduction]}
         if options["reduction"] == "mean" and reduction != "convention":
             shares = _product(mask, weights if reduction == "mean_with_sample_weight" else None)
             shares = _product(shares, self._not_ignored(targets))
             options["normalizer"] = prod(shape) if shares is None else ops.sum(ops.broadcast_to(shares, shape))
-        loss = ops.cast(self._module.loss(logits, targets, **options), self.dtype)
-        if self._backend.traced(logits) and options.get("validate") is not False:
+        loss = ops.cast(_module().loss(logits, targets, **options), self.dtype)
+        if _backend().traced(logits) and options.get("validate") is not False:
             loss = ops.where(_probabilities(logits, axis), float("nan"), loss)
         return loss
 
-    def _targets(self, y_true, logits, shape, axis):
+    def _targets(self, y_true, logits, shape, axis, weights):
         """Labels as integers of the elements' shape, or rows of the logits' shape."""
         y, rows = ops.convert_to_tensor(y_true), tuple(logits.shape)
         kind, num_classes = keras.backend.standardize_dtype(y.dtype), rows[axis]
@@ -145,16 +142,16 @@ class Loss(keras.losses.Loss):
         if "float" not in kind or tuple(y.shape) != shape:
             return y
         whole = (y == ops.floor(y)) & (ops.abs(y) < 2.0**31)
-        seen = self._backend.values(whole, None)
-        if seen is not None and not seen.all():
-            expected, got = "labels that are whole numbers", offenders(~seen, ops.convert_to_numpy(y))
+        wrong = _backend().values(~whole if weights is None else ~whole & (weights != 0), None)
+        if wrong is not None and wrong.any():
+            expected, got = "labels that are whole numbers", offenders(wrong, ops.convert_to_numpy(y))
             remedy = "Label smoothing is for classes: for regression use a regression loss."
             raise complain("y_true", f"{expected}, or rows of shape {rows}", got, remedy, TargetError)
         return ops.cast(ops.where(whole, y, num_classes), "int32")
 
     def _not_ignored(self, targets):
         """1 for each label that is not ignored and 0 for each that is. None: none can be."""
-        ignored = self.options.get("ignore_index", OPTIONS["ignore_index"])
+        ignored = self.options.get("ignore_index", DEFAULTS["ignore_index"])
         if ignored is None or "int" not in keras.backend.standardize_dtype(targets.dtype):
             return None
         return ops.cast(targets != ignored, "float32")
@@ -196,6 +193,10 @@ def _probabilities(logits, axis):
     slack = 1e-5 if keras.backend.standardize_dtype(logits.dtype) in ("float32", "float64") else 2.0**-6
     sums = ops.abs(ops.sum(rows, axis=-1) - 1) <= slack
     return ops.all(rows >= 0) & ops.all(sums) & ops.any((rows > 0) & (rows < 1))
+
+
+def _backend():
+    return _module()._functions._backend
 
 
 def _kept(value):

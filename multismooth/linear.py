@@ -44,7 +44,8 @@ def flatten(hidden, problem, settings, xp):
 
     targets, mask = problem.targets, problem.class_mask
     if settings.soft:
-        targets = xp.reshape(xp.moveaxis(targets, axis, -1), (-1, num_classes))
+        targets = xp.moveaxis(targets, axis, -1)
+        targets = xp.reshape(targets, (-1, targets.shape[-1]))
     else:
         targets = xp.reshape(targets, (-1,))
     if mask is not None and mask.ndim > 1:

@@ -5,6 +5,9 @@
 0.391311
 """
 
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from multismooth import alternatives, linear, spec
@@ -23,6 +26,25 @@ from multismooth.namespace import XP
 from multismooth.plan import with_numbers
 from multismooth.recording import plan_program
 from multismooth.reduction import reduced_plan
+
+__all__ = [
+    "OnlinePrior",
+    "binary_loss",
+    "confidence_penalty",
+    "distillation_loss",
+    "focal_loss",
+    "linear_loss",
+    "linear_loss_and_grad",
+    "linear_terms",
+    "loss",
+    "loss_and_grad",
+    "margin_smoothing",
+    "normalizer",
+    "smooth_targets",
+    "smoothing_correction",
+    "terms",
+    "unigram_prior",
+]
 
 
 def plan_and_kernel(call, with_gradient):
@@ -100,6 +122,15 @@ def gradient_for(z, gradient, out):
 class NumpyBackend(Backend):
     name = "numpy"
     xp = XP
+    types = MappingProxyType(
+        {
+            "Scores": "Array | Rows",
+            "Labels": "Array | Rows",
+            "Result": "NDArray[floating]",
+            "Arrays": "NDArray[Any]",
+            "Loss": "floating | NDArray[floating]",
+        }
+    )
 
     def is_array(self, value):
         return isinstance(value, (np.ndarray, np.generic))
@@ -154,6 +185,10 @@ class NumpyBackend(Backend):
         return evaluate(call, out=out)
 
     @without_warnings
+    def normalizer(self, call, summed):
+        return super().normalizer(call, summed)
+
+    @without_warnings
     def linear_loss(self, hidden, classifier, bias, chunk_rows, call):
         return linear.forward(hidden, classifier, bias, chunk_rows, call.problem, call.settings, XP)
 
@@ -194,18 +229,26 @@ class NumpyBackend(Backend):
 
 
 _functions = Functions(NumpyBackend())
-loss = public(_functions.loss, __name__)
-terms = public(_functions.terms, __name__)
-loss_and_grad = public(_functions.loss_and_grad, __name__)
-smooth_targets = public(_functions.smooth_targets, __name__)
-linear_loss = public(_functions.linear_loss, __name__)
-linear_loss_and_grad = public(_functions.linear_loss_and_grad, __name__)
-linear_terms = public(_functions.linear_terms, __name__)
-smoothing_correction = public(_functions.smoothing_correction, __name__)
-binary_loss = public(_functions.binary_loss, __name__)
-focal_loss = public(_functions.focal_loss, __name__)
-confidence_penalty = public(_functions.confidence_penalty, __name__)
-margin_smoothing = public(_functions.margin_smoothing, __name__)
-distillation_loss = public(_functions.distillation_loss, __name__)
-unigram_prior = public(_functions.unigram_prior, __name__)
-OnlinePrior = online_prior(_functions._backend, __name__)
+if TYPE_CHECKING:
+    from multismooth.typed.numpy import *  # noqa: F403
+else:
+    loss = public(_functions.loss, __name__)
+    terms = public(_functions.terms, __name__)
+    loss_and_grad = public(_functions.loss_and_grad, __name__)
+    smooth_targets = public(_functions.smooth_targets, __name__)
+    linear_loss = public(_functions.linear_loss, __name__)
+    linear_loss_and_grad = public(_functions.linear_loss_and_grad, __name__)
+    linear_terms = public(_functions.linear_terms, __name__)
+    smoothing_correction = public(_functions.smoothing_correction, __name__)
+    binary_loss = public(_functions.binary_loss, __name__)
+    focal_loss = public(_functions.focal_loss, __name__)
+    confidence_penalty = public(_functions.confidence_penalty, __name__)
+    margin_smoothing = public(_functions.margin_smoothing, __name__)
+    distillation_loss = public(_functions.distillation_loss, __name__)
+    normalizer = public(_functions.normalizer, __name__)
+    unigram_prior = public(_functions.unigram_prior, __name__)
+    OnlinePrior = online_prior(_functions._backend, __name__)
+
+
+def __dir__():
+    return __all__

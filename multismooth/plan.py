@@ -9,16 +9,17 @@ import math
 from functools import reduce
 from operator import and_
 
-from multismooth.spec import Plan, along, rank, rows_at, scaled, times, wide, xlogy, zero_unless
+from multismooth.classes import Classes
+from multismooth.spec import Plan, rank, scaled, times, wide, xlogy, zero_unless
 
 # --- the target -----------------------------------------------------------------------------------------------------
 
 
-def read_targets(problem, settings, xp):
+def read_targets(problem, settings, classes, xp):
     """(labels, with 0 for those outside [0, K); which elements are not ignored; soft rows t). None where not needed."""
     z, targets, s = problem.logits, problem.targets, problem.sample_weight
     if settings.soft:
-        t, mask = xp.astype(targets, xp.float_of(z)), existing(problem, settings, xp)
+        t, mask = xp.astype(targets, xp.float_of(z)), existing(problem, classes)
         t = t if mask is None else xp.where(mask, t, xp.zeros_like(t))
         return None, None, t if s is None else xp.where(wide(s != 0, settings.axis, xp), t, xp.zeros_like(t))
     if settings.clean:
@@ -26,15 +27,15 @@ def read_targets(problem, settings, xp):
     counted = None if settings.ignore_index is None else targets != settings.ignore_index
     # Checked labels other than the ignored one are in [0, K). An ignore_index in [0, K) is not replaced: the label
     # still selects its class weight.
-    checked = settings.valid and not 0 <= settings.ignore_index < z.shape[settings.axis]
-    inside = counted if checked else (targets >= 0) & (targets < z.shape[settings.axis])
+    checked = settings.valid and not 0 <= settings.ignore_index < classes.count
+    inside = counted if checked else (targets >= 0) & (targets < classes.count)
     return xp.where(inside, targets, xp.zeros_like(targets)), counted, None
 
 
-def existing(problem, settings, xp):
+def existing(problem, classes):
     """The mask of existing classes, broadcastable to the logits. None: all exist."""
     mask = problem.class_mask
-    return along(mask, problem.logits, settings.axis, xp) if rank(mask) == 1 else mask
+    return classes.row(mask) if rank(mask) == 1 else mask
 
 
 def zero_uncounted(problem, settings, counted, z, xp):
@@ -56,36 +57,36 @@ def zero_uncounted(problem, settings, counted, z, xp):
     return problem._replace(sample_weight=s, label_smoothing=epsilon)
 
 
-def reference(problem, settings, labels, t, xp):
+def reference(problem, settings, labels, t, classes, xp):
     """(r, the mask of existing classes, how many classes take smoothed mass, whether the prior has mass on these).
 
     r is None for 1/K on every class. The last is None without a prior, or if no class is masked or excluded.
     """
     z, axis, prior = problem.logits, settings.axis, problem.prior
-    allowed = mask = existing(problem, settings, xp)
+    allowed = mask = existing(problem, classes)
     if settings.convention.exclude:
-        included = included_classes(settings.convention, z, axis, xp)
+        included = included_classes(settings.convention, classes)
         allowed = included if mask is None else included & mask
     if prior is not None:
         prior = xp.astype(prior, xp.float_of(z))
         if prior.ndim == 1:
-            prior = along(prior, z, axis, xp)
+            prior = classes.row(prior)
         else:
-            rows = rows_at(prior, labels, xp) if t is None else xp.moveaxis(t, axis, -1) @ prior
+            rows = classes.rows_at(prior, labels) if t is None else xp.moveaxis(t, axis, -1) @ prior
             prior = xp.moveaxis(rows, -1, axis)
     if allowed is None:
-        return prior, mask, xp.number(z.shape[axis], z), None
+        return prior, mask, xp.number(classes.count, z), None
     ones = xp.astype(allowed, xp.float_of(z))
     r = ones if prior is None else xp.where(allowed, prior, xp.zeros_like(prior))
-    total = xp.sum(r, axis=axis, keepdims=True)
+    total = classes.sum(r, keepdims=True)
     has_mass = None if prior is None else xp.squeeze(total, axis=axis) != 0
-    return r / xp.where(total == 0, xp.ones_like(total), total), mask, xp.sum(ones, axis=axis), has_mass
+    return r / xp.where(total == 0, xp.ones_like(total), total), mask, classes.sum(ones), has_mass
 
 
-def included_classes(convention, z, axis, xp):
-    """Where a class takes smoothed mass. It is made on z's device, which a list of K numbers would have to wait for."""
-    classes = along(xp.arange(0, z.shape[axis], device=getattr(z, "device", None)), z, axis, xp)
-    return reduce(and_, (classes != k for k in convention.exclude))
+def included_classes(convention, classes):
+    """Where a class takes smoothed mass."""
+    indices = classes.row(classes.indices())
+    return reduce(and_, (indices != k for k in convention.exclude))
 
 
 def smoothed_mass(convention, label_smoothing, classes, xp):
@@ -97,32 +98,32 @@ def smoothed_mass(convention, label_smoothing, classes, xp):
     return convention.mass(label_smoothing, 2) * stretch
 
 
-def valid_targets(problem, settings, labels, counted, t, mask, has_mass, xp):
+def valid_targets(problem, settings, labels, counted, t, mask, has_mass, classes, xp):
     """Whether an element's target is valid: a label of an existing class, or a distribution over these classes.
 
     `has_mass`: whether the prior has mass for it, which is also required. None where no test is needed.
     """
     if settings.valid:
         return has_mass
-    z, axis, targets = problem.logits, settings.axis, problem.targets
+    targets = problem.targets
     if t is not None:
-        valid = valid_rows(xp.astype(targets, t.dtype), mask, settings.row_tolerance, axis, xp)
+        valid = valid_rows(xp.astype(targets, t.dtype), mask, settings.row_tolerance, classes, xp)
         return valid if has_mass is None else valid & has_mass
-    valid = (targets >= 0) & (targets < z.shape[axis])
+    valid = (targets >= 0) & (targets < classes.count)
     valid = valid if has_mass is None else valid & has_mass
     if mask is not None:
-        valid = valid & xp.pick(xp.broadcast_to(mask, z.shape), labels, axis)
+        valid = valid & classes.pick(mask, labels)
     return valid if counted is None else valid | ~counted  # an ignored label need not name a class
 
 
-def valid_rows(t, mask, tolerance, axis, xp):
+def valid_rows(t, mask, tolerance, classes, xp):
     """Whether each row of t is ≥ 0, sums to 1 within the tolerance, and has no mass on an absent class."""
-    lowest, total = xp.min(t, axis=axis), xp.sum(t, axis=axis)
+    lowest, total = classes.min(t), classes.sum(t)
     valid = (lowest >= -tolerance) & (xp.abs(total - 1) <= tolerance)
     if mask is None:
         return valid
     absent = xp.where(mask, xp.zeros_like(t), t)
-    return valid & (xp.max(absent, axis=axis) <= tolerance)
+    return valid & (classes.max(absent) <= tolerance)
 
 
 def value_or_nan(value, valid, z, xp):
@@ -133,13 +134,14 @@ def value_or_nan(value, valid, z, xp):
 def smooth_targets(problem, settings, xp):
     """q, (N…, K): zeros in the rows of ignored labels, NaN at invalid targets."""
     z, axis = problem.logits, settings.axis
-    labels, counted, t = read_targets(problem, settings, xp)
+    classes = Classes(z, axis, xp)
+    labels, counted, t = read_targets(problem, settings, classes, xp)
     problem = zero_uncounted(problem, settings, counted, z, xp)
-    r, mask, classes, has_mass = reference(problem, settings, labels, t, xp)
-    eps = xp.constant(smoothed_mass(settings.convention, problem.label_smoothing, classes, xp), z)
-    r = xp.constant(1 / xp.number(z.shape[axis], z), z) if r is None else r
+    r, mask, receivers, has_mass = reference(problem, settings, labels, t, classes, xp)
+    eps = xp.constant(smoothed_mass(settings.convention, problem.label_smoothing, receivers, xp), z)
+    r = xp.constant(1 / xp.number(classes.count, z), z) if r is None else r
     q = xp.broadcast_to(wide(eps, axis, xp) * r, z.shape)
-    valid = valid_targets(problem, settings, labels, counted, t, mask, has_mass, xp)
+    valid = valid_targets(problem, settings, labels, counted, t, mask, has_mass, classes, xp)
     if t is not None:
         return value_or_nan(q + wide(1 - eps, axis, xp) * t, None if valid is None else wide(valid, axis, xp), z, xp)
     q = xp.deposit(q, labels, value_or_nan(1 - eps, valid, z, xp), axis)
@@ -149,21 +151,25 @@ def smooth_targets(problem, settings, xp):
 # --- the plan -------------------------------------------------------------------------------------------------------
 
 
-def plan_of(problem, settings, xp) -> Plan:
-    """The coefficients of `loss = a·nll + b·smooth + const + z_loss·lse²` from targets, ε, weights and convention."""
+def plan_of(problem, settings, xp, classes=None) -> Plan:
+    """The coefficients of `loss = a·nll + b·smooth + const + z_loss·lse²` from targets, ε, weights and convention.
+
+    `classes`: None for logits of all classes.
+    """
     z, axis, convention = problem.logits, settings.axis, settings.convention
-    labels, counted, t = read_targets(problem, settings, xp)
+    classes = Classes(z, axis, xp) if classes is None else classes
+    labels, counted, t = read_targets(problem, settings, classes, xp)
     problem = zero_uncounted(problem, settings, counted, z, xp)
     s = problem.sample_weight
-    r, mask, classes, has_mass = reference(problem, settings, labels, t, xp)
-    eps = smoothed_mass(convention, problem.label_smoothing, classes, xp)
-    label_weight, smooth_weight, mixture, u, v = class_weights(problem, settings, labels, t, r, eps, xp)
+    r, mask, receivers, has_mass = reference(problem, settings, labels, t, classes, xp)
+    eps = smoothed_mass(convention, problem.label_smoothing, receivers, xp)
+    label_weight, smooth_weight, mixture, u, v = class_weights(problem, settings, labels, t, r, eps, classes, xp)
     a, b = (1 - eps) * (mixture if convention.class_weights == "mixture" else label_weight), eps * smooth_weight
     shares = {"target_weight": label_weight if t is None else 1.0, "mixture_weight": mixture}
-    fixed = {None: None, "all": 1.0, "classes": xp.number(z.shape[axis], z) * 1.0}
-    valid = valid_targets(problem, settings, labels, counted, t, mask, has_mass, xp)
+    fixed = {None: None, "all": 1.0, "classes": xp.number(classes.count, z) * 1.0}
+    valid = valid_targets(problem, settings, labels, counted, t, mask, has_mass, classes, xp)
     a, label_weight = (value_or_nan(x, valid, z, xp) for x in (a, label_weight))
-    const = entropy(a, b, eps, u, v, r, labels, t, z, axis, xp) if convention.objective == "kl" else None
+    const = entropy(a, b, eps, u, v, r, labels, t, classes, xp) if convention.objective == "kl" else None
     z_loss, active = problem.z_loss, None if convention.ignore_scope == "nll_only" else counted
     if s is not None:
         weighted = s != 0 if rank(s) else xp.broadcast_to(s != 0, (*z.shape[:axis], *z.shape[axis + 1 :]))
@@ -183,8 +189,8 @@ def plan_of(problem, settings, xp) -> Plan:
         v=v,
         a=zero_unless(counted, a, z, xp),
         b=zero_unless(active, b, z, xp),
-        u_sum=1.0 if u is None else xp.sum(u, axis=axis),
-        v_sum=1.0 if v is None else xp.sum(v, axis=axis),
+        u_sum=1.0 if u is None else classes.sum(u),
+        v_sum=1.0 if v is None else classes.sum(v),
         const=zero_unless(counted, const, z, xp),
         z_loss=zero_unless(counted, z_loss, z, xp),
         label_weight=zero_unless(counted, times(label_weight, convention.scale), z, xp),
@@ -200,37 +206,38 @@ def plan_of(problem, settings, xp) -> Plan:
     return built if convention.scale == 1.0 else scaled(built, convention.scale)
 
 
-def class_weights(problem, settings, labels, t, r, eps, xp):
+def class_weights(problem, settings, labels, t, r, eps, classes, xp):
     """(label's weight, factor of b, Σ_k q_k w_k, u, v), as `Convention.class_weights` says how class weights enter."""
-    weight, axis, mode = problem.weight, settings.axis, settings.convention.class_weights
+    weight, mode = problem.weight, settings.convention.class_weights
     if weight is None:
         return 1.0, 1.0, 1.0, t, r
     weight = xp.astype(weight, xp.float_of(problem.logits))
-    column = along(weight, problem.logits, axis, xp)
-    w_t = rows_at(weight, labels, xp) if t is None else xp.sum(t * column, axis=axis)
-    w_r = xp.mean(weight) if r is None else xp.sum(r * column, axis=axis)
+    column = classes.row(weight)
+    w_t = classes.rows_at(weight, labels) if t is None else classes.sum(t * column)
+    w_r = xp.mean(weight) if r is None else classes.sum(r * column)
     mixture = (1 - eps) * w_t + eps * w_r
     if mode == "mixture":
         return w_t, mixture, mixture, t, r
     if mode == "target":
-        w_y = w_t if t is None else rows_at(weight, xp.argmax(t, axis=axis), xp)
+        w_y = w_t if t is None else classes.rows_at(weight, classes.argmax(t))
         return w_y, w_y, mixture, t, r
     v = r if mode == "nll_only" else column / weight.shape[0] if r is None else column * r
     return (w_t, 1.0, mixture, None, v) if t is None else (1.0, 1.0, mixture, t * column, v)
 
 
-def entropy(a, b, eps, u, v, r, labels, t, z, axis, xp):
+def entropy(a, b, eps, u, v, r, labels, t, classes, xp):
     """Σ_k W_k log q_k with W = a·u + b·v, the term that "kl" adds. For labels it makes no (N, K) rows."""
+    z, axis = classes.z, classes.axis
     eps, b = xp.constant(eps, z), xp.constant(b, z)
     if r is None:
-        r = xp.constant(1 / xp.number(z.shape[axis], z), z)
+        r = xp.constant(1 / xp.number(classes.count, z), z)
         r = xp.broadcast_to(r, [n if k == axis else 1 for k, n in enumerate(z.shape)])
     v = r if v is None else v
     if t is not None:
         q = wide(1 - eps, axis, xp) * t + wide(eps, axis, xp) * r
-        return xp.sum(xlogy(wide(a, axis, xp) * u + wide(b, axis, xp) * v, q, xp), axis=axis)
-    r_y, v_y = (xp.pick(xp.broadcast_to(row, z.shape), labels, axis) for row in (r, v))
-    away = b * xp.sum(xlogy(v, r, xp), axis=axis) + xp.sum(v, axis=axis) * xlogy(b, eps + 0 * b, xp)
+        return classes.sum(xlogy(wide(a, axis, xp) * u + wide(b, axis, xp) * v, q, xp))
+    r_y, v_y = (classes.pick(row, labels) for row in (r, v))
+    away = b * classes.sum(xlogy(v, r, xp)) + classes.sum(v) * xlogy(b, eps + 0 * b, xp)
     return away - xlogy(b * v_y, eps * r_y, xp) + xlogy(a + b * v_y, 1 - eps + eps * r_y, xp)
 
 

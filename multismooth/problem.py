@@ -1,6 +1,6 @@
 """The data of one call: its arguments (Problem, Settings) and its results per element (Terms)."""
 
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 
 def traceable(record):
@@ -43,6 +43,7 @@ class Settings(NamedTuple):
     positive: bool = False  # class weights and normalizer are checked: all are > 0
     row_tolerance: float = 1e-3  # for soft rows that no check can read: their sum is this close to 1
     nothing_is_nan: bool = False  # a mean over no elements is NaN, as PyTorch's, where a GPU's kernels make the plan
+    axis_name: tuple = ()  # the mesh axes that split the classes, inside JAX's shard_map
     accumulate: str = "float32"  # dtype of a linear head's gradient sum over chunks; "input": that of the classifier
 
 
@@ -70,15 +71,18 @@ class Call(NamedTuple):
     values: Any = None  # with a memo: the Problem's fields after the logits as NumPy arrays, if NumPy can read them
 
 
-class Terms(NamedTuple):
+Array = TypeVar("Array")
+
+
+class Terms(NamedTuple, Generic[Array]):
     """Per-element results: the mean loss is Σ loss / Σ weight, the unsmoothed one Σ nll / Σ weight.
 
     `loss`, `nll` and `lse` are differentiable. An element that is switched off has 0 in these, and −1, which names no
     class, as its prediction.
     """
 
-    loss: Any  # what `loss` gives for the reduction "none", unless its terms have different denominators
-    nll: Any  # the loss at ε = 0, without a z-loss
-    weight: Any  # the element's share of the mean's denominator
-    lse: Any  # log Σ exp z over the existing classes
-    predicted: Any  # the existing class with the largest logit, the first of equals; an integer
+    loss: Array  # what `loss` gives for the reduction "none", unless its terms have different denominators
+    nll: Array  # the loss at ε = 0, without a z-loss
+    weight: Array  # the element's share of the mean's denominator
+    lse: Array  # log Σ exp z over the existing classes
+    predicted: Array  # the existing class with the largest logit, the first of equals; an integer

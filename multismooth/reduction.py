@@ -73,10 +73,15 @@ def coefficients(settings, *terms):
     return [name for name in names if name != "b" or settings.convention.ignore_scope != "nll_only"]
 
 
-def denominators(plans, settings, xp):
+def here(total):
+    """The total of all processes, where there is one."""
+    return total
+
+
+def denominators(plans, settings, xp, across=here):
     """The denominators of the loss, its smoothing term and its z-loss, over all (plan, logits) pairs of a call.
 
-    None for a term that has the loss's denominator.
+    None for a term that has the loss's denominator. `across` adds up the totals of several processes.
     """
     first, z = plans[0]
 
@@ -84,15 +89,16 @@ def denominators(plans, settings, xp):
         if getattr(first, share) is None:
             return None
         shares = sum(summed(getattr(plan, share), logits, settings.axis, xp) for plan, logits in plans)
-        return denominator(shares, z, settings.convention, xp)
+        return denominator(across(shares), z, settings.convention, xp)
 
     return [total(share) for share in SHARES]
 
 
-def factors(plans, problem, settings, xp):
+def factors(plans, problem, settings, xp, across=here):
     """The factors of a summed loss, its smoothing term and its z-loss, as the arguments of `spec.scaled`.
 
-    `plans` are the (plan, logits) pairs of all chunks. A normalizer replaces all denominators.
+    `plans` are the (plan, logits) pairs of all chunks. A normalizer replaces all denominators. `across` adds up the
+    totals of several processes.
     """
     if settings.reduction != "mean":
         return (1.0,)
@@ -106,20 +112,22 @@ def factors(plans, problem, settings, xp):
             ),
         )
     plans = list(plans)
-    totals = denominators(plans, settings, xp)
+    totals = denominators(plans, settings, xp, across)
+
+    def counted(names):
+        found = any_nonzero(plans, names, axis, xp)
+        return found if across is here else across(found) != 0
 
     def factor(term):
         if problem.weight is None or settings.positive:  # then a sum of shares is 0 only if no element counts
             return reciprocal(totals[term], z, xp)
         others = [k for k in (1, 2) if term == 0 and totals[k] is None]
-        return reciprocal(
-            totals[term], z, xp, lambda: any_nonzero(plans, coefficients(settings, term, *others), axis, xp)
-        )
+        return reciprocal(totals[term], z, xp, lambda: counted(coefficients(settings, term, *others)))
 
     return [None if total is None else factor(term) for term, total in enumerate(totals)]
 
 
-def term_factors(plans, problem, settings, xp):
+def term_factors(plans, problem, settings, xp, across=here):
     """The factors with which Σ loss / Σ weight of the Terms is the mean, as the arguments of `spec.scaled`.
 
     A term with another denominator than the loss is multiplied by their ratio.
@@ -127,7 +135,7 @@ def term_factors(plans, problem, settings, xp):
     plans = list(plans)
     if all(getattr(plans[0][0], share) is None for share in SHARES[1:]):
         return (1.0,)
-    own, *others = denominators(plans, settings, xp)
+    own, *others = denominators(plans, settings, xp, across)
     return 1.0, *(None if other is None else own * reciprocal(other, problem.logits, xp) for other in others)
 
 

@@ -190,13 +190,16 @@ def statistics_of(peak, gap, e, plan, axis, xp):
 def merged(one, other, xp):
     """The Statistics of the union of two disjoint sets of classes."""
     peak = xp.maximum(one.peak, other.peak)
-    parts = []
-    for part in (one, other):
-        rise = finite(peak, xp) - finite(part.peak, xp)
-        scale = xp.where(part.peak == -float("inf"), xp.zeros_like(peak), xp.exp(-rise))
-        sums = (part.nll + part.u_sum * rise, part.smooth + part.v_sum * rise, part.u_sum, part.v_sum)
-        parts.append((part.total * scale, *sums))
+    parts = [raised(part, peak, xp)[1:] for part in (one, other)]
     return Statistics(peak, *map(sum, zip(*parts, strict=True)))
+
+
+def raised(part, peak, xp):
+    """The same sums over the distances to a peak that is at least as high. With one peak, Statistics add."""
+    rise = finite(peak, xp) - finite(part.peak, xp)
+    scale = xp.where(part.peak == -float("inf"), xp.zeros_like(peak), xp.exp(-rise))
+    nll, smooth = part.nll + part.u_sum * rise, part.smooth + part.v_sum * rise
+    return Statistics(peak, part.total * scale, nll, smooth, part.u_sum, part.v_sum)
 
 
 def finished(found, xp):
@@ -239,11 +242,15 @@ def terms(logits, plan, axis, xp):
     z = masked_logits(logits, plan, axis, xp)
     peak, predicted = xp.highest(xp.stop_gradient(z), axis)
     gap = gap_to(peak, z, axis, xp)
-    lse, nll, smooth = finished(statistics_of(peak, gap, xp.exp(-gap), plan, axis, xp), xp)
+    return terms_of(*finished(statistics_of(peak, gap, xp.exp(-gap), plan, axis, xp), xp), predicted, plan, xp)
+
+
+def terms_of(lse, nll, smooth, predicted, plan, xp):
+    """The Terms from the three sums and the class of the largest logit."""
     return Terms(
         elements(lse, nll, smooth, plan, xp),
         product(plan.label_weight, nll, xp),
-        xp.broadcast_to(xp.constant(plan.denominator_share, z), lse.shape),
+        xp.broadcast_to(xp.constant(plan.denominator_share, lse), lse.shape),
         zero_unless(plan.active, lse, lse, xp),
         predicted if plan.active is None else xp.where(plan.active, predicted, -1),
     )
@@ -275,6 +282,11 @@ def gradient_of(e, found, plan, axis, xp):
     height = (
         height if plan.z_loss is None else height + 2 * plan.z_loss * (finite(found.peak, xp) + xp.log(found.total))
     )
+    return combination(height, e, found, plan, axis, xp)
+
+
+def combination(height, e, found, plan, axis, xp):
+    """height·p − a·u − b·v, with p = e/total: the derivative of a combination of lse, nll and smooth."""
     v = 1 / e.shape[axis] if plan.v is None else plan.v
     g = wide(height / found.total, axis, xp) * e - wide(plan.b, axis, xp) * v
     g = xp.deposit(g, plan.labels, -plan.a, axis) if plan.u is None else g - wide(plan.a, axis, xp) * plan.u

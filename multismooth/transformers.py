@@ -4,26 +4,30 @@ The Trainer calls it once for each micro-batch, and passes the number of items o
 sum divided by that number adds up to the mean of the batch, however the padding is spread.
 """
 
+from collections.abc import Callable
 from functools import partial
-from inspect import Parameter, signature
-from typing import Any
+from typing import Any, Unpack
 
-from multismooth.api.public import meant
+from multismooth.api.options import DEFAULTS, TrainerOptions
+from multismooth.api.public import unexpected
+from multismooth.convention import Convention
 from multismooth.errors import complain
 from multismooth.registry import resolve
 from multismooth.torch import loss as _torch_loss
 
 __all__ = ["compute_loss"]
 
-OPTIONS = tuple(
-    name
-    for name, parameter in signature(_torch_loss).parameters.items()
-    if parameter.kind is Parameter.KEYWORD_ONLY and name not in ("sample_weight", "reduction", "normalizer")
-)
+OPTIONS = ["label_smoothing", "convention", "shift", *TrainerOptions.__annotations__]
 UNSHIFTED = ("Seq2Seq", "MaskedLM", "Classifier", "Segmenter", "MultipleChoice", "NextSentence")
 
 
-def compute_loss(label_smoothing: Any = 0.1, convention: Any = "torch", *, shift: bool = True, **options):
+def compute_loss(
+    label_smoothing: Any = 0.1,
+    convention: str | Convention = "torch",
+    *,
+    shift: bool = True,
+    **options: Unpack[TrainerOptions],
+) -> Callable[..., Any]:
     """A function for `Trainer(compute_loss_func=…)`: the smoothed loss of a batch, whatever the accumulation.
 
     Args:
@@ -48,11 +52,11 @@ def compute_loss(label_smoothing: Any = 0.1, convention: Any = "torch", *, shift
     """
     for option in options:
         if option not in OPTIONS:
-            raise TypeError(f"compute_loss() got an unexpected keyword argument {option!r}. {meant(option, OPTIONS)}")
+            raise unexpected("compute_loss", option, OPTIONS)
     if not isinstance(shift, bool):
         raise complain("shift", "True or False", repr(shift), "True for causal language models, False for all others.")
-    options = {"label_smoothing": label_smoothing, "convention": resolve(convention), "ignore_index": -100} | options
-    return partial(_loss, shift, options)
+    given = {"label_smoothing": label_smoothing, "convention": resolve(convention), **options}
+    return partial(_loss, shift, {"ignore_index": DEFAULTS["ignore_index"], **given})
 
 
 def _loss(shift, options, outputs, labels, num_items_in_batch=None):

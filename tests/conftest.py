@@ -14,6 +14,7 @@ from requirements import has_gpu, interpreted, missing, need
 from thread_count import thread_count
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch reads it when it is imported
+os.environ.setdefault("KERAS_BACKEND", "jax")  # Keras reads it when it is imported
 if not os.path.exists("/dev/nvidia0"):  # Triton reads it when it is first imported, which torch.compile does too
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

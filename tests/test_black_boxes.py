@@ -64,6 +64,27 @@ def test_sentences_without_an_element_count_or_do_not():
     assert parity.identify(of_the_others).normalizer == "sentences that count"
 
 
+def test_the_means_of_sentences_are_summed():
+    """The mean over a sentence's tokens, summed over the sentences: with a mask, and without one."""
+
+    def summed(z, y):
+        return mean_of_sentence_means(z, y) * (len(y) if y.ndim > 1 else 1)
+
+    def unmasked(z, y):
+        own = z.log_softmax(-1).gather(-1, y[..., None])[..., 0]
+        return -own.mean(-1).sum()
+
+    for fn, ignored in ((summed, -100), (unmasked, None)):
+        found = parity.identify(fn)
+        assert (found.reduction, found.normalizer, found.ignore_index) == ("sentence means", "nothing", ignored)
+        assert "the sum of the sentences' means" in str(found)
+        settings = {"label_smoothing": 0, "reduction": "sentence means", "ignore_index": ignored}
+        assert parity.check(fn, "allennlp", normalizer="nothing", skip=["bad labels"], **settings)
+        assert not parity.check(fn, "allennlp", normalizer=1.0, skip=["bad labels"], **settings)
+        z, y = need("torch").randn(3, 4, 6, dtype=need("torch").float64), need("torch").arange(12).reshape(3, 4) % 6
+        np.testing.assert_allclose(pasted(found, logits=z, labels=y), fn(z, y), rtol=1e-9)
+
+
 @pytest.mark.parametrize(("fn", "z_loss"), [(summed_over_tokens, 1e-3), (summed_over_pixels, 0)])
 def test_a_sum_over_tokens_or_pixels_is_divided_by_the_sentences_or_images(fn, z_loss):
     found = parity.identify(fn)
@@ -248,7 +269,12 @@ def test_half_precision_inside_and_single_precision_are_readings():
     found = parity.identify(with_float32_targets)
     assert "timm" in found.names
     assert "float32 numbers" in str(found)
-    assert "a cast is in float32" in str(parity.check(with_float32_targets, "timm"))
+    report = parity.check(with_float32_targets, "timm")
+    assert report, "a reading, not a refusal"
+    assert "a cast is in float32" in str(report)
+    assert not parity.check(with_float32_targets, "timm", strict=True)
+    assert parity.compare(with_float32_targets, partial(torch.nn.functional.cross_entropy, **ENTROPY))
+    assert not parity.check(lambda z, y: (1 + 1e-6) * with_float32_targets(z, y), "timm")
 
 
 def test_a_bend_at_large_logits_in_half_precision_is_caught():
@@ -352,6 +378,47 @@ def test_distillation_is_named():
     found = parity.identify(distilled)
     assert "distillation: T² times the KL divergence" in found.family
     assert "T = 3" in found.family
+    z, teacher = torch.randn(2, 6, 5, dtype=torch.float64)
+    torch.testing.assert_close(pasted(found, logits=z, teacher_logits=teacher), distilled(z, teacher))
+
+
+def pasted(found, **arrays):
+    """What the call gives in which an Identification ends."""
+    last = str(found).split("\n")[-1].removeprefix("call").strip()
+    return eval(last, {"multismooth": need("multismooth"), **arrays})
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("factor", [1.0, 0.25])
+def test_the_calls_of_losses_beyond_the_family_give_the_same(reduction, factor):
+    torch = need("torch")
+    nn = torch.nn.functional
+
+    def reduced(loss):
+        return factor * (loss if reduction == "none" else getattr(loss, reduction)())
+
+    def focal(z, y):
+        own = nn.cross_entropy(z, y, reduction="none")
+        return reduced((1 - (-own).exp()) ** 2 * own)
+
+    def tempered(z, y):
+        return reduced(nn.cross_entropy(z / 3, y, reduction="none", **ENTROPY))
+
+    def penalised(z, y):
+        return reduced(nn.cross_entropy(z, y, reduction="none") + 0.1 * (z.softmax(-1) * z.log_softmax(-1)).sum(-1))
+
+    def of_entries(z, y):
+        rows = 0.9 * nn.one_hot(y, z.shape[-1]).to(z.dtype) + 0.05
+        return reduced(nn.binary_cross_entropy_with_logits(z, rows, reduction="none").mean(-1))
+
+    def of_classes(z, y):
+        return of_entries(z, y) * z.shape[-1]
+
+    z, y = torch.randn(7, 5, dtype=torch.float64), torch.randint(5, (7,))
+    for fn in (focal, tempered, penalised, of_entries, of_classes):
+        found = parity.identify(fn, "torch", layouts=["rows"])
+        got = pasted(found, logits=z, labels=y, rows=nn.one_hot(y, 5).to(z.dtype))
+        torch.testing.assert_close(got, fn(z, y), rtol=1e-5, atol=0)
 
 
 def test_what_is_nothing_known_is_said_to_be_that():
@@ -379,13 +446,12 @@ def test_compare_says_what_both_are_and_shows_the_digits_that_differ():
     assert "one reduces by 'sum'; other by 'mean'" in text
     assert "other as it is" in text
     assert "z_loss=1e-06" in text
-    near = parity.compare(lambda z, y: entropy(z, y) * (1 + 1e-9), other)
-    assert "off by 1.0e-09 of it" in str(near)
+    near = parity.compare(lambda z, y: entropy(z, y) * (1 + 1e-6), other)
+    assert "off by 1.0e-06 of it" in str(near)
 
 
 def test_the_last_line_is_a_call_to_paste_that_gives_the_same():
     torch = need("torch")
-    multismooth = pytest.importorskip("multismooth", reason="the package under test")
     z, y = torch.randn(3, 4, 6, dtype=torch.float64), torch.randint(2, 6, (3, 4))
     y[0, :2] = -100
 
@@ -394,9 +460,7 @@ def test_the_last_line_is_a_call_to_paste_that_gives_the_same():
 
     for fn, more in ((mean_of_sentence_means, 0), (by_padding, 0), (summed_over_tokens, 1)):
         labels = y.clamp(min=2) if more else y
-        last = str(parity.identify(fn)).split("\n")[-1].removeprefix("call").strip()
-        pasted = eval(last, {"multismooth": multismooth, "logits": z, "labels": labels})
-        np.testing.assert_allclose(pasted, fn(z, labels), rtol=1e-9)
+        np.testing.assert_allclose(pasted(parity.identify(fn), logits=z, labels=labels), fn(z, labels), rtol=1e-9)
 
 
 def test_keras_own_losses_are_read_in_their_order():

@@ -7,6 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from problems import DENOMINATORS
 from requirements import interpreted, need
 
 import multismooth
@@ -195,3 +196,19 @@ def test_a_normalizer_has_its_gradient(framework):
     else:
         slope = need("jax").grad(lambda n: ms.loss(logits, labels, normalizer=n))(4.0)
     assert float(slope) == pytest.approx(-total / 16, rel=1e-5)
+
+
+@pytest.mark.parametrize("denominator", DENOMINATORS)
+def test_the_normalizer_is_what_a_mean_divides_by(denominator, x64):
+    """In every backend, for labels and for rows: the sum over it is the mean."""
+    weight, s = np.array([1.0, 0.5, 2.0, 1.5]), RNG.uniform(0.5, 2.0, 6)
+    convention = replace(conventions["torch"], denominator=denominator, denominator_add=0.5)
+    labels, rows = np.where(np.arange(6) == 2, -100, LABELS), np.eye(4)[LABELS]
+    for targets, framework in product((labels, rows), ("numpy", "torch", "jax")):
+        ms = importlib.import_module(f"multismooth.{framework}")
+        options = {"convention": convention, "weight": own(ms, weight), "sample_weight": own(ms, s)}
+        divisor = ms.normalizer(own(ms, targets), 4, **options)
+        loss = ms.loss(own(ms, LOGITS), own(ms, targets), reduction="sum", **options)
+        mean = ms.loss(own(ms, LOGITS), own(ms, targets), **options)
+        assert divisor.ndim == 0
+        np.testing.assert_allclose(float(loss) / float(divisor), float(mean), rtol=1e-12)

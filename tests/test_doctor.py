@@ -119,6 +119,26 @@ def test_an_infinite_error_is_json(quick, monkeypatch):
     assert plain["rows"][0]["error"] == "inf"
 
 
+def test_a_world_splits_the_classes_over_devices_of_its_own(monkeypatch):
+    for framework in ("torch", "jax"):
+        need(framework)
+    place(monkeypatch)  # nothing beside the world
+    found = doctor.survey(quick=True, world=3)
+    assert found, found.failures
+    ways = {"3 processes, classes", "3 processes, elements", "3 devices, shard_map", "3 devices, jit"}
+    assert {row.device for row in found.rows} == ways
+    assert sum(row.cases for row in found.rows if row.dtype == "float64") > 100
+
+
+def test_a_world_that_cannot_start_is_a_failure(monkeypatch):
+    need("jax")
+    place(monkeypatch)
+    monkeypatch.setattr(doctor, "WORLDS", {"jax": "multismooth.parity.absent"})
+    found = doctor.survey(quick=True, world=2)
+    assert "jax, split over 2: " in found.failures[0]
+    assert "multismooth.parity.absent" in found.failures[0]
+
+
 def test_jax_is_asked_for_its_devices(monkeypatch):
     class Jax:
         def devices(self):

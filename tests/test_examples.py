@@ -3,13 +3,25 @@
 import ast
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from requirements import need
+from requirements import missing, need
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 FRAMEWORKS = {"torch", "jax", "flax", "optax", "matplotlib", "sklearn"}
+TRAINERS = {
+    "keras",
+    "transformers",
+    "accelerate",
+    "lightning",
+    "orbax",
+    "timm",
+    "torchvision",
+}  # they warn of their own
+NEEDED_TOO = {"huggingface_trainer": {"accelerate"}}
+WITH_TORCHVISION = Path(__file__).parent / "support" / "with_torchvision.py"
 SAID = {  # what a program must print, beside ending well
     "porting_a_criterion": (
         "first_port does not agree with Criterion",
@@ -31,19 +43,24 @@ def frameworks(path):
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     names = [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]
     names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
-    return {name.partition(".")[0] for name in names} & FRAMEWORKS
+    return {name.partition(".")[0] for name in names} & (FRAMEWORKS | TRAINERS) | NEEDED_TOO.get(path.stem, set())
 
 
 def test_there_are_examples():
-    assert len(EXAMPLES) >= 17
+    assert len(EXAMPLES) >= 26
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_it_runs_and_its_checks_hold(path, tmp_path):
-    for framework in sorted(frameworks(path)):
+    used = frameworks(path)
+    for framework in sorted(used & FRAMEWORKS):
         need(framework)
+    for trainer in sorted(used & TRAINERS):  # to import them takes seconds
+        if find_spec(trainer) is None:
+            missing(trainer, f"{trainer} is not installed")
     arguments = [str(tmp_path)] if path.stem == "target_rows" else []
-    command = [sys.executable, "-W", "error", str(path), *arguments]
+    program = [str(WITH_TORCHVISION), str(path)] if "torchvision" in used else [str(path)]
+    command = [sys.executable, "-W", "default" if used & TRAINERS else "error", *program, *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip()

@@ -230,25 +230,8 @@ def test_a_linen_head_inside_a_lifted_model(lifted):
     lambda **options: own_linen.LinearLoss(K, **options),
 ])  # fmt: skip
 def test_a_misspelt_option_is_refused_when_the_head_is_made(make):
-    for options in ({"smoothing": 0.1}, {"options": {"smoothing": 0.1}}):
-        with pytest.raises(TypeError, match="label_smoothing"):
-            make(**options)
-
-
-@pytest.mark.parametrize("make", [
-    lambda options: own_nnx.LinearLoss(D, K, rngs=nnx.Rngs(0), options=options),
-    lambda options: own_linen.LinearLoss(K, options=options),
-])  # fmt: skip
-def test_options_as_a_dict_are_the_same_options(make):
-    plain, given = make({}), make(OPTIONS)
-    params = {"params": PARAMETERS}
-    if isinstance(given, own_linen.LinearLoss):
-        found, expected = given.apply(params, HIDDEN, LABELS), plain.apply(params, HIDDEN, LABELS, **OPTIONS)
-        hash(given)
-    else:
-        found, expected = given(HIDDEN, LABELS), plain(HIDDEN, LABELS, **OPTIONS)
-        hash(nnx.split(given)[0])
-    assert found == expected
+    with pytest.raises(TypeError, match="label_smoothing"):
+        make(smoothing=0.1)
 
 
 @KINDS
@@ -258,3 +241,33 @@ def test_the_caller_s_array_may_change_afterwards(kind):
     head, expected = pair.of(pair.head), both(kind, weight=WEIGHT)[0](PARAMETERS, HIDDEN, LABELS)
     weight[:] = 7
     assert head(PARAMETERS, HIDDEN, LABELS) == expected
+
+
+# --- Loss -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_module_is_the_loss():
+    logits = jnp.asarray(np.random.default_rng(1).normal(size=(len(LABELS), K)))
+    module = own_nnx.Loss(**OPTIONS)
+    value, slope = nnx.jit(jax.value_and_grad(module))(logits, LABELS)
+    expected, own = jax.value_and_grad(ms.loss)(logits, LABELS, **OPTIONS)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(slope, own, rtol=1e-5, atol=1e-8)
+    each = module(logits, LABELS, reduction="none", label_smoothing=0.0)
+    np.testing.assert_array_equal(
+        each, ms.loss(logits, LABELS, **OPTIONS | {"reduction": "none", "label_smoothing": 0.0})
+    )
+
+
+def test_the_module_s_arrays_are_state_and_not_trained():
+    module, other = own_nnx.Loss(**OPTIONS), own_nnx.Loss(**OPTIONS | {"weight": WEIGHT + 1})
+    assert list(nnx.state(module)) == ["weight"]
+    assert not nnx.state(module, nnx.Param)
+    nnx.update(module, nnx.state(other))
+    np.testing.assert_array_equal(module.options["weight"], WEIGHT + 1)
+    with pytest.raises(
+        TypeError, match=r"Loss\(\) got an unexpected keyword argument 'smoothing'. Did you mean label_"
+    ):
+        own_nnx.Loss(smoothing=0.1)
+    with pytest.raises(TypeError, match="chunk_rows"):
+        own_nnx.Loss(chunk_rows=2)

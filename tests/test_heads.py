@@ -25,7 +25,7 @@ def torch_head(**options):
 
 def nnx_head(**options):
     jnp, nnx = need("jax.numpy"), need("flax.nnx")
-    head = need("multismooth.flax.nnx").LinearLoss(4, 5, rngs=nnx.Rngs(0), options=SETTINGS)
+    head = need("multismooth.flax.nnx").LinearLoss(4, 5, rngs=nnx.Rngs(0), **SETTINGS)
     init = {"kernel_init": lambda *_: jnp.asarray(KERNEL.T), "bias_init": lambda *_: jnp.asarray(BIAS)}
     linear = nnx.Linear(4, 5, rngs=nnx.Rngs(1), **init)
     nnx.update(head, nnx.state(linear))
@@ -35,7 +35,7 @@ def nnx_head(**options):
 def linen_head(**options):
     jnp, linen = need("jax.numpy"), need("multismooth.flax.linen")
     dense = {"params": {"kernel": jnp.asarray(KERNEL.T, jnp.float32), "bias": jnp.asarray(BIAS, jnp.float32)}}
-    head = linen.LinearLoss(5, options=SETTINGS)
+    head = linen.LinearLoss(5, **SETTINGS)
     return np.asarray(head.apply(dense, jnp.asarray(HIDDEN, jnp.float32), jnp.asarray(LABELS), **options))
 
 

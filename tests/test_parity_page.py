@@ -116,6 +116,10 @@ def in_half_precision(z, y):
     return multismooth.numpy.loss_and_grad(z.astype(np.float16), y)
 
 
+def of_a_float32_number(z, y):
+    return multismooth.numpy.loss_and_grad(z, y, label_smoothing=float(np.float32(0.1)))
+
+
 WRONG = [
     ("values", "fail", wrong(), {}),
     ("gradients", "fail", other_gradient, {}),
@@ -124,6 +128,7 @@ WRONG = [
     ("targets", "fail", on_rows(lambda rows: rows.argmax(-1)), {}),
     ("targets", "remark", on_rows(lambda rows: rows, 0.5), {}),
     ("precision", "fail", in_half_precision, {}),
+    ("precision", "remark", of_a_float32_number, {"skip": ["bad labels"]}),
     ("masked", "fail", partial(wrong(lambda z, y: not np.isfinite(z).all()), class_mask=MASK), {"class_mask": MASK}),
     ("upstream", "fail", one_upstream_for_all, {"framework": "torch"}),
     ("repeat", "fail", another_bit_every_other_time, {}),

@@ -117,6 +117,8 @@ def test_a_program_is_checked_end_to_end(language, tmp_path):
 
     convention, settings, said = CHECKED[language]
     started = command(language, tmp_path)
+    with pytest.raises(ValueError, match="not one a row"):
+        parity.Program(f"{started} 0.1")(np.zeros((2, 3)), np.eye(3)[:2])
 
     def invoke(*arguments):
         return CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}).invoke(app, list(arguments))

@@ -30,12 +30,14 @@ FILES = {
 LAYERS = [
     {"errors"},
     {"convention", "registry", "problem", "spec", "plan", "reduction", "binary", "correction", "linear"}  # mathematics
+    | {"classes"}
     | {"alternatives"}  # beside smoothing
     | {"namespace", "implementations", "recording"},  # what a kernel is told
     {"cpu"},
-    {"api"},
+    {"api", "typed"},
     {"backend", "numpy", "torch", "jax", "flax"},
-    {"dispatch", "calibration", "pages", "sweeping", "testing", "parity", "demo", "cli", "__main__", ""},
+    {"dispatch", "calibration", "pages", "sweeping", "testing", "parity", "demo", "cli", "__main__", ""}
+    | {"keras", "transformers"},  # where people train
 ]
 FRAMEWORK_ROOMS = {"torch", "jax", "flax"}
 
@@ -93,6 +95,8 @@ FRAMEWORKS = {
     "jax": {"jax", "flax", "demo", "parity", "calibration"},  # calibration: to switch 64 bits on
     "flax": {"flax", "demo"},
     "optax": {"demo"},
+    "keras": {"keras"},
+    "transformers": set(),
     "matplotlib": {"demo", "calibration", "pages"},
     "scipy": {"calibration"},
     "sklearn": {"calibration", "demo", "sweeping"},
@@ -198,6 +202,8 @@ DEFAULTS = {
     "z_loss": 0.0,
     "reduction": "mean",
     "accumulate": "float32",
+    "spread": "half",
+    "label_mean": False,
     "pseudo_count": 1.0,
     "gamma": 2.0,
     "modulation": "class",
@@ -227,13 +233,25 @@ SIGNATURES = {
     ),
     "binary_loss": (
         ["logits", "targets"],
-        ["label_smoothing", "pos_weight", "sample_weight", "reduction", "normalizer", "validate"],
+        [
+            *("label_smoothing", "spread", "weight", "pos_weight", "sample_weight", "ignore_index", "reduction"),
+            *("label_mean", "normalizer", "axis", "validate"),
+        ],
     ),
     "focal_loss": (["logits", "targets"], ["gamma", "modulation", *NAMES]),
     "confidence_penalty": (["logits", "targets"], ["beta", *NAMES]),
     "margin_smoothing": (["logits", "targets"], ["margin", "strength", *NAMES]),
     "distillation_loss": (["logits", "teacher_logits", "targets"], ["temperature", "hard_weight", *NAMES]),
+    "normalizer": (
+        ["targets", "num_classes"],
+        ["label_smoothing", "convention", "weight", "sample_weight", "ignore_index", "axis", "group", "axis_name"],
+    ),
     "unigram_prior": (["targets", "num_classes"], ["pseudo_count", "ignore_index"]),
+}
+IN_PARTS = ("loss", "terms", "loss_and_grad", "linear_loss", "linear_loss_and_grad", "linear_terms")
+OWN = {  # of the functions IN_PARTS
+    "multismooth.torch": ["group", "num_classes", "class_start"],
+    "multismooth.jax": ["axis_name"],
 }
 BESIDE = ("focal_loss", "confidence_penalty", "margin_smoothing", "distillation_loss")  # smoothing is off by default
 
@@ -246,10 +264,12 @@ def test_signatures_are_the_contracts_everywhere(module, name):
     parameters = inspect.signature(function).parameters
     positional, named = SIGNATURES[name]
     assert [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD] == positional
-    assert [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY] == named
+    own = OWN.get(module, []) if name in IN_PARTS else []
+    assert [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY] == [*named, *own]
     for argument in named:
-        expected = -1 if (name, argument) == ("smooth_targets", "axis") else DEFAULTS.get(argument)
+        expected = -1 if argument == "axis" and name in ("smooth_targets", "normalizer") else DEFAULTS.get(argument)
         expected = 0.0 if argument == "label_smoothing" and name in BESIDE else expected
+        expected = None if (name, argument) == ("binary_loss", "ignore_index") else expected
         assert parameters[argument].default == expected, argument
     assert ">>>" in function.__doc__
 
@@ -260,7 +280,7 @@ def test_all_names_what_is_public(module):
     module = importlib.import_module(module)
     assert list(module.__all__) == sorted(module.__all__, key=str)
     for name in set(module.__all__) & set(dir(module)):
-        if name not in ("demo", "parity", "testing"):  # their own tests import them, with what they need
+        if name not in ("demo", "keras", "parity", "testing"):  # their own tests import them, with what they need
             assert getattr(module, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         module.nothing  # noqa: B018

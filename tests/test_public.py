@@ -17,7 +17,8 @@ from multismooth.api.public import public
 NAMES = (
     *("loss", "terms", "loss_and_grad", "smooth_targets"),
     *("linear_loss", "linear_loss_and_grad", "smoothing_correction", "binary_loss"),
-    *("focal_loss", "confidence_penalty", "margin_smoothing", "distillation_loss", "unigram_prior"),
+    *("focal_loss", "confidence_penalty", "margin_smoothing", "distillation_loss", "normalizer"),
+    "unigram_prior",
 )
 MODULES = ("multismooth", "multismooth.numpy", "multismooth.torch", "multismooth.jax")
 LOGITS, LABELS = np.zeros((2, 3)), np.array([0, 2])
@@ -97,7 +98,7 @@ def test_a_keyword_like_no_other_is_told_what_there_is(module):
 
 def test_only_what_a_function_has_is_suggested(module):
     with pytest.raises(TypeError, match=r"'weight'. Did you mean sample_weight\?"):
-        module.binary_loss(own(module, LOGITS), own(module, LOGITS), weight=1)
+        module.smoothing_correction(own(module, LOGITS), own(module, LOGITS), own(module, LABELS), weight=1)
     with pytest.raises(TypeError, match=r"^terms\(\) got an unexpected keyword argument 'reduction'. It takes logits"):
         module.terms(own(module, LOGITS), own(module, LABELS), reduction="sum")
 

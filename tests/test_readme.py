@@ -223,7 +223,7 @@ class Rounded(doctest.OutputChecker):
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
 def test_the_code_of_a_page_prints_what_the_page_says(page):
     code = "\n".join(blocks(page.read_text(encoding="utf-8"), "pycon"))
-    for framework in re.findall(r"^>>> import (torch|jax)", code, re.MULTILINE):
+    for framework in re.findall(r"^>>> import (torch|jax|keras)", code, re.MULTILINE):
         need(framework)
     test = doctest.DocTestParser().get_doctest(code, {}, page.name, str(page), 0)
     runner, said = doctest.DocTestRunner(Rounded(), optionflags=doctest.ELLIPSIS, verbose=False), []

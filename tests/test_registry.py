@@ -25,6 +25,7 @@ NAMELESS = {
     "mxnet-multi_output_ignores_alpha",
     "nvidia-deeplearningexamples-effdet_focal_gamma0_alpha0.5",
     "optax-sigmoid",
+    "paddlepaddle-unsmoothed_ignore_mean",
     "tensorflow-v1-losses-SUM_OVER_BATCH_SIZE",
     "tensorflow-v1-losses-sigmoid",
     "timm-BinaryCrossEntropy",

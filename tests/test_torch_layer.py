@@ -168,3 +168,83 @@ def test_without_a_bias_on_a_device_in_a_dtype():
     pair = Pair(OPTIONS["arrays"], bias=False, dtype=torch.float64)
     close(*pair.results(HIDDEN.double()), rtol=1e-12, atol=1e-12)
     assert ms.LinearLoss(D, K, device="meta", weight=torch.ones(K)).class_weight.device.type == "meta"
+
+
+# --- Loss -------------------------------------------------------------------------------------------------------------
+
+LOGITS = torch.randn(N, K, generator=GENERATOR)
+CRITERIA = {name: {k: v for k, v in options.items() if k != "chunk_rows"} for name, options in OPTIONS.items()}
+
+
+@pytest.fixture(params=CRITERIA)
+def criterion(request):
+    torch._dynamo.reset()
+    options = CRITERIA[request.param]
+    return ms.Loss(**options), lambda *arguments, **more: ms.loss(*arguments, **options | more)
+
+
+def loss_and_slope(function, dtype=torch.float32, **more):
+    z = LOGITS.to(dtype).requires_grad_()
+    loss = function(z, LABELS, **more)
+    return loss, *torch.autograd.grad(loss, [z], torch.ones_like(loss))
+
+
+def test_the_module_is_the_loss(criterion):
+    module, loss = criterion
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        close(loss_and_slope(module, dtype), loss_and_slope(loss, dtype), rtol=0, atol=0)
+    close(
+        loss_and_slope(module, label_smoothing=0.3, reduction="sum"),
+        loss_and_slope(loss, label_smoothing=0.3, reduction="sum"),
+        rtol=0,
+        atol=0,
+    )
+
+
+def test_the_module_compiles_and_is_exported(criterion):
+    module, loss = criterion
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    close(loss_and_slope(compiled), loss_and_slope(loss))
+    program = torch.export.export(module, (LOGITS, LABELS)).module()
+    close([program(LOGITS, LABELS)], [loss(LOGITS, LABELS)])
+
+
+@pytest.mark.parametrize("through", COPIES)
+def test_copies_of_the_module(criterion, through):
+    module, _ = criterion
+    twin = COPIES[through](module)
+    assert repr(twin) == repr(module)
+    close([twin(LOGITS, LABELS)], [module(LOGITS, LABELS)], rtol=0, atol=0)
+
+
+def test_the_module_s_arrays_are_buffers_and_those_of_the_caller_are_left_alone():
+    weight = np.ones(K, np.float32)
+    module, other = ms.Loss(weight=weight, convention="fairseq"), ms.Loss(weight=np.full(K, 7, np.float32))
+    assert list(module.state_dict()) == ["weight"]
+    assert not list(module.parameters())
+    module.load_state_dict(other.state_dict())
+    assert (weight == 1).all()
+    assert (module.weight == 7).all()
+    assert module.half().weight.dtype is torch.float32
+    assert module.to("meta").weight.device.type == "meta"
+    assert repr(module) == f"Loss(convention='fairseq', weight=({K},))"
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"smoothing": 0.1}, TypeError),
+        ({"chunk_rows": 2}, TypeError),
+        ({"convention": "tourch"}, ValueError),
+        ({"reduction": "average"}, ValueError),
+    ],
+)
+def test_what_no_call_could_mean_is_refused_when_the_module_is_made(options, error):
+    with pytest.raises(error, match=r"label_smoothing|torch|mean"):
+        ms.Loss(**options)
+
+
+def test_a_misspelt_option_of_a_call_is_refused():
+    for module, first in ((ms.Loss(), LOGITS), (ms.LinearLoss(D, K), HIDDEN)):
+        with pytest.raises(TypeError, match="label_smoothing"):
+            module(first, LABELS, smoothing=0.1)

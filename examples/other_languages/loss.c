@@ -51,8 +51,8 @@ int main(int argc, char **argv) {
         double *labels = numbers(line, "labels", &n);
         size_t k = axes ? (size_t)shape[axes - 1] : 1, counted = 0;
         double loss = 0, *gradient = calloc(entries + 1, sizeof *gradient);
-        const char *refused = NULL;
-        for (size_t i = 0; i < n; i++) {
+        const char *refused = n * k == entries ? NULL : "labels that are not one a row";
+        for (size_t i = 0; i < n && !refused; i++) {
             const double *row = z + i * k;
             long y = (long)labels[i];
             if (y == IGNORED) continue;

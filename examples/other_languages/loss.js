@@ -11,6 +11,7 @@ const overAll = process.argv[3] === "all";
 
 function answer({ shape, logits, labels }) {
   const k = shape[shape.length - 1];
+  if (labels.length * k !== logits.length) return { error: "labels that are not one a row" };
   const gradient = new Array(logits.length).fill(0);
   let loss = 0;
   for (let i = 0; i < labels.length; i++) {

@@ -3,9 +3,11 @@
 A number that makes one of them the plain loss (γ = 0, β = 0, strength = 0, hard_weight = 1) makes it `loss` itself.
 """
 
-from typing import Any, Unpack
+from __future__ import annotations
 
-from multismooth.api.options import UnsmoothedOptions
+from typing import Any, Literal, Unpack
+
+from multismooth.api.options import Labels, Loss, Number, Rows, Scores, UnsmoothedOptions
 
 
 class AlternativeFunctions:
@@ -17,14 +19,14 @@ class AlternativeFunctions:
 
     def focal_loss(
         self,
-        logits,
-        targets,
+        logits: Scores,
+        targets: Labels,
         *,
-        gamma: Any = 2.0,
-        modulation: str = "class",
-        label_smoothing: Any = 0.0,
+        gamma: Number = 2.0,
+        modulation: Literal["class", "label"] = "class",
+        label_smoothing: Number | Rows = 0.0,
         **options: Unpack[UnsmoothedOptions],
-    ):
+    ) -> Loss:
         """−Σ_k w_k q_k (1 − p_k)^γ log p_k per element, reduced: smoothed first, then modulated class by class.
 
         Args:
@@ -48,13 +50,13 @@ class AlternativeFunctions:
 
     def confidence_penalty(
         self,
-        logits,
-        targets,
+        logits: Scores,
+        targets: Labels,
         *,
-        beta: Any = 0.1,
-        label_smoothing: Any = 0.0,
+        beta: Number = 0.1,
+        label_smoothing: Number | Rows = 0.0,
         **options: Unpack[UnsmoothedOptions],
-    ):
+    ) -> Loss:
         """loss − β·H(p) per element, reduced, with H(p) = −Σ_k p_k log p_k in nats: no log K, no 1/K.
 
         Args:
@@ -78,14 +80,14 @@ class AlternativeFunctions:
 
     def margin_smoothing(
         self,
-        logits,
-        targets,
+        logits: Scores,
+        targets: Labels,
         *,
-        margin: Any = 10.0,
-        strength: Any = 0.1,
-        label_smoothing: Any = 0.0,
+        margin: Number = 10.0,
+        strength: Number = 0.1,
+        label_smoothing: Number | Rows = 0.0,
         **options: Unpack[UnsmoothedOptions],
-    ):
+    ) -> Loss:
         """loss + strength·mean_k max(0, max z − z_k − margin) per element, reduced.
 
         Args:
@@ -110,15 +112,15 @@ class AlternativeFunctions:
 
     def distillation_loss(
         self,
-        logits,
-        teacher_logits,
-        targets=None,
+        logits: Scores,
+        teacher_logits: Scores,
+        targets: Labels | None = None,
         *,
-        temperature: Any,
-        hard_weight: Any = 0.0,
-        label_smoothing: Any = 0.0,
+        temperature: Number,
+        hard_weight: Number = 0.0,
+        label_smoothing: Number | Rows = 0.0,
         **options: Unpack[UnsmoothedOptions],
-    ):
+    ) -> Loss:
         """(1 − h)·T²·KL(softmax(z_teacher/T) ‖ softmax(z/T)) + h·loss(z, y) per element, reduced.
 
         Args:

@@ -2,15 +2,17 @@
 
 from multismooth.api import argument_checks, target_checks, value_checks
 from multismooth.api.conversions import Conversions
+from multismooth.binary import BinaryCall, BinarySettings
 from multismooth.errors import TargetError, complain
 from multismooth.problem import Problem, Settings
 from multismooth.registry import resolve
+from multismooth.spec import along
 
 
 class Arguments(Conversions):
     """Converts and checks the arguments of the public functions."""
 
-    def checked(self, given, convention, ignore_index, reduction, axis, validate):
+    def checked(self, given, convention, ignore_index, reduction, axis, validate, axis_name=None):
         """(Problem, Settings) of the arguments of `loss`. `given`: a Problem of arrays as the caller passed them."""
         backend = self.backend
         z = self._floating("logits", given.logits)
@@ -29,17 +31,21 @@ class Arguments(Conversions):
         soft, slack = kind != "integer", target_checks.tolerance(targets.dtype)
         axis = target_checks.class_axis(z.shape, targets.shape, soft, axis, target_values, slack)
         target_checks.target_shape(kind, targets.shape, z.shape, axis)
-        num_classes = z.shape[axis]
-        if num_classes == 0:
+        if z.shape[axis] == 0:
             got = f"shape {tuple(z.shape)} with classes on axis {axis}"
             raise complain("logits", "at least one class", got, "axis= names another class axis.")
+        names, shards = ((), 1) if axis_name is None else backend.class_axes(axis_name)
+        num_classes = z.shape[axis] * shards
         if not backend.traced(z) and num_classes == 1:
             argument_checks.single_class(z.shape, axis)
 
-        readers = self.readers(z, axis, reduction, validate)
+        readers = self.readers(z, axis, reduction, validate, num_classes)
         problem = Problem(z, targets, *[read(value) for read, value in zip(readers, given[2:], strict=True)])
         settings = Settings(convention, axis, soft, ignore_index, reduction, valid=soft, row_tolerance=slack)
         _check_combinations(convention, problem, soft, reduction)
+        if names:
+            backend.check_split(names, problem, soft)
+            settings = settings._replace(axis_name=names, valid=False)
         if convention.exclude and convention.receivers(num_classes) == 0:
             expected, got = "one that lets a class take smoothed mass", f"exclude={convention.exclude} of {num_classes}"
             raise complain("convention", expected, got, "Exclude the padding class alone.")
@@ -47,14 +53,31 @@ class Arguments(Conversions):
             return problem, settings
         problem = self._nan_if_invalid(problem, validate)
         valid, clean = value_checks.check(
-            problem, settings, target_values, lambda array: self._values(array, validate), backend.tracing()
+            self._of_all_classes(problem, axis, num_classes) if names else problem,
+            settings,
+            None if names and soft else target_values,
+            lambda array: self._values(array, validate),
+            backend.tracing(),
         )
         self._check_scores(z, axis, validate)
         return problem, settings._replace(valid=valid, clean=clean)
 
-    def readers(self, z, axis, reduction, validate):
-        """One conversion for each field of a Problem after the targets. They use the shape, dtype and device of `z`."""
-        num_classes, shape = z.shape[axis], argument_checks.elements_shape(z.shape, axis)
+    def _of_all_classes(self, problem, axis, num_classes):
+        """What can be checked of a problem with a part of the classes: all but its rows of classes."""
+        shape = [num_classes if k == axis else n for k, n in enumerate(problem.logits.shape)]
+        mask = problem.class_mask
+        return problem._replace(
+            logits=self.backend.template(shape, problem.logits.dtype, problem.logits),
+            class_mask=None if mask is None or mask.ndim > 1 else mask,
+        )
+
+    def readers(self, z, axis, reduction, validate, num_classes=None):
+        """One conversion for each field of a Problem after the targets. They use the shape, dtype and device of `z`.
+
+        num_classes: those of all devices; None for z's.
+        """
+        num_classes = z.shape[axis] if num_classes is None else num_classes
+        shape = argument_checks.elements_shape(z.shape, axis)
         return (
             lambda value: self._smoothing(value, z, shape),
             lambda value: self._classes("weight", value, z, num_classes),
@@ -117,10 +140,15 @@ class Arguments(Conversions):
         logits = self.backend.template(tuple(shape), hidden.dtype, hidden)
         return hidden, classifier, bias, chunk_rows, logits
 
-    def binary(self, logits, targets, label_smoothing, pos_weight, sample_weight, reduction, normalizer, validate):
-        """The checked Problem of `binary_loss`. Its `weight` holds pos_weight."""
+    def binary(
+        self, logits, targets, label_smoothing, spread, weight, pos_weight, sample_weight,
+        ignore_index, reduction, label_mean, normalizer, axis, validate,
+    ):  # fmt: skip
+        """The checked BinaryCall of the arguments of `binary_loss`."""
+        xp = self.backend.xp
         argument_checks.validation(validate)
         argument_checks.reduction(reduction)
+        _check_binary_settings(spread, label_mean)
         z = self._floating("logits", logits)
         targets = self.backend.take("targets", targets, z)
         target_checks.kind(self.backend.kind(targets), targets.dtype)
@@ -129,23 +157,40 @@ class Arguments(Conversions):
         if not argument_checks.same_shape(targets.shape, z.shape):
             expected, got = f"the logits' shape {tuple(z.shape)}", f"{tuple(targets.shape)}"
             raise complain("targets", expected, got, target_checks.binary_fitting(targets.shape, z.shape), TargetError)
-        t, slack = (
-            self.backend.xp.astype(targets, self.backend.xp.float_of(z)),
-            target_checks.tolerance(targets.dtype),
+        if spread == "all" or weight is not None or label_mean or axis is not None:
+            axis = _label_axis(axis, z.ndim)
+        target_values, slack = self._values(targets, validate), target_checks.tolerance(targets.dtype)
+        t, sample_weight = (
+            xp.astype(targets, xp.float_of(z)),
+            self._per_element("sample_weight", sample_weight, z, z.shape),
         )
-        target_values = self._values(targets, validate)
+        if ignore_index is not None:
+            ignored = targets == _ignored_target(ignore_index, self.backend.widest(targets))
+            zero, one = xp.constant(0.0, z), xp.constant(1.0, z)
+            t, sample_weight = (
+                xp.where(ignored, zero, t),
+                xp.where(ignored, zero, one if sample_weight is None else sample_weight),
+            )
         problem = Problem(
             z,
             self._nan_outside(t, slack, z) if target_values is None and validate is not False else t,
             self._smoothing(label_smoothing, z, z.shape),
-            weight=self._per_element("pos_weight", pos_weight, z, z.shape),
-            sample_weight=self._per_element("sample_weight", sample_weight, z, z.shape),
+            weight=self._classes("weight", weight, z, None if axis is None else z.shape[axis]),
+            sample_weight=sample_weight,
             normalizer=self._normalizer(normalizer, reduction, z, validate),
         )
+        pos_weight = self._per_element("pos_weight", pos_weight, z, z.shape)
         if validate is not False:
             problem = self._nan_if_invalid(problem, validate)
-            value_checks.check_binary(problem, target_values, slack, lambda array: self._values(array, validate))
-        return problem
+            values = self._values(pos_weight, validate)
+            if pos_weight is not None and values is None:
+                pos_weight = self.backend.nan_outside({"pos_weight": (pos_weight, None)}, z)["pos_weight"]
+            value_checks.check_binary(
+                problem, values, target_values, slack, lambda array: self._values(array, validate)
+            )
+        if problem.weight is not None:
+            problem = problem._replace(weight=along(xp.astype(problem.weight, xp.float_of(z)), z, axis, xp))
+        return BinaryCall(problem, pos_weight, BinarySettings(reduction, axis, spread, label_mean))
 
     def _check_scores(self, z, axis, validate):
         """Refuse logits that are probabilities. All logits are read only if the first row looks like probabilities."""
@@ -170,3 +215,28 @@ def _check_combinations(convention, problem, soft, reduction):
             "None",
             "Pass normalizer= (sentences, tokens), or use another reduction.",
         )
+
+
+def _check_binary_settings(spread, label_mean):
+    if not isinstance(spread, str) or spread not in ("half", "all"):
+        remedy = '"half" gives ε/2 to each class of an entry, "all" ε/K to each label.'
+        raise complain("spread", '"half" or "all"', repr(spread), remedy)
+    if not isinstance(label_mean, bool):
+        raise complain("label_mean", "True or False", repr(label_mean), "Weights of labels are weight=.")
+
+
+def _label_axis(axis, ndim):
+    """The axis of the labels as a number ≥ 0, in a call that needs one."""
+    if axis is None and ndim < 2:
+        remedy = "Name it with axis=0, or leave out spread, weight and label_mean."
+        raise complain("axis", "the axis of the labels, for logits with fewer than two axes", "None", remedy)
+    return argument_checks.axis_index(-1 if axis is None else axis, ndim, "the logits, here that of the labels")
+
+
+def _ignored_target(value, dtype):
+    """The ignored target of `binary_loss` as an integer."""
+    number = argument_checks.ignored_label(value, dtype)
+    if 0 <= number <= 1:
+        remedy = "Mark absent entries with another number, or give them sample_weight 0."
+        raise complain("ignore_index", "a number outside [0, 1], which is no target", repr(value), remedy)
+    return number

@@ -104,7 +104,7 @@ class Conversions:
             return mask
         shape = argument_checks.broadcasts("class_mask", mask.shape, z.shape, "the logits")
         mask = self.backend.xp.reshape(mask, shape)
-        return mask if shape[axis] == num_classes else self.backend.xp.broadcast_to(mask, z.shape)
+        return mask if shape[axis] == z.shape[axis] else self.backend.xp.broadcast_to(mask, z.shape)
 
     def _number(self, name, value, z, validate, zero=0.0):
         """A finite number ≥ 0, as a float or a 0-d array; `zero` is what a plain 0 becomes."""

@@ -1,15 +1,31 @@
 """The public functions: one signature and one documentation for all backends. `arguments` checks what is passed."""
 
-from typing import Any, Unpack
+from __future__ import annotations
+
+from typing import Any, Literal, Unpack
 
 from multismooth.api.alternative_functions import AlternativeFunctions
 from multismooth.api.linear_functions import HeadFunctions
-from multismooth.api.options import LossOptions, TargetOptions, TermsOptions
+from multismooth.api.normalizer_functions import NormalizerFunctions
+from multismooth.api.options import (
+    Array,
+    Arrays,
+    Labels,
+    Loss,
+    LossOptions,
+    Number,
+    Reduction,
+    Result,
+    Rows,
+    Scores,
+    TargetOptions,
+    TermsOptions,
+)
 from multismooth.api.prior_functions import PriorFunctions
 from multismooth.problem import Terms
 
 
-class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
+class Functions(HeadFunctions, AlternativeFunctions, NormalizerFunctions, PriorFunctions):
     """The functions of one backend. Its methods become the public functions, such as `multismooth.torch.loss`."""
 
     def __init__(self, backend):
@@ -22,7 +38,7 @@ class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
         self._call = CallCache(self._arguments)
         self._call_of_shape = CallCache(self._arguments, scores=False)
 
-    def loss(self, logits, targets, **options: Unpack[LossOptions]):
+    def loss(self, logits: Scores, targets: Labels, **options: Unpack[LossOptions]) -> Loss:
         """−Σ_k w_k q_k log softmax(logits)_k per element, reduced, with q = (1 − ε′)·t + ε′·r. In nats.
 
         Args:
@@ -45,6 +61,8 @@ class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
             normalizer: divide the sum by this instead of the convention's denominator. It needs reduction "mean".
             axis: the class axis. None is the last axis, if the shapes are not ambiguous.
             validate: None checks values where this needs no device synchronisation, True always, False never.
+            axis_name: in JAX, inside `jax.shard_map`, the mesh axes that split the class axis: a name or a tuple.
+                Labels and (K,) arguments are those of all classes.
 
         Returns:
             A scalar, or (N…) losses for "none" (0 where ignored). float64 for float64 logits, else float32.
@@ -63,7 +81,7 @@ class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
         """
         return self._backend.loss(self._call(logits, targets, **options))
 
-    def terms(self, logits, targets, **options: Unpack[TermsOptions]) -> Terms:
+    def terms(self, logits: Scores, targets: Labels, **options: Unpack[TermsOptions]) -> Terms[Arrays]:
         """(loss, nll, weight, lse, predicted) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0.
 
         Gradient accumulation, data parallelism and logging need these: sums can be added over batches, means cannot.
@@ -82,13 +100,8 @@ class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
         return self._backend.terms(self._call(logits, targets, reduction="none", **options))
 
     def loss_and_grad(
-        self,
-        logits,
-        targets,
-        *,
-        out: Any = None,
-        **options: Unpack[LossOptions],
-    ):
+        self, logits: Scores, targets: Labels, *, out: Result | None = None, **options: Unpack[LossOptions]
+    ) -> tuple[Loss, Result]:
         """(loss, ∂Σloss/∂logits), the gradient (Σ_k W_k)·softmax(logits) − W in the logits' dtype.
 
         W = w∘q is the weighted smoothed target. For reduction "none" the gradient is that of the summed loss.
@@ -103,14 +116,8 @@ class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
         return self._backend.loss_and_grad(self._call(logits, targets, **options), out)
 
     def smooth_targets(
-        self,
-        targets,
-        num_classes: int,
-        *,
-        dtype: Any = None,
-        axis: int = -1,
-        **options: Unpack[TargetOptions],
-    ):
+        self, targets: Labels, num_classes: int, *, dtype: Any = None, axis: int = -1, **options: Unpack[TargetOptions]
+    ) -> Result:
         """q = (1 − ε′)·t + ε′·r as rows (N…, K), for losses that take distributions (KLDivLoss, mixup).
 
         Rows of ignored labels are 0. dtype: None is the framework's default float, or the dtype of soft targets.
@@ -129,22 +136,33 @@ class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
 
     def binary_loss(
         self,
-        logits,
-        targets,
+        logits: Scores,
+        targets: Labels,
         *,
-        label_smoothing: Any = 0.1,
-        pos_weight=None,
-        sample_weight=None,
-        reduction: str = "mean",
-        normalizer=None,
+        label_smoothing: Number | Rows = 0.1,
+        spread: Literal["half", "all"] = "half",
+        weight: Array | Rows | None = None,
+        pos_weight: Number | Rows | None = None,
+        sample_weight: Array | Rows | None = None,
+        ignore_index: int | None = None,
+        reduction: Reduction = "mean",
+        label_mean: bool = False,
+        normalizer: Number | None = None,
+        axis: int | None = None,
         validate: bool | None = None,
-    ):
-        """−[π·q·log σ(z) + (1 − q)·log(1 − σ(z))] with q = t·(1 − ε) + ε/2: sigmoid, binary and multi-label.
+    ) -> Loss:
+        """−w·[π·q·log σ(z) + (1 − q)·log(1 − σ(z))] with q = t·(1 − ε) + ε/2: sigmoid, binary and multi-label.
 
         Args:
             logits: (N…) or (N…, K) scores z. targets: t in [0, 1] of the same shape, any dtype.
+            spread: "half" gives ε/2 to each of an entry's two classes. "all" gives ε/K to each of the K labels:
+                q = t·(1 − ε) + ε/K, as timm, Optax and Scenic do.
+            weight: w, (K,) ≥ 0. It multiplies a label's loss and not its share of the mean, as in PyTorch.
             pos_weight: π, broadcasts to the logits. sample_weight: ≥ 0, broadcasts to the logits; 0 excludes the entry.
+            ignore_index: entries with this target contribute exactly 0. None ignores no entry.
+            label_mean: the loss of an element is the mean over those of its labels that count. "none" gives (N…).
             normalizer: divide the sum by this instead of Σ sample_weight. It needs reduction "mean".
+            axis: the axis of the labels, for `spread`, `weight` and `label_mean`. None is the last of two or more.
 
         >>> import numpy as np
         >>> import multismooth
@@ -153,7 +171,8 @@ class Functions(HeadFunctions, AlternativeFunctions, PriorFunctions):
 
         Source: Szegedy et al. 2016 for two classes; Keras' BinaryCrossentropy has the same target.
         """
-        problem = self._arguments.binary(
-            logits, targets, label_smoothing, pos_weight, sample_weight, reduction, normalizer, validate
-        )
-        return self._backend.binary_loss(problem, reduction)
+        call = self._arguments.binary(
+            logits, targets, label_smoothing, spread, weight, pos_weight, sample_weight,
+            ignore_index, reduction, label_mean, normalizer, axis, validate,
+        )  # fmt: skip
+        return self._backend.binary_loss(call)

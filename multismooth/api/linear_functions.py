@@ -1,8 +1,22 @@
 """The public functions of a linear layer followed by its loss. `functions` inherits them."""
 
+from __future__ import annotations
+
 from typing import Any, Unpack
 
-from multismooth.api.options import CorrectionOptions, HeadOptions, HeadTermsOptions, by_default
+from multismooth.api.options import (
+    Array,
+    Arrays,
+    CorrectionOptions,
+    HeadOptions,
+    HeadTermsOptions,
+    Labels,
+    Loss,
+    Result,
+    Rows,
+    Scores,
+    by_default,
+)
 from multismooth.problem import Terms
 
 
@@ -15,13 +29,13 @@ class HeadFunctions:
 
     def linear_loss(
         self,
-        hidden,
-        classifier,
-        targets,
+        hidden: Scores,
+        classifier: Scores,
+        targets: Labels,
         *,
-        bias: Any = None,
+        bias: Array | Rows | None = None,
         **options: Unpack[HeadOptions],
-    ):
+    ) -> Loss:
         """`loss(hidden @ classifier.T + bias, targets, …)` without the whole (N, K) logits in memory.
 
         Args:
@@ -44,13 +58,13 @@ class HeadFunctions:
 
     def linear_loss_and_grad(
         self,
-        hidden,
-        classifier,
-        targets,
+        hidden: Scores,
+        classifier: Scores,
+        targets: Labels,
         *,
-        bias: Any = None,
+        bias: Array | Rows | None = None,
         **options: Unpack[HeadOptions],
-    ):
+    ) -> tuple[Loss, tuple[Result, Result, Result | None]]:
         """(loss, (∂/∂hidden, ∂/∂classifier, ∂/∂bias or None)) of `linear_loss`. For "none", of its sum.
 
         >>> import numpy as np
@@ -64,13 +78,13 @@ class HeadFunctions:
 
     def linear_terms(
         self,
-        hidden,
-        classifier,
-        targets,
+        hidden: Scores,
+        classifier: Scores,
+        targets: Labels,
         *,
-        bias: Any = None,
+        bias: Array | Rows | None = None,
         **options: Unpack[HeadTermsOptions],
-    ) -> Terms:
+    ) -> Terms[Arrays]:
         """`terms(hidden @ classifier.T + bias, targets, …)` without the whole (N, K) logits in memory.
 
         Perplexity, token accuracy and a z-loss of a fused head come from it. Backward makes each chunk's logits again,
@@ -89,13 +103,13 @@ class HeadFunctions:
 
     def smoothing_correction(
         self,
-        hidden,
-        classifier,
-        targets,
+        hidden: Scores,
+        classifier: Scores,
+        targets: Labels,
         *,
-        bias: Any = None,
+        bias: Array | Rows | None = None,
         **options: Unpack[CorrectionOptions],
-    ):
+    ) -> Loss:
         """ε′·(x·W_y + c_y − Σ_k r_k (x·W_k + c_k)) per element, reduced: what smoothing adds to a hard-label loss.
 
         Add it to a fused linear cross-entropy that supports only hard labels (cut-cross-entropy, quack, PyTorch's

@@ -6,6 +6,7 @@ from multismooth import alternatives
 from multismooth.api import argument_checks, target_checks
 from multismooth.api.conversions import Conversions
 from multismooth.api.options import by_default
+from multismooth.classes import Classes
 from multismooth.errors import TargetError, complain
 from multismooth.plan import included_classes
 from multismooth.registry import resolve
@@ -64,7 +65,7 @@ class Parameters(Conversions):
         if mask is not None:
             allowed = along(mask, z, axis, xp) if mask.ndim == 1 else mask
             if convention.exclude:
-                allowed = allowed & included_classes(convention, z, axis, xp)
+                allowed = allowed & included_classes(convention, Classes(z, axis, xp))
             labels = xp.argmax(xp.astype(allowed, xp.float_of(z)), axis=axis)
         return xp.broadcast_to(labels, argument_checks.elements_shape(z.shape, axis)), axis
 

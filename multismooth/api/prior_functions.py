@@ -1,8 +1,13 @@
 """Priors that are counted: `unigram_prior`, which `functions` inherits, and `OnlinePrior`."""
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from multismooth.alternatives.priors import mean_predictions
+from multismooth.api.options import Array, Labels, Result
+
+State = TypeVar("State")  # an array
 
 
 class PriorFunctions:
@@ -10,7 +15,9 @@ class PriorFunctions:
 
     _backend: Any
 
-    def unigram_prior(self, targets, num_classes: int, *, pseudo_count: float = 1.0, ignore_index: int | None = -100):
+    def unigram_prior(
+        self, targets: Labels, num_classes: int, *, pseudo_count: float = 1.0, ignore_index: int | None = -100
+    ) -> Result:
         """(n_k + pseudo_count)/Σ_k (n_k + pseudo_count), n_k being how often the label k occurs: (K,), for `prior=`.
 
         Args:
@@ -33,7 +40,7 @@ class PriorFunctions:
         return priors.unigram(self._backend, targets, num_classes, pseudo_count, ignore_index)
 
 
-class OnlinePrior(NamedTuple):
+class OnlinePrior(NamedTuple, Generic[State]):
     """The mean prediction of each class over an epoch, as the prior of the next one: online label smoothing.
 
     `loss(z, y, label_smoothing=0.5, prior=state.prior)` is the authors' loss. Row y of `prior` is the mean of
@@ -51,30 +58,33 @@ class OnlinePrior(NamedTuple):
     Source: Zhang et al. 2021, Delving Deep into Label Smoothing, eq. 5 and 6 (arXiv:2011.12562).
     """
 
-    prior: Any  # (K, K)
-    sums: Any  # (K, K), Σ softmax(z) of this epoch's rightly predicted elements of each class
-    counts: Any  # (K,), how many they are
+    prior: State  # (K, K)
+    sums: State  # (K, K), Σ softmax(z) of this epoch's rightly predicted elements of each class
+    counts: State  # (K,), how many they are
 
     @classmethod
-    def start(cls, num_classes: int):
+    def start(cls, num_classes: int) -> Self:
         """The state before the first epoch: every row of the prior is 1/K."""
         from multismooth.api import priors
 
         return cls(*priors.start(cls._backend(), num_classes))
 
-    def update(self, logits, targets, *, ignore_index: int | None = -100, axis: int | None = None):
+    def update(
+        self, logits: Array, targets: Array, *, ignore_index: int | None = -100, axis: int | None = None
+    ) -> Self:
         """The state with the predictions of a batch: logits (N…, K) and labels (N…)."""
         from multismooth.api import priors
 
         return type(self)(*priors.updated(self._backend(), self, logits, targets, ignore_index, axis))
 
-    def next_epoch(self):
+    def next_epoch(self) -> Self:
         """The state at the start of the next epoch: the means become the prior, and the sums are 0."""
-        prior = mean_predictions(self.sums, self.counts, self._backend().xp)
-        return type(self)(prior, self.sums * 0, self.counts * 0)
+        sums: Any = self.sums
+        counts: Any = self.counts
+        return type(self)(mean_predictions(sums, counts, self._backend().xp), sums * 0, counts * 0)
 
     @classmethod
-    def _backend(cls):
+    def _backend(cls) -> Any:
         raise NotImplementedError
 
 

@@ -30,6 +30,7 @@ SYNONYMS = {
     "z_loss": "z_loss_weight lse_square_scale z_loss_multiplier",
     "logit_softcap": "softcap soft_cap logit_cap final_logit_softcapping logits_soft_cap logits_softcap",
     "axis": "dim class_axis class_dim",
+    "group": "process_group tp_group",
     "bias": "linear_bias classifier_bias",
     "hidden": "input inputs features embeddings hidden_states",
     "classifier": "linear_weight lm_head_weight head_weight",
@@ -49,7 +50,8 @@ SYNONYMS = {
 
 def public(method: Callable[Arguments, Result], module: str) -> Callable[Arguments, Result]:
     """A bound method of `Functions` as a function of a module."""
-    written = signature_of(method, method.__self__._backend.options)  # type: ignore[attr-defined]
+    backend = method.__self__._backend  # type: ignore[attr-defined]
+    written = signature_of(method, backend.options, backend.types)
     known = frozenset(written.parameters)
 
     @wraps(method)

@@ -138,12 +138,14 @@ def _check_denominators(problem, settings, visible, epsilon):
         raise argument_checks.zero_weights()
 
 
-def check_binary(problem: Problem, targets, slack, values_of):
-    """`check` for `binary_loss`, where each entry of the logits is an element. `weight` holds pos_weight."""
+def check_binary(problem: Problem, pos_weight, targets, slack, values_of):
+    """`check` for `binary_loss`, where each entry of the logits is an element. `pos_weight`: its values, or None."""
     visible = VisibleValues(problem, problem.logits.shape, targets, values_of)
     visible.check()
-    if visible.weight is not None and visible.known:
-        argument_checks.not_negative("pos_weight", visible.weight, visible.counted)
+    if visible.weight is not None:
+        argument_checks.not_negative("weight", visible.weight)
+    if pos_weight is not None and visible.known:
+        argument_checks.not_negative("pos_weight", pos_weight, visible.counted)
     if targets is not None and visible.known:
         target_checks.probability(targets, slack, visible.counted)
 

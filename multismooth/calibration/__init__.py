@@ -62,3 +62,7 @@ __all__ = [
     "smooth_calibration_error",
     "update",
 ]
+
+
+def __dir__():
+    return __all__

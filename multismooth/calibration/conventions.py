@@ -4,18 +4,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, get_args
 
 from multismooth.api.argument_checks import integer
 from multismooth.errors import complain
 
+Event = Literal["top_label", "class_wise", "pooled", "predicted_class", "class_1_or_top_label"]
+Binning = Literal["width", "mass"]
+Closed = Literal["right", "left"]
+Norm = Literal["l1", "l2", "max"]
+BinWeight = Literal["count", "equal"]
+One = Literal["last", "own"]
 CHOICES = {
-    "event": ("top_label", "class_wise", "pooled", "predicted_class", "class_1_or_top_label"),
-    "binning": ("width", "mass"),
-    "closed": ("right", "left"),
-    "norm": ("l1", "l2", "max"),
-    "bin_weight": ("count", "equal"),
-    "one": ("last", "own"),
+    "event": get_args(Event),
+    "binning": get_args(Binning),
+    "closed": get_args(Closed),
+    "norm": get_args(Norm),
+    "bin_weight": get_args(BinWeight),
+    "one": get_args(One),
 }
 EVENTS = {
     "top_label": "the predicted class is right, at its probability",
@@ -52,13 +58,13 @@ class ErrorConvention:
     """
 
     bins: int = 15
-    event: str | int = "top_label"
-    binning: str = "width"
-    closed: str = "right"
-    norm: str = "l1"
-    bin_weight: str = "count"
+    event: Event | int = "top_label"
+    binning: Binning = "width"
+    closed: Closed = "right"
+    norm: Norm = "l1"
+    bin_weight: BinWeight = "count"
     debias: bool = False
-    one: str = "last"
+    one: One = "last"
     name: str = ""
     source: str = ""
 

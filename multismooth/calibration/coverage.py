@@ -1,10 +1,11 @@
 """Selective classification: the risk among the predictions that a score trusts most."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from multismooth.api.options import Array, Rows
 from multismooth.calibration import rows
 from multismooth.calibration.sample import read
 from multismooth.errors import complain
@@ -31,7 +32,7 @@ class RiskCoverage:
     excess_aurc: float
     augrc: float
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Any:
         """Draw the risk against the coverage; returns the matplotlib Axes."""
         from multismooth.calibration.plotting import risk_coverage_curve
 
@@ -39,11 +40,11 @@ class RiskCoverage:
 
 
 def risk_coverage(
-    logits=None,
-    targets=None,
+    logits: Array | Rows | None = None,
+    targets: Array | Rows | None = None,
     *,
-    probs=None,
-    score: Any = "probability",
+    probs: Array | Rows | None = None,
+    score: Literal["probability", "margin", "max_logit", "logit_norm"] | Array | Rows = "probability",
     ignore_index: int | None = -100,
     axis: int | None = None,
 ) -> RiskCoverage:

@@ -6,24 +6,25 @@ from typing import Any
 import numpy as np
 
 from multismooth.api import argument_checks
+from multismooth.api.options import Array, Rows
 from multismooth.calibration import binning, rows
-from multismooth.calibration.conventions import ErrorConvention, resolve
+from multismooth.calibration.conventions import Binning, BinWeight, Closed, ErrorConvention, Event, Norm, resolve
 from multismooth.calibration.sample import Sample, read
 from multismooth.errors import complain
 
 
 def expected_calibration_error(
-    logits=None,
-    targets=None,
+    logits: Array | Rows | None = None,
+    targets: Array | Rows | None = None,
     *,
-    probs=None,
+    probs: Array | Rows | None = None,
     convention: str | ErrorConvention = "guo",
     bins: int | None = None,
-    binning: str | None = None,
-    closed: str | None = None,
-    norm: str | None = None,
-    event: str | int | None = None,
-    bin_weight: str | None = None,
+    binning: Binning | None = None,
+    closed: Closed | None = None,
+    norm: Norm | None = None,
+    event: Event | int | None = None,
+    bin_weight: BinWeight | None = None,
     debias: bool | None = None,
     ignore_index: int | None = -100,
     axis: int | None = None,
@@ -137,10 +138,10 @@ class CalibrationTest:
 
 
 def calibration_test(
-    logits=None,
-    targets=None,
+    logits: Array | Rows | None = None,
+    targets: Array | Rows | None = None,
     *,
-    probs=None,
+    probs: Array | Rows | None = None,
     bins: int = 15,
     resamples: int = 1000,
     seed: int = 0,

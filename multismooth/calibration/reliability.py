@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
+from multismooth.api.options import Array, Rows
 from multismooth.calibration import binning, rows
 from multismooth.calibration.conventions import ErrorConvention
 from multismooth.calibration.sample import read
@@ -42,7 +44,7 @@ class ReliabilityCurve:
         filled = self.count > 0
         return float(np.average(self.confidence[filled], weights=self.count[filled])) if filled.any() else float("nan")
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Any:
         """Draw it; returns the matplotlib Axes. Hollow dots are bins of fewer than five predictions."""
         from multismooth.calibration.plotting import reliability_diagram
 
@@ -50,10 +52,10 @@ class ReliabilityCurve:
 
 
 def reliability_curve(
-    logits=None,
-    targets=None,
+    logits: Array | Rows | None = None,
+    targets: Array | Rows | None = None,
     *,
-    probs=None,
+    probs: Array | Rows | None = None,
     bins: int = 15,
     confidence_level: float | None = 0.95,
     ignore_index: int | None = -100,

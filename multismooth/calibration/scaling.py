@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from multismooth.api.options import Array
 from multismooth.calibration import rows
 from multismooth.calibration.sample import as_scores
 from multismooth.calibration.temperature import TemperatureFit, fit_temperature
@@ -37,14 +38,14 @@ class TemperatureScaling:
     def __init__(self, *, ignore_index: int | None = -100) -> None:
         self.ignore_index = ignore_index
 
-    def fit(self, logits, targets) -> "TemperatureScaling":
+    def fit(self, logits: Array, targets: Array) -> "TemperatureScaling":
         """Find the temperature for logits (N…, K) and labels (N…); returns self."""
         self.fit_ = fit_temperature(logits, targets, ignore_index=self.ignore_index)
         self.temperature_ = self.fit_.temperature
         self.classes_ = np.arange(as_scores("logits", logits)[1].shape[-1])
         return self
 
-    def transform(self, logits):
+    def transform(self, logits: Array) -> Any:
         """logits/T, an array of the caller's framework and dtype."""
         if not hasattr(self, "temperature_"):
             raise complain(
@@ -52,14 +53,14 @@ class TemperatureScaling:
             )
         return as_scores("logits", logits)[1] / self.temperature_
 
-    def predict_proba(self, logits):
+    def predict_proba(self, logits: Array) -> Any:
         """softmax(logits/T), an array of the caller's framework; half precision becomes float32."""
         scaled = self.transform(logits)
         backend, z = as_scores("logits", scaled)
         z = backend.xp.astype(z, backend.xp.float_of(z))
         return rows.Block(backend.xp, z, None, -1, logits=True).probabilities
 
-    def predict(self, logits):
+    def predict(self, logits: Array) -> Any:
         """The class of the largest logit, which no temperature changes."""
         backend, z = as_scores("logits", logits)
         return backend.xp.argmax(z, axis=-1)

@@ -4,13 +4,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from multismooth.api.options import Array, Rows
 from multismooth.calibration import rows
 from multismooth.calibration.sample import read
 from multismooth.errors import require
 
 
 def negative_log_likelihood(
-    logits=None, targets=None, *, probs=None, ignore_index: int | None = -100, axis: int | None = None
+    logits: Array | Rows | None = None,
+    targets: Array | Rows | None = None,
+    *,
+    probs: Array | Rows | None = None,
+    ignore_index: int | None = -100,
+    axis: int | None = None,
 ) -> float:
     """−mean log p_y, in nats, of the labels themselves: never smoothed, never clipped.
 
@@ -26,7 +32,12 @@ def negative_log_likelihood(
 
 
 def brier_score(
-    logits=None, targets=None, *, probs=None, ignore_index: int | None = -100, axis: int | None = None
+    logits: Array | Rows | None = None,
+    targets: Array | Rows | None = None,
+    *,
+    probs: Array | Rows | None = None,
+    ignore_index: int | None = -100,
+    axis: int | None = None,
 ) -> float:
     """mean Σ_k (p_k − y_k)², with y one-hot: from 0 to 2. Arguments as in `expected_calibration_error`.
 
@@ -71,7 +82,12 @@ class BrierDecomposition:
 
 
 def brier_decomposition(
-    logits=None, targets=None, *, probs=None, ignore_index: int | None = -100, axis: int | None = None
+    logits: Array | Rows | None = None,
+    targets: Array | Rows | None = None,
+    *,
+    probs: Array | Rows | None = None,
+    ignore_index: int | None = -100,
+    axis: int | None = None,
 ) -> BrierDecomposition:
     """The Brier score in three parts, with isotonic regression class by class: no bins to choose.
 

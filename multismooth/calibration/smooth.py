@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from multismooth.api.options import Array, Rows
 from multismooth.calibration import rows
 from multismooth.calibration.sample import read
 
@@ -10,7 +11,12 @@ STEPS = 30  # of the bisection: σ is known to 1e-9
 
 
 def smooth_calibration_error(
-    logits=None, targets=None, *, probs=None, ignore_index: int | None = -100, axis: int | None = None
+    logits: Array | Rows | None = None,
+    targets: Array | Rows | None = None,
+    *,
+    probs: Array | Rows | None = None,
+    ignore_index: int | None = -100,
+    axis: int | None = None,
 ) -> float:
     """σ with ∫|Σ_i (hit_i − p_i)·K_σ(t, p_i)| dt / N = σ, K_σ the Gaussian reflected at 0 and 1. Right to 1e-3.
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from multismooth.api import argument_checks, target_checks
+from multismooth.api.options import Array, Rows
 from multismooth.calibration.rows import Block
 from multismooth.calibration.sample import as_scores, fitted, one_of
 from multismooth.dispatch import backend_object
@@ -71,10 +72,10 @@ def init_state(num_classes: int, *, bins: int = 15) -> CalibrationState:
 
 def update(
     state: CalibrationState,
-    logits=None,
-    targets=None,
+    logits: Array | Rows | None = None,
+    targets: Array | Rows | None = None,
     *,
-    probs=None,
+    probs: Array | Rows | None = None,
     ignore_index: int | None = -100,
     axis: int | None = None,
 ) -> CalibrationState:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from multismooth.api.argument_checks import first, warn
+from multismooth.api.options import Array, Rows
 from multismooth.calibration import rows
 from multismooth.calibration.sample import Sample, read
 from multismooth.errors import CalibrationWarning, TargetError, complain
@@ -49,7 +50,9 @@ class TemperatureFit:
         )
 
 
-def fit_temperature(logits, targets, *, ignore_index: int | None = -100, axis: int | None = None) -> TemperatureFit:
+def fit_temperature(
+    logits: Array | Rows, targets: Array | Rows, *, ignore_index: int | None = -100, axis: int | None = None
+) -> TemperatureFit:
     """argmin over T > 0 of −mean log softmax(z/T)_y: the temperature scaling of Guo et al., solved exactly.
 
     Fit it on validation data, not on the data that it is then judged on. T < 1 means that the model is under-confident,

@@ -13,6 +13,12 @@ from multismooth.cli.app import AsJson, app, console, print_json, progress
 @app.command()
 def doctor(
     quick: Annotated[bool, typer.Option("--quick", help="One convention and one set of kernels per backend.")] = False,
+    world: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Also split the classes over so many processes (PyTorch) and devices (JAX) on this CPU."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List backends, versions and devices, and run the conformance cases on each of them.
@@ -26,7 +32,7 @@ def doctor(
     from multismooth.parity.doctor import survey
 
     with progress("looking for backends") as step:
-        found = survey(on_step=step, quick=quick)
+        found = survey(on_step=step, quick=quick, world=world)
     if as_json:
         print_json(found.to_dict())
     else:

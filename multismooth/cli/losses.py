@@ -17,7 +17,7 @@ Target = typer.Argument(help=f"{GRAMMAR}; it is called as fn(logits, targets).",
 Exec = Annotated[str | None, typer.Option("--exec", help="A program of any language, in the place of TARGET.")]
 Layouts = Annotated[str, typer.Option(help="Layouts to try: rows, sentences, channels, images. All by default.")]
 Keywords = typer.Option("--with", help="name=value for the function, or for making the class; may be repeated.")
-Framework = Annotated[str | None, typer.Option(help="torch, jax or numpy; by default the first that works.")]
+Framework = Annotated[str | None, typer.Option(help="torch, jax, tensorflow, mlx, tinygrad, paddle or numpy.")]
 Classes = Annotated[int | None, typer.Option("--num-classes", "-k", help="K, if it takes one K only.")]
 Accepts = Annotated[str, typer.Option(help="Keywords that it takes as multismooth.loss does, e.g. weight,reduction.")]
 Compiled = Annotated[bool, typer.Option("--compile", help="Also under the framework's compiler.")]

@@ -120,7 +120,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=release)  # else each write of the parent would copy a page for the child
 
 
-def keep_buffers(keep: bool | int = True):
+def keep_buffers(keep: bool | int = True) -> None:
     """Whether to keep memory for the next call: True (the default), False (gives it back), or a limit in bytes.
 
     Only the CPU paths of PyTorch and NumPy keep memory: one block for gradients, as large as recent calls needed, and a

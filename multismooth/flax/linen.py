@@ -1,17 +1,19 @@
 """LinearLoss for Flax Linen: a classifier layer that returns its loss, so that the logits are never kept."""
 
-from collections.abc import Mapping
 from inspect import Parameter, signature
 from types import new_class
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.core import FrozenDict
 
+from multismooth.api.options import Array
 from multismooth.flax.options import OPTIONS, evaluate, is_array, product, refuse_unknown, refused
+from multismooth.jax.options import HeadOptions
+
+__all__ = ["LinearLoss"]
 
 
 class Constant:
@@ -41,6 +43,22 @@ def _fields(namespace):
 Options: Any = new_class("Options", (nn.Module,), {"kw_only": True}, _fields)  # has a field for every option
 
 
+class LinearLossOptions(HeadOptions, total=False):
+    """Of `LinearLoss`, with those of `nn.Dense`."""
+
+    use_bias: bool
+    dtype: Any
+    param_dtype: Any
+    precision: Any
+    kernel_init: Any
+    bias_init: Any
+    promote_dtype: Any
+    dot_general: Any
+    name: str | None
+    parent: Any
+    return_terms: bool
+
+
 class LinearLoss(nn.Dense, Options):
     """`linear_loss(hidden, kernel.T, targets, bias=bias, …)` as a layer with the parameters of `nn.Dense`.
 
@@ -51,7 +69,6 @@ class LinearLoss(nn.Dense, Options):
         Every other keyword is a default for an argument of `linear_loss` (label_smoothing, convention, weight, …) and
             becomes a field. Arrays are constants of the module: they are copied, part of its hash, and not parameters.
         return_terms: the result is that of `linear_terms`, which reduces nothing.
-        options: the same, as a dict.
 
     `apply(params, hidden, targets, **options)` returns the loss, or the Terms. Its options replace the module's:
     pass there what changes from step to step. The params of an `nn.Dense` can be loaded, and the other way round.
@@ -66,8 +83,11 @@ class LinearLoss(nn.Dense, Options):
     ((), (8, 5))
     """
 
-    options: Mapping[str, Any] = FrozenDict()
     return_terms: bool = False
+
+    if TYPE_CHECKING:
+
+        def __init__(self, features: int, **arguments: Unpack[LinearLossOptions]) -> None: ...
 
     def __new__(cls, *arguments, **named):
         own = signature(cls.__init__).parameters
@@ -76,28 +96,28 @@ class LinearLoss(nn.Dense, Options):
         return super().__new__(cls)
 
     def __post_init__(self):
-        refuse_unknown(type(self).__name__, self.options)
         if self.dot_general_cls is not None:
             raise refused("dot_general_cls", self.dot_general_cls)
         self._product()  # refuses a `dot_general` that has variables
-        for name, default in OPTIONS.items():
+        for name in OPTIONS:
             value = getattr(self, name)
-            value = self.options.get(name, default) if value is default else value
             object.__setattr__(self, name, Constant(value) if is_array(value) else value)
-        object.__setattr__(self, "options", FrozenDict())
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, hidden, targets, **options):
-        defaults = {name: getattr(self, name) for name in OPTIONS}
-        options = {k: v.value if isinstance(v, Constant) else v for k, v in defaults.items()} | options
-        axis = -1 if options["axis"] is None else options["axis"]
+    def __call__(  # type: ignore[override]
+        self, hidden: jax.Array, targets: Array, **options: Unpack[HeadOptions]
+    ) -> Any:
+        defaults: dict[str, Any] = {name: getattr(self, name) for name in OPTIONS}
+        every: dict[str, Any] = {k: v.value if isinstance(v, Constant) else v for k, v in defaults.items()} | options
+        axis = -1 if every["axis"] is None else every["axis"]
         kernel = self.param("kernel", self.kernel_init, (hidden.shape[axis], self.features), self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
-        hidden, kernel, bias = self.promote_dtype(hidden, kernel, bias, dtype=self.dtype)
-        return evaluate(self.return_terms, self._product(), hidden, kernel, targets, bias, options)
+        promoted: Any = self.promote_dtype(hidden, kernel, bias, dtype=self.dtype)
+        hidden, kernel, bias = promoted
+        return evaluate(self.return_terms, self._product(), hidden, kernel, targets, bias, every)
 
-    def logits(self, hidden):
+    def logits(self, hidden: jax.Array) -> jax.Array:
         """The logits (N…, features) that the loss is computed from. The option `axis` is the class axis."""
         if self.axis is None:
             return super().__call__(hidden)
@@ -106,3 +126,7 @@ class LinearLoss(nn.Dense, Options):
     @nn.nowrap  # else `tabulate` would record the call in `__post_init__`
     def _product(self):
         return product(self.precision, None, self.dot_general, nn.Module)
+
+
+def __dir__():
+    return __all__

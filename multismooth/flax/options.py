@@ -13,25 +13,30 @@ from multismooth.jax import linear_loss, linear_terms
 from multismooth.jax.backend import JaxBackend
 from multismooth.jax.linear import Product
 
-OPTIONS = {
-    name: parameter.default
-    for name, parameter in signature(linear_loss).parameters.items()
-    if parameter.kind is Parameter.KEYWORD_ONLY and name != "bias"
-}
-NOT_FOR_TERMS = tuple(name for name in OPTIONS if name not in signature(linear_terms).parameters)
+
+def options_of(function):
+    """{name: default} of the keyword arguments of a function, without the parameters of a layer."""
+    parameters = signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is Parameter.KEYWORD_ONLY and p.name != "bias"}
 
 
-def refuse_unknown(layer, names, arguments=()):
+OPTIONS = options_of(linear_loss)
+NOT_FOR_TERMS = tuple(name for name in OPTIONS if name not in options_of(linear_terms))
+
+
+def refuse_unknown(layer, names, arguments=(), options=OPTIONS):
     """TypeError for a name that is neither an option nor among the layer's own arguments."""
-    known = dict.fromkeys([*arguments, *OPTIONS])
+    known = dict.fromkeys([*arguments, *options])
     for name in names:
         if name not in known:
             raise unexpected(layer, name, known)
 
 
 def is_array(value):
-    """Whether an option is an array, or a list that becomes one. NumPy's scalars are numbers."""
-    return isinstance(value, (list, tuple)) or (hasattr(value, "__array__") and not isinstance(value, np.generic))
+    """Whether an option is an array, or a list that becomes one. NumPy's scalars are numbers, and axes have names."""
+    if isinstance(value, (list, tuple)):
+        return not all(isinstance(entry, str) for entry in value)
+    return hasattr(value, "__array__") and not isinstance(value, np.generic)
 
 
 def product(precision, preferred_element_type, dot_general, stateful):

@@ -5,6 +5,7 @@ arrays and numbers are traced, so that a schedule does not recompile.
 """
 
 from functools import partial
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +14,22 @@ import numpy as np
 from multismooth import alternatives, backend, binary
 from multismooth.errors import complain
 from multismooth.jax import alternatives as fast
-from multismooth.jax import kernel, linear
+from multismooth.jax import classes, linear
 from multismooth.jax.namespace import XP
+from multismooth.jax.options import OPTIONS
 from multismooth.problem import Call
+from multismooth.reduction import here
+from multismooth.spec import rank
 
 
 def on_cpu(array):
     """Whether NumPy can read the array without a copy."""
     return all(device.platform == "cpu" for device in array.devices())
+
+
+def in_parts(array):
+    """Whether no device has all of the array."""
+    return len(array.devices()) > 1 and not array.is_fully_replicated
 
 
 def readable(array):
@@ -31,6 +40,16 @@ def readable(array):
 class JaxBackend(backend.Backend):
     name = "jax"
     xp = XP
+    options = OPTIONS
+    types = MappingProxyType(
+        {
+            "Scores": "jax.Array | ndarray",
+            "Labels": "Array",
+            "Result": "jax.Array",
+            "Arrays": "jax.Array",
+            "Loss": "jax.Array",
+        }
+    )
 
     def __init__(self, product=linear.DEFAULT_PRODUCT):
         """`product`: how a linear head multiplies its features by its classifier."""
@@ -70,6 +89,8 @@ class JaxBackend(backend.Backend):
     def values(self, array, validate):
         if isinstance(array, jax.core.Tracer) or not array.is_fully_addressable or not (validate or on_cpu(array)):
             return None
+        if not validate and in_parts(array) and self.kind(array) != "integer":  # labels are few, and worth an error
+            return None
         return readable(np.asarray(array))
 
     def first_row(self, z, axis, validate):
@@ -102,6 +123,18 @@ class JaxBackend(backend.Backend):
     def template(self, shape, dtype, like):
         return jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(dtype or float))
 
+    def class_axes(self, axis_name):
+        names = classes.axes_of(axis_name)
+        return names, jax.lax.psum(1, names)
+
+    def check_split(self, names, problem, soft):
+        rows = {"logits": problem.logits} if self.is_array(problem.logits) else {}
+        each = {name: value for name, value in problem._asdict().items() if name not in ("logits", "targets")}
+        (rows if soft else each)["targets"] = problem.targets
+        if rank(problem.class_mask) > 1:  # its rows may be the same for all parts of the classes
+            del each["class_mask"]
+        classes.check_split(names, rows, each)
+
     def loss(self, call):
         return _loss(call.problem, call.settings)
 
@@ -117,20 +150,32 @@ class JaxBackend(backend.Backend):
         shape, dtype = call.problem.logits.shape, call.problem.logits.dtype
         return _smooth_targets(call.problem._replace(logits=None), call.settings, shape, dtype)
 
-    def binary_loss(self, problem, reduction):
-        return _binary_loss(problem, reduction)
+    def binary_loss(self, call):
+        return _binary_loss(*call)
 
-    def linear_loss(self, hidden, classifier, bias, chunk_rows, call):
-        static = linear.Static(chunk_rows, call.settings, self.product)
-        return linear.loss(static, hidden, classifier, bias, call.problem._replace(logits=None))
+    def sum_over(self, group, axis_name):
+        return backend.summing(self.name, group, axis_name, sum_over_axes=jax.lax.psum)
 
-    def linear_loss_and_grad(self, hidden, classifier, bias, chunk_rows, call):
-        static = linear.Static(chunk_rows, call.settings, self.product)
-        return linear.loss_and_grad(static, hidden, classifier, bias, call.problem._replace(logits=None))
+    def normalizer(self, call, summed):
+        z = call.problem.logits
+        arguments = call.problem._replace(logits=None), call.settings, z.shape, z.dtype
+        # jit would compile anew for each function; a sum over mesh axes is traced by the caller anyway
+        return _normalizer(*arguments) if summed is here else _normalizer.__wrapped__(*arguments, summed)
 
-    def linear_terms(self, hidden, classifier, bias, chunk_rows, call):
+    def linear_loss(self, *head):
+        return linear.loss(*self._head(*head))
+
+    def linear_loss_and_grad(self, *head):
+        return linear.loss_and_grad(*self._head(*head))
+
+    def linear_terms(self, *head):
+        return linear.terms(*self._head(*head))
+
+    def _head(self, hidden, classifier, bias, chunk_rows, call):
+        if call.settings.axis_name:
+            classes.check_split(call.settings.axis_name, {"classifier": classifier, "bias": bias}, {})
         static = linear.Static(chunk_rows, call.settings, self.product)
-        return linear.terms(static, hidden, classifier, bias, call.problem._replace(logits=None))
+        return static, hidden, classifier, bias, call.problem._replace(logits=None)
 
     def alternative(self, call, alternative):
         zeros = {
@@ -146,7 +191,7 @@ class JaxBackend(backend.Backend):
 
 @partial(jax.jit, static_argnums=1)
 def _loss(problem, settings):
-    return backend.total(problem, settings, XP, kernel.elements)
+    return classes.total(problem, settings)
 
 
 @partial(jax.jit, static_argnums=(1, 3))
@@ -161,17 +206,23 @@ def _alternative(problem, settings, alternative, zeros):
 
 @partial(jax.jit, static_argnums=1)
 def _terms(problem, settings):
-    return backend.terms(problem, settings, XP)
+    return classes.terms(problem, settings)
 
 
 @partial(jax.jit, static_argnums=1)
 def _loss_and_grad(problem, settings):
     def summed(logits):
-        loss = backend.total(problem._replace(logits=logits), settings, XP, kernel.elements)
+        loss = classes.total(problem._replace(logits=logits), settings)
         return jnp.sum(loss), loss
 
     gradient, loss = jax.grad(summed, has_aux=True)(problem.logits)
     return loss, gradient
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _normalizer(problem, settings, shape, dtype, summed=here):
+    problem = problem._replace(logits=jnp.zeros(shape, dtype))
+    return backend.normalizer(problem, settings, XP, summed)
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3))
@@ -186,6 +237,6 @@ def _smoothing_correction(hidden, classifier, bias, problem, settings):
     return backend.Backend.smoothing_correction(JaxBackend(), hidden, classifier, bias, Call(problem, settings))
 
 
-@partial(jax.jit, static_argnums=1)
-def _binary_loss(problem, reduction):
-    return binary.loss(problem, reduction, XP)
+@partial(jax.jit, static_argnums=2)
+def _binary_loss(problem, pos_weight, settings):
+    return binary.loss(binary.BinaryCall(problem, pos_weight, settings), XP)

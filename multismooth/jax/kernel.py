@@ -24,7 +24,7 @@ from jax.custom_derivatives import SymbolicZero
 from multismooth import spec
 from multismooth.jax.blocks import Loss, evaluate
 from multismooth.jax.namespace import XP
-from multismooth.jax.varying import vary_over, varying_axes
+from multismooth.jax.varying import devices_of_the_compiler, explicitly_split, vary_over, varying_axes
 
 # Where |Σ v·z| is more than so many times the smoothing term, a common offset of the logits cost float32 its digits.
 MAX_CANCELLATION = 4.0
@@ -33,9 +33,19 @@ GATHERING_PLATFORM = "cpu"
 
 
 def by_platform(on_cpu, elsewhere, axis):
-    """The function of the two that suits the platform. XLA compiles that one alone."""
+    """The function of the two that suits the platform. XLA compiles that one alone.
+
+    Arrays that may be split over devices never take the CPU's, whose gather would move them, and whose condition would
+    be one more meeting of all devices.
+    """
     variants = {GATHERING_PLATFORM: partial(on_cpu, axis=axis), "default": partial(elsewhere, axis=axis)}
-    return lambda *operands: jax.lax.platform_dependent(*operands, **variants)
+
+    def call(*operands):
+        if devices_of_the_compiler() > 1 or explicitly_split(operands):
+            return variants["default"](*operands)
+        return jax.lax.platform_dependent(*operands, **variants)
+
+    return call
 
 
 def weighted_sum(z, v, axis):

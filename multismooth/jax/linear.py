@@ -14,16 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+from jax.sharding import PartitionSpec
 
 from multismooth import linear, spec
-from multismooth.jax import kernel
+from multismooth.jax import chunks, kernel
+from multismooth.jax import classes as split
 from multismooth.jax.namespace import XP
-from multismooth.jax.varying import summed_like, vary_over, varying_axes
-from multismooth.plan import plan_of
+from multismooth.jax.varying import compiler_placed, placement, summed_like, vary_over, varying_axes
 from multismooth.reduction import factors, term_factors
-
-# Rows per chunk where `jax.export` leaves a size open. The last chunk is padded, with up to so many rows in vain.
-ROWS_PER_CHUNK_OF_OPEN_SIZE = 128
 
 
 class Product(NamedTuple):
@@ -73,23 +71,16 @@ def _flattened(static, hidden, classifier, bias, problem, factors=factors):
     made = jax.eval_shape(partial(_logits, static.product), hidden, classifier, bias)
     problem = problem._replace(logits=jnp.broadcast_to(jnp.zeros((), XP.float_of(made)), made.shape))
     mask, (rows, classes) = problem.class_mask, made.shape
+    size = chunks.size_of(rows, classes, static.chunk_rows)
     if mask is not None and mask.ndim > 1:
+        cut_like_rows = chunks.even(rows, size) and tuple(mask.shape[:-1]) == shape
         mask = jnp.broadcast_to(mask, (*shape, classes)).reshape(rows, classes)
-    plan = plan_of(problem._replace(class_mask=mask), settings, XP)  # jit drops it where there is no mean
+        problem = problem._replace(class_mask=mask) if cut_like_rows else problem
+    plan = split.plan_of(problem._replace(class_mask=mask), settings)  # jit drops it where there is no mean
     mean = factors([(plan, problem.logits)], problem, settings, XP)
-    size = _chunk_size(rows, classes, static.chunk_rows)
     if not isinstance(rows, int):
         hidden, problem = _padded(hidden, problem, size)
     return hidden, problem, settings, shape, mean, size
-
-
-def _chunk_size(rows, classes, chunk_rows):
-    """Rows per chunk. It is a number, even where `jax.export` leaves the size of the batch or vocabulary open."""
-    if isinstance(rows, int) and isinstance(classes, int):
-        return min(linear.chunk_size(rows, classes, chunk_rows), max(rows, 1))
-    within_workspace = max(1, linear.WORKSPACE // classes) if isinstance(classes, int) else ROWS_PER_CHUNK_OF_OPEN_SIZE
-    size = chunk_rows or min(ROWS_PER_CHUNK_OF_OPEN_SIZE, within_workspace)
-    return min(size, max(rows, 1)) if isinstance(rows, int) else size
 
 
 def _padded(hidden, problem, size):
@@ -115,17 +106,16 @@ def _scan(body, carry, hidden, problem, settings, shape, size):
     Returns the carry and the outputs per row, in the shape of the elements.
     """
     rows, mask = hidden.shape[0], problem.class_mask
-    carry = vary_over(carry, varying_axes((hidden, problem)))
-    values = (hidden, problem.targets, problem.label_smoothing, problem.sample_weight, jnp.arange(rows))
-    is_per_row = [spec.rank(value) > 0 for value in values]
+    cut_mask = spec.rank(mask) == 2 and chunks.even(rows, size) and mask.shape[0] == rows
+    values = (hidden, problem.targets, problem.label_smoothing, problem.sample_weight, mask, jnp.arange(rows))
+    is_per_row = [cut_mask if value is mask else spec.rank(value) > 0 for value in values]
 
     def chunk(carry, arrays):
         arrays = iter(arrays)
-        chunk_hidden, targets, epsilon, s, index = (
+        chunk_hidden, targets, epsilon, s, chunk_mask, index = (
             next(arrays) if per_row else value for value, per_row in zip(values, is_per_row, strict=True)
         )
-        chunk_mask = mask
-        if mask is not None and mask.ndim > 1:
+        if spec.rank(mask) > 1 and not cut_mask:
             chunk_mask = None if rows == 0 else linear.mask_rows(mask, index, shape, XP)
         chunk_shape = chunk_hidden.shape[0], problem.logits.shape[1]
         chunk_problem = problem._replace(
@@ -142,9 +132,9 @@ def _scan(body, carry, hidden, problem, settings, shape, size):
         carry, out = chunk(carry, arrays)
     else:
         full = rows // size * size
-        stacked = [array[:full].reshape(-1, size, *array.shape[1:]) for array in arrays]
-        carry, out = jax.lax.scan(chunk, carry, stacked)
-        out = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+        whole = arrays if full == rows else [array[:full] for array in arrays]
+        carry, out = jax.lax.scan(chunk, carry, [chunks.stacked(array, size) for array in whole])
+        out = jax.tree.map(chunks.unstacked, out)
         if full != rows:
             carry, rest = chunk(carry, [array[full:] for array in arrays])
             out = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), out, rest)
@@ -154,20 +144,31 @@ def _scan(body, carry, hidden, problem, settings, shape, size):
 
 def _chunk(static, hidden, classifier, bias, problem, settings, mean):
     """(logits, plan, features with inactive rows at 0) of a chunk."""
-    plan = spec.scaled(plan_of(problem, settings, XP), *mean)
+    plan = spec.scaled(split.plan_of(problem, settings), *mean)
     hidden = linear.masked_rows(hidden, plan, XP)
     return _logits(static.product, hidden, classifier, bias), plan, hidden
+
+
+def _varying(static, operands):
+    """(the operands, all of which vary over the same axes; these axes; those without the ones that split the classes).
+
+    The problem does not vary over the latter, and nor does the loss: they are the same for all parts of the classes.
+    """
+    *head, problem = operands
+    all_axes = varying_axes(operands)
+    axes = all_axes - frozenset(static.settings.axis_name)
+    return (*vary_over(head, all_axes), vary_over(problem, axes)), all_axes, axes
 
 
 def _plain(static, hidden, classifier, bias, problem, checkpoint=True):
     """The loss, differentiated by JAX. With `checkpoint`, backward makes every chunk's logits again."""
     operands = hidden, classifier, bias, problem
-    hidden, classifier, bias, problem = vary_over(operands, varying_axes(operands))
+    (hidden, classifier, bias, problem), _, axes = _varying(static, operands)
     rows, problem, settings, shape, mean, size = _flattened(static, hidden, classifier, bias, problem)
 
     def chunk_loss(chunk_hidden, classifier, bias, chunk_problem):
         logits, plan, _ = _chunk(static, chunk_hidden, classifier, bias, chunk_problem, settings, mean)
-        return kernel.elements(1, logits, plan)
+        return split.elements(settings, logits, plan)
 
     if checkpoint:
         chunk_loss = jax.checkpoint(chunk_loss, prevent_cse=False)
@@ -177,7 +178,8 @@ def _plain(static, hidden, classifier, bias, problem, checkpoint=True):
         each = chunk_loss(chunk_hidden, classifier, bias, chunk_problem)
         return (total, each) if settings.reduction == "none" else (total + jnp.sum(each), None)
 
-    total, each = _scan(body, jnp.zeros((), problem.logits.dtype), rows, problem, settings, shape, size)
+    zero = vary_over(jnp.zeros((), problem.logits.dtype), axes)
+    total, each = _scan(body, zero, rows, problem, settings, shape, size)
     return each if settings.reduction == "none" else total
 
 
@@ -185,13 +187,13 @@ def _plain(static, hidden, classifier, bias, problem, checkpoint=True):
 def terms(static, hidden, classifier, bias, problem):
     """The Terms, differentiated by JAX. Backward makes every chunk's logits again."""
     operands = hidden, classifier, bias, problem
-    hidden, classifier, bias, problem = vary_over(operands, varying_axes(operands))
+    (hidden, classifier, bias, problem), *_ = _varying(static, operands)
     flat = _flattened(static, hidden, classifier, bias, problem, term_factors)
     rows, problem, settings, shape, ratios, size = flat
 
     def chunk_terms(chunk_hidden, classifier, bias, chunk_problem):
         logits, plan, _ = _chunk(static, chunk_hidden, classifier, bias, chunk_problem, settings, ratios)
-        return spec.terms(logits, plan, 1, XP)
+        return split.terms_of(settings, logits, plan)
 
     chunk_terms = jax.checkpoint(chunk_terms, prevent_cse=False)
 
@@ -224,7 +226,7 @@ def _gradients(static, hidden, classifier, bias, problem):
     multiply twice would round twice.
     """
     operands = hidden, classifier, bias, problem
-    hidden, classifier, bias, problem = vary_over(operands, varying_axes(operands))
+    (hidden, classifier, bias, problem), all_axes, axes = _varying(static, operands)
     rows, problem, settings, shape, mean, size = _flattened(static, hidden, classifier, bias, problem)
     dtype, precision = problem.logits.dtype, static.product.precision
 
@@ -232,7 +234,7 @@ def _gradients(static, hidden, classifier, bias, problem):
         total, d_classifier, d_bias = carry
         chunk_hidden, chunk_problem = chunk
         logits, plan, chunk_hidden = _chunk(static, chunk_hidden, classifier, bias, chunk_problem, settings, mean)
-        each, g = kernel.elements(1, logits, plan), kernel.gradient(logits, plan, 1)
+        each, g = split.elements_and_gradient(settings, logits, plan)
         d_bias = None if bias is None else d_bias + jnp.sum(g, axis=0)
         g = g if chunk_hidden.dtype == jnp.float16 else g.astype(chunk_hidden.dtype)
         d_classifier = _add_product(d_classifier, g, chunk_hidden, precision)
@@ -240,7 +242,8 @@ def _gradients(static, hidden, classifier, bias, problem):
         return (total + jnp.sum(each), d_classifier, d_bias), (d_hidden, each)
 
     d_classifier = jnp.zeros(classifier.shape, classifier.dtype if settings.accumulate == "input" else dtype)
-    start = (jnp.zeros((), dtype), d_classifier, None if bias is None else jnp.zeros(bias.shape, dtype))
+    zeros = vary_over((d_classifier, None if bias is None else jnp.zeros(bias.shape, dtype)), all_axes)
+    start = vary_over(jnp.zeros((), dtype), axes), *zeros
     (total, d_classifier, d_bias), (d_hidden, each) = _scan(body, start, rows, problem, settings, shape, size)
     value = each if settings.reduction == "none" else total
     return value, (jnp.moveaxis(d_hidden, -1, static.settings.axis), d_classifier, d_bias)
@@ -262,17 +265,28 @@ def _summed_jvp(static, primals, tangents):
     for gradient, tangent in zip(jax.tree.leaves(gradients), head_tangents, strict=True):
         if not isinstance(tangent, SymbolicZero):
             change = change + jnp.sum(gradient.astype(value.dtype) * tangent.astype(value.dtype))
-    return value, change
+    return value, split.summed(static.settings, change)
 
 
 @partial(jax.jit, static_argnums=0)
 def loss(static, hidden, classifier, bias, problem):
     evaluate = _plain if static.settings.reduction == "none" or static.product.dot_general else _summed
-    return evaluate(static, hidden, classifier, bias, problem)
+    result = _placement_of_result(static, hidden)
+    return compiler_placed(partial(evaluate, static), result, hidden, classifier, bias, problem)
 
 
 @partial(jax.jit, static_argnums=0)
 def loss_and_grad(static, hidden, classifier, bias, problem):
-    value, gradients = _gradients(static, hidden, classifier, bias, problem)
-    operands = hidden, classifier, bias
-    return value, jax.tree.map(lambda g, operand: summed_like(g.astype(operand.dtype), operand), gradients, operands)
+    def evaluate(*operands):
+        value, gradients = _gradients(static, *operands)
+        return value, jax.tree.map(lambda g, of: summed_like(g.astype(of.dtype), of), gradients, operands[:3])
+
+    result = _placement_of_result(static, hidden), jax.tree.map(placement, (hidden, classifier, bias))
+    return compiler_placed(evaluate, result, hidden, classifier, bias, problem)
+
+
+def _placement_of_result(static, hidden):
+    """Where a loss lies: on every device, or for reduction "none" where its element's features do."""
+    where = list(placement(hidden))
+    del where[static.settings.axis]
+    return PartitionSpec(*where) if static.settings.reduction == "none" else PartitionSpec()

@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
+from multismooth.jax.varying import explicitly_split
 from multismooth.namespace import Namespace
 
 
@@ -42,6 +44,16 @@ def deposit(z, index, values, axis):
     return z + jnp.where(at(index, z.shape[axis], axis), values, jnp.zeros((), z.dtype))
 
 
+def take(table, index, axis=0):
+    """`jnp.take` along the first axis. On a mesh with explicit axes a gather must be told where its result lies."""
+    if not explicitly_split((table, index)):
+        return jnp.take(table, index, axis=axis)
+    placement = jax.typeof(index).sharding
+    table = jax.sharding.reshard(table, placement.update(spec=PartitionSpec(*[None] * table.ndim)))
+    rows = PartitionSpec(*placement.spec, *[None] * (table.ndim - 1))
+    return table.at[index].get(out_sharding=placement.update(spec=rows))
+
+
 def add_rows(table, index, rows):
     return table.at[index].add(rows)
 
@@ -53,6 +65,7 @@ XP = Namespace(
     constant=constant,
     stop_gradient=jax.lax.stop_gradient,
     pick=pick,
+    take=take,
     highest=highest,
     deposit=deposit,
     add_rows=add_rows,

@@ -4,7 +4,11 @@ A loop's carry must leave the loop with the type that it entered with, and a cot
 Fresh zeros and ones vary over no axis. Outside `shard_map`, and with `check_vma=False`, there are no such axes.
 """
 
+import math
+
 import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 
 def varying_axes(tree):
@@ -34,3 +38,36 @@ def summed_like(gradient, primal):
     """The gradient with respect to `primal`, summed over the axes that `primal` does not vary over, as JAX does it."""
     more = tuple(sorted(varying_axes(gradient) - varying_axes(primal)))
     return jax.lax.psum(gradient, more) if more else gradient
+
+
+def devices_of_the_compiler():
+    """How many devices the compiler may split an array over: all, or those on axes that `shard_map` leaves to it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.manual_axes:
+        return jax.device_count()
+    return math.prod(size for name, size in mesh.shape.items() if name not in mesh.manual_axes)
+
+
+def explicitly_split(tree):
+    """Whether the placement of any array of the tree is a part of its type: it lies on a mesh with explicit axes."""
+    return any(_explicit_mesh(x) is not None for x in jax.tree.leaves(tree))
+
+
+def _explicit_mesh(x):
+    mesh = getattr(getattr(jax.typeof(x), "sharding", None), "mesh", None)
+    return mesh if getattr(mesh, "explicit_axes", ()) else None
+
+
+def placement(x):
+    """The PartitionSpec of an array, with an entry for each of its axes. Without explicit axes it names none."""
+    spec = jax.typeof(x).sharding.spec if explicitly_split(x) else ()
+    return PartitionSpec(*spec, *[None] * (jnp.ndim(x) - len(spec)))
+
+
+def compiler_placed(function, result, *operands):
+    """`function(*operands)`, inside of which the compiler places what is computed. `result`: where the results lie."""
+    meshes = [mesh for x in jax.tree.leaves(operands) if (mesh := _explicit_mesh(x)) is not None]
+    if not meshes:
+        return function(*operands)
+    result = jax.tree.map(lambda spec: NamedSharding(meshes[0], spec), result)
+    return jax.sharding.auto_axes(function, out_sharding=result)(*operands)

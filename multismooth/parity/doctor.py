@@ -1,6 +1,9 @@
 """What this machine has, and whether every backend on every device agrees with the float64 specification."""
 
+import json
 import platform
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -42,6 +45,10 @@ class Row:
     tolerance: float
     agrees: bool
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; an error that is not finite is the text "inf"."""
+        return asdict(self) | {"error": self.error if isfinite(self.error) else "inf"}
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -68,15 +75,17 @@ class Survey:
         return f"{len(self.failures)} of the checks on {where or 'no backend'} failed: see above"
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON values; an error that is not finite is the text "inf"."""
-        rows = [asdict(row) | {"error": row.error if isfinite(row.error) else "inf"} for row in self.rows]
-        return {"agrees": bool(self)} | asdict(self) | {"rows": rows}
+        """Everything as JSON values."""
+        return {"agrees": bool(self)} | asdict(self) | {"rows": [row.to_dict() for row in self.rows]}
 
 
-def survey(on_step: Callable[[str, int, int], Any] = lambda text, done, total: None, *, quick=False) -> Survey:
+def survey(
+    on_step: Callable[[str, int, int], Any] = lambda text, done, total: None, *, quick=False, world: int | None = None
+) -> Survey:
     """Check every backend on every device.
 
     `on_step(text, done, total)` is called with what is checked next. quick: one convention, and each backend once.
+    world: check sharded calls too, with the classes split over so many devices or processes of this machine's CPU.
 
     >>> from multismooth.parity.doctor import survey
     >>> bool(survey())
@@ -87,28 +96,57 @@ def survey(on_step: Callable[[str, int, int], Any] = lambda text, done, total: N
         "multismooth": multismooth.__version__,
     }
     versions |= {package: _version(package) for package in INSTALL_WITH}
-    rows, failures = [], []
-    todo = list(_backends(versions))
+    conventions = CONVENTIONS[:1] if quick else CONVENTIONS
+    places = list(_backends(versions))
     if quick:
-        todo = list({(backend, device): one for one in todo for backend, device in [one[:2]]}.values())
-    for number, (backend, device, fn, context) in enumerate(todo):
-        on_step(f"{backend} on {device}", number, len(todo))
-        outcomes: list = []
-        kernels: set = set()
-        for name in CONVENTIONS[:1] if quick else CONVENTIONS:
-            accepts = [a for a in ARGUMENT_CASES if a != "prior" or multismooth.conventions[name].spread == "all"]
-            try:
-                with context() as ran:
-                    report = check(partial(fn, convention=name), name, framework=backend, accepts=accepts)
-            except Exception as error:  # a device that cannot compute is a finding, and must not hide the others
-                failures.append(f"{backend} on {device}, {name}: {type(error).__name__}: {error}")
-                break
-            outcomes += report.outcomes
-            kernels.update(ran or ())
-            if not report:
-                failures.append(f"{backend} on {device}, {name}: {report.first}")
-        rows += _rows(backend, device, ", ".join(sorted(kernels)), outcomes)
+        places = list({place[:2]: place for place in places}.values())
+    todo = [(f"{place[0]} on {place[1]}", partial(check_place, *place)) for place in places]
+    if world is not None:
+        todo += [(f"{name}, split over {world}", partial(_check_world, name, world)) for name in _worlds(versions)]
+    rows, failures = [], []
+    for number, (text, check_it) in enumerate(todo):
+        on_step(text, number, len(todo))
+        found = check_it(conventions)
+        rows += found[0]
+        failures += found[1]
     return Survey(versions, tuple(rows), tuple(failures))
+
+
+def check_place(backend, device, fn, context, conventions):
+    """(the Rows of a loss that runs on a device, its first failures). `context`: what to call it in."""
+    outcomes: list = []
+    kernels: set = set()
+    failures = []
+    for name in conventions:
+        accepts = [a for a in ARGUMENT_CASES if a != "prior" or multismooth.conventions[name].spread == "all"]
+        try:
+            with context() as ran:
+                report = check(partial(fn, convention=name), name, framework=backend, accepts=accepts)
+        except Exception as error:  # a device that cannot compute is a finding, and must not hide the others
+            failures.append(f"{backend} on {device}, {name}: {type(error).__name__}: {error}")
+            break
+        outcomes += report.outcomes
+        kernels.update(ran or ())
+        if not report:
+            failures.append(f"{backend} on {device}, {name}: {report.first}")
+    return list(_rows(backend, device, ", ".join(sorted(kernels)), outcomes)), failures
+
+
+# The module of each backend that checks its sharded calls, in a process of its own: it prints what `check_place` gives.
+WORLDS = {"torch": "multismooth.parity.processes", "jax": "multismooth.parity.devices"}
+
+
+def _worlds(versions):
+    return [backend for backend in WORLDS if not versions[backend].startswith(("not installed", "broken"))]
+
+
+def _check_world(backend, world, conventions):
+    command = [sys.executable, "-m", WORLDS[backend], str(world), *conventions]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return [], [f"{backend}, split over {world}: {done.stderr.strip()[-1000:]}"]
+    found = json.loads(done.stdout.splitlines()[-1])
+    return [Row(**row | {"error": float(row["error"])}) for row in found["rows"]], found["failures"]
 
 
 def _rows(backend, device, kernels, outcomes):

@@ -11,6 +11,21 @@ from multismooth.errors import complain
 from multismooth.parity.calling.forms import Form
 from multismooth.parity.reading import Reading, call_text, denominator_text, formula, ignored_text, settings_text
 
+WRAPPED = "overflow-wrap:anywhere"  # long calls stay inside a narrow notebook
+
+
+def html_table(rows, heads=(), headed=False):
+    """A table of texts for a notebook. headed: the first cell of each row is its head."""
+    style = 'style="text-align:left;vertical-align:top'
+    lines = ["".join(f'<th {style}">{escape(head)}</th>' for head in heads)] if heads else []
+    for first, *more, last in rows:
+        cells = [
+            f'<th {style};white-space:nowrap">{escape(first)}</th>' if headed else f'<td {style}">{escape(first)}</td>'
+        ]
+        cells += [f'<td {style}">{escape(text)}</td>' for text in more]
+        lines.append("".join([*cells, f'<td {style};{WRAPPED}">{escape(last)}</td>']))
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
 
 @dataclass(frozen=True, eq=False)
 class Identification:
@@ -102,11 +117,7 @@ class Identification:
     __repr__ = __str__
 
     def _repr_html_(self):
-        rows = "".join(
-            f'<tr><th style="text-align:left">{escape(head)}</th><td style="text-align:left">{escape(text)}</td></tr>'
-            for head, text in self._lines()
-        )
-        return f"<table>{rows}</table>"
+        return html_table(self._lines(), headed=True)
 
     def _lines(self):
         if self.readings:

@@ -14,6 +14,8 @@ from multismooth.reduction import reduced_plan
 SENTENCES = "sentences"  # a normalizer: the length of the first axis
 SENTENCE_MEANS = "sentence means"  # a reduction: the mean of every sentence, averaged over the sentences
 COUNTING_SENTENCES = "sentences that count"  # the normalizer of sentence means that leave out the empty ones
+NOTHING = "nothing"  # the normalizer of sentence means that are summed
+SENTENCE_LENGTH = "sentence length"  # what a sum of such means divides by, where no label is ignored
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def of_sentences(labels, reduction, normalizer, ignore_index):
     if reduction != SENTENCE_MEANS:
         return {"normalizer": float(len(labels))}
     each = (1 / np.maximum(lengths, 1)).reshape(-1, *[1] * (labels.ndim - 1))
-    number = float((lengths > 0).sum() if normalizer == COUNTING_SENTENCES else len(labels))
+    number = {NOTHING: 1.0, COUNTING_SENTENCES: float((lengths > 0).sum())}.get(normalizer, float(len(labels)))
     return {"normalizer": max(number, 1.0), "sample_weight": np.broadcast_to(each, labels.shape)}
 
 
@@ -139,6 +141,8 @@ def denominator_text(reading):
     """What the reduction divides by, as text."""
     convention = reading.convention
     if reading.reduction == SENTENCE_MEANS:
+        if reading.normalizer == NOTHING:
+            return "each sentence's counted elements: the sum of the sentences' means"
         by = "all sentences" if reading.normalizer is None else "the sentences that have an element"
         return f"each sentence's counted elements, then {by}: a mean of sentence means"
     if reading.reduction != "mean":
@@ -179,9 +183,9 @@ def call_text(reading, form=None, name="", label_smoothing=None):
         reading = replace(reading, label_smoothing=label_smoothing)
     settings = {"convention": name} | {n: v for n, v in reading.settings().items() if n != "convention"}
     if reading.by_sentences:
-        counts = "True" if reading.ignore_index is None else f"(labels != {reading.ignore_index})"
-        number = f"{counts}.any(-1).sum()" if reading.normalizer == COUNTING_SENTENCES else "len(labels)"
-        settings |= {"reduction": "mean", "normalizer": Words(number)}
+        counts = "(labels == labels)" if reading.ignore_index is None else f"(labels != {reading.ignore_index})"
+        numbers = {COUNTING_SENTENCES: f"{counts}.any(-1).sum()", NOTHING: "1"}
+        settings |= {"reduction": "mean", "normalizer": Words(numbers.get(reading.normalizer, "len(labels)"))}
         if reading.reduction == SENTENCE_MEANS:
             settings["sample_weight"] = Words(f"1 / {counts}.sum(-1, keepdims=True).clip(1)")
     said = ", ".join(f"{name}={_short(value)}" for name, value in settings.items())

@@ -59,7 +59,9 @@ aliases: Mapping[str, str] = MappingProxyType(
 
 _TOWARDS_HALF = "a sigmoid loss: binary_loss(..., label_smoothing=ε) is the same"
 _FLIPPED = "a sigmoid loss with targets 1 − ε and ε: binary_loss(..., label_smoothing=2ε) is the same"
-_TOWARDS_UNIFORM = "a sigmoid loss that smooths towards 1/K: binary_loss of t·(1 − ε) + ε/K, with ε = 0"
+_TOWARDS_UNIFORM = (
+    'a sigmoid loss that smooths towards 1/K: binary_loss(..., label_smoothing=ε, spread="all") is the same'
+)
 _VOCABULARY_PART = "K is the size of one rank's part of the vocabulary: the mass is not 1, and the ranks differ"
 _FOCAL = "the focal factor depends on the logits"
 

@@ -83,7 +83,9 @@ FRAMEWORKS = (
         class_weights="mixture",
         denominator="mixture_weight",
         source="paddlepaddle 3.3, python/paddle/nn/functional/loss.py cross_entropy",
-        notes="Class weights multiply the whole row by Σ q·w. Under smoothing it cannot ignore labels.",
+        notes="Class weights multiply the whole row by Σ q·w. Under smoothing it cannot ignore labels. With ε = 0, no "
+        "class weights and ignore_index < 0 the mean divides by all elements: segmentation-models. On a CPU log p is "
+        "clipped at −64.",
     ),
     Convention(
         "paddle-ignore-index",

@@ -1,19 +1,22 @@
 """The PyTorch backend: how tensors are made, read and evaluated for `multismooth.api.functions`."""
 
+from types import MappingProxyType
+
 import numpy as np
 import torch
 
 from multismooth import spec
 from multismooth.api import containers
-from multismooth.api.functions import Functions
-from multismooth.backend import Backend, total
+from multismooth.backend import Backend, summing, total
 from multismooth.errors import complain
 from multismooth.implementations import select
 from multismooth.reduction import reduced_plan
 from multismooth.torch import alternatives, autograd, compat, linear, operators
 from multismooth.torch.choice import plan_and_kernel
+from multismooth.torch.functions import TorchFunctions
 from multismooth.torch.gpu import launch
 from multismooth.torch.namespace import XP
+from multismooth.torch.options import OPTIONS
 
 KNOWN_TO_NUMPY = (torch.float32, torch.float64, torch.float16)
 
@@ -31,6 +34,12 @@ def torch_readable(value):
     return value if plain else value.astype(value.dtype.newbyteorder("="), order="C")
 
 
+def sum_over_group(total, group):
+    from multismooth.torch import sharding  # torch.distributed takes 0.1 s, and not every build has it
+
+    return sharding.summed(total, group)
+
+
 def first_element(ndim, axis):
     """The index of the first element's logits."""
     return tuple(slice(None) if k == axis else 0 for k in range(ndim))
@@ -39,6 +48,11 @@ def first_element(ndim, axis):
 class TorchBackend(Backend):
     name = "torch"
     xp = XP
+    count_dtype = torch.float64
+    options = OPTIONS
+    types = MappingProxyType(
+        {"Scores": "Tensor", "Labels": "Array", "Result": "Tensor", "Arrays": "Tensor", "Loss": "Tensor"}
+    )
 
     def is_array(self, value):
         return isinstance(value, torch.Tensor)
@@ -171,6 +185,9 @@ class TorchBackend(Backend):
         self._record_spec()
         return super().loss(call)
 
+    def sum_over(self, group, axis_name):
+        return summing(self.name, group, axis_name, sum_over_group=sum_over_group)
+
     def alternative(self, call, alternative):
         if compat.eligible(call.problem.logits, others=[*call.problem, *alternative][1:]):
             return alternatives.loss(call.problem, call.settings, alternative)
@@ -221,4 +238,4 @@ class TorchBackend(Backend):
         return linear.smoothing_correction(hidden, classifier, bias, call.problem, call.settings)
 
 
-functions = Functions(TorchBackend())
+functions = TorchFunctions(TorchBackend())

@@ -5,6 +5,8 @@ does not reach the loss, and the arguments that `originals` lists are errors. As
 distributions, the mean over no elements is NaN (with a gradient of 0), and under autocast the loss is float32.
 """
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 
 from multismooth.api.argument_checks import same_shape
@@ -73,6 +75,10 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
             label_smoothing=self.label_smoothing,
         )
 
+    if TYPE_CHECKING:
+
+        def __call__(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor: ...
+
 
 def linear_cross_entropy(
     input: torch.Tensor,
@@ -84,7 +90,7 @@ def linear_cross_entropy(
     reduction: str = "mean",
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
-    options=None,
+    options: Any = None,
 ) -> torch.Tensor:
     """`torch.nn.functional.linear_cross_entropy` (torch 2.13) on every supported torch, chunked, smoothed or not.
 

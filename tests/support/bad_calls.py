@@ -12,6 +12,7 @@ ROWS = np.array([[1.0, 0, 0], [0, 0, 1], [0.5, 0.5, 0], [0.2, 0.3, 0.5]])
 HIDDEN, CLASSIFIER = np.arange(20.0).reshape(4, 5) / 20, np.arange(15.0).reshape(3, 5) / 15
 IMAGES, MAPS = np.linspace(-1, 1, 96).reshape(2, 3, 4, 4), np.arange(32).reshape(2, 4, 4) % 3
 NAN = float("nan")
+TWO_DIVISORS = Convention(smooth_denominator="counted")
 
 # What a call has besides the arguments of its case.
 USUAL: dict[str, dict[str, Any]] = {
@@ -26,6 +27,7 @@ USUAL: dict[str, dict[str, Any]] = {
     "confidence_penalty": {"logits": LOGITS, "targets": LABELS},
     "margin_smoothing": {"logits": LOGITS, "targets": LABELS},
     "distillation_loss": {"logits": LOGITS, "teacher_logits": 2 * LOGITS, "targets": LABELS, "temperature": 2.0},
+    "normalizer": {"targets": LABELS, "num_classes": 3},
     "unigram_prior": {"targets": LABELS, "num_classes": 3},
 }
 
@@ -182,6 +184,13 @@ VALUES = [
     case("no reduction of a gradient", ValueError, r"`reduction`: .*got None", "loss_and_grad", reduction=None),
     case("no reduction of a head", ValueError, r"`reduction`: .*got None", "linear_loss", reduction=None),
     case("no reduction of binary_loss", ValueError, r"`reduction`: .*got None", "binary_loss", reduction=None),
+    case("no spread of binary_loss", ValueError, r"`spread`: .*ε/2", "binary_loss", spread="others"),
+    case("no label_mean", ValueError, r"`label_mean`: .*weight=", "binary_loss", label_mean=1),
+    case("labels of one axis", ValueError, r"`axis`: .*axis=0", "binary_loss", logits=LOGITS[:, 0], targets=ROWS[:, 0], label_mean=True),
+    case("a target that is ignored", ValueError, r"`ignore_index`: .*outside \[0, 1\]", "binary_loss", ignore_index=0),
+    case("a target that is half ignored", ValueError, r"`ignore_index`: .*integer", "binary_loss", ignore_index=0.5),
+    case("weights of too many labels", ValueError, r"`weight`: .*\(3,\)", "binary_loss", weight=np.ones(4)),
+    case("a negative weight of a label", ValueError, r"`weight`: expected finite numbers ≥ 0; got -1", "binary_loss", weight=np.array([1.0, -1, 1])),
     case("a word of torch's", ValueError, r"`reduction`", "binary_loss", reduction="batchmean"),
     case("infinite sample weight", ValueError, r"`sample_weight`: expected finite numbers ≥ 0; got inf at \(2,\)", sample_weight=np.array([1, 1, np.inf, 1])),
     case("infinite normalizer", ValueError, r"`normalizer`: expected a finite number ≥ 0; got inf\. ", normalizer=np.array(np.inf)),
@@ -287,5 +296,8 @@ BESIDE = [
         pseudo_count=0,
     ),
     case("no classes", ValueError, "`num_classes`", "unigram_prior", num_classes=0),
+    case("no class", LabelError, r"expected labels in \[0, 3\)", "normalizer", targets=np.array([0, 7])),
+    case("two divisors", ValueError, "Σ loss and Σ weight", "normalizer", convention=TWO_DIVISORS),
+    case("the caller's", ValueError, "only the caller has", "normalizer", convention=Convention(denominator="caller")),
 ]
 ALL = [*LOSS, *CONTAINERS, *UNREADABLE, *SHAPES, *VALUES, *DIVISORS, *BESIDE]

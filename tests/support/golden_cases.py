@@ -47,12 +47,6 @@ class Case:
     def sentences(self):
         return np.array(self.params.get("sentences", [3, 3]))
 
-    def not_expressible(self):
-        """Why no call of this library is this case; "" if one is."""
-        if self.binary and self.params.get("spread", "all") not in ("half", "flip"):
-            return "binary_loss smooths towards 1/2, this one towards 1/K"
-        return ""
-
     def convention(self):
         """The Convention that the case's parameters describe (that of the softmax, for a sigmoid case)."""
         params = self.params
@@ -97,7 +91,11 @@ class Case:
         params = self.params
         settings = {"label_smoothing": self.label_smoothing(), "reduction": params.get("reduction", "mean")}
         if self.binary:
-            return "binary_loss", self.labels(), settings
+            settings["spread"] = "all" if params["spread"] == "all" else "half"
+            rows = self.labels() if "target" in params else np.eye(5)[self.labels()]
+            if params.get("denominator") == "rows":  # summed over the classes
+                settings["normalizer"] = len(rows)
+            return "binary_loss", rows, settings
         targets = self.labels()
         settings |= {"convention": convention, "ignore_index": None}
         kind, what = params.get("ignore", (None, None))

@@ -136,7 +136,7 @@ def summed_in_half_precision(z, y):
     return mixed(own, every).half().sum().to(z.dtype) / counted.sum()
 
 
-@mutant("values (")
+@mutant("float32's rounding", strict=True)
 def single_precision_targets(z, y):
     """ε and ε/K are float32 constants in a float64 loss."""
     every = torch.full(z.shape, EPS / z.shape[1], dtype=torch.float32)

@@ -361,14 +361,27 @@ def evaluate_binary(
     targets,
     *,
     label_smoothing=0.1,
+    spread="half",
+    weight=None,
     pos_weight=None,
     sample_weight=None,
+    ignore_index=None,
     reduction="mean",
+    label_mean=False,
     normalizer=None,
+    axis=None,
     digits=DIGITS,
 ):
-    """(loss, ∂loss/∂logits, ∂loss/∂targets) of −[w·t′·log σ(z) + (1 − t′)·log(1 − σ(z))] with t′ = t(1 − ε) + ε/2."""
+    """(loss, ∂loss/∂logits, ∂loss/∂targets) of −[w·t′·log σ(z) + (1 − t′)·log(1 − σ(z))] with t′ = t(1 − ε) + ε/2.
+
+    `spread` "all": t′ = t(1 − ε) + ε/K. `label_mean`: the mean over the counted labels of an element is its loss.
+    """
     logits = np.asarray(logits)
+    axis = (-1 if axis is None else axis) % max(logits.ndim, 1)
+    if ignore_index is not None:
+        ignored = np.asarray(targets) == ignore_index
+        sample_weight = np.where(ignored, 0.0, 1.0 if sample_weight is None else sample_weight)
+    receivers = 2 if spread == "half" else logits.shape[axis]
     values = (
         np.asarray(targets),
         np.asarray(label_smoothing),
@@ -382,17 +395,28 @@ def evaluate_binary(
             eps, w, s = number(smoothing[n]), number(positive[n]), number(samples[n])
             if s == 0:
                 continue
-            t = number(targets[n]) * (1 - eps) + eps / 2
+            t = number(targets[n]) * (1 - eps) + eps / receivers
             z = number(logits[n])
             on, off = 1 / (1 + mp.exp(-z)), 1 / (1 + mp.exp(z))
             loss[n] = -s * (w * t * mp.log(on) + (1 - t) * mp.log(off))
             gradient[n] = -s * (w * t * off - (1 - t) * on)
             slope[n] = -s * (1 - eps) * (w * mp.log(on) - mp.log(off))
+            if weight is not None:
+                by_class = number(weight[n[axis]])
+                loss[n], gradient[n], slope[n] = loss[n] * by_class, gradient[n] * by_class, slope[n] * by_class
+        shares = np.vectorize(number, otypes=[object])(samples) if samples.size else samples
+        if label_mean:
+            labels = np.broadcast_to((samples != 0).sum(axis, keepdims=True), logits.shape)
+            loss, gradient, slope, shares = (
+                np.array(
+                    [_over(x, mpf(int(k))) for x, k in zip(a.ravel(), labels.ravel(), strict=True)], dtype=object
+                ).reshape(logits.shape)
+                for a in (loss, gradient, slope, shares)
+            )
+            loss = loss.sum(axis)
         denominator = mpf(1)
         if reduction == "mean":
-            denominator = (
-                number(normalizer) if normalizer is not None else sum((number(s) for s in np.ravel(samples)), mpf(0))
-            )
+            denominator = number(normalizer) if normalizer is not None else sum(np.ravel(shares).tolist(), mpf(0))
         gradient, slope = (
             np.array([_over(g, denominator) for g in a.ravel()], dtype=object).reshape(a.shape)
             for a in (gradient, slope)

@@ -115,6 +115,7 @@ def solved_binary(seed):
     logits = rng.normal(size=shape) * rng.choice([1.0, 30.0])
     targets = [rng.random(shape), rng.integers(0, 2, shape), rng.random(shape) < 0.5][rng.integers(3)]
     settings = {"label_smoothing": float(rng.uniform(0, 0.5))}
+    targets = np.asarray(targets)
     if rng.random() < 0.4:
         settings["pos_weight"] = rng.uniform(0.5, 4, shape[-1:])
     if rng.random() < 0.4:
@@ -125,6 +126,14 @@ def solved_binary(seed):
     settings["reduction"] = ("mean", "mean", "sum", "none")[rng.integers(4)]
     if settings["reduction"] == "mean" and rng.random() < 0.3:
         settings["normalizer"] = 7.5
+    if len(shape) > 1 and rng.random() < 0.5:
+        settings |= {"label_mean": rng.random() < 0.5, "axis": (None, -1, 0)[rng.integers(3)]}
+        settings["spread"] = ("half", "all")[rng.integers(2)]
+        if rng.random() < 0.6:
+            settings["weight"] = rng.uniform(0.2, 3, shape[-1 if settings["axis"] is None else settings["axis"]])
+    if targets.dtype.kind != "b" and rng.random() < 0.4:
+        targets = np.where(rng.random(shape) < 0.3, -100, targets)
+        settings["ignore_index"] = -100
     arrays = np.asarray(logits), np.asarray(targets)
     return (*arrays, settings), oracle.evaluate_binary(*arrays, **settings)
 

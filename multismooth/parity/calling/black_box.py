@@ -7,8 +7,9 @@ from contextlib import contextmanager
 import numpy as np
 
 from multismooth.errors import complain
+from multismooth.parity.calling.answers import NO_KEYWORDS, CallOptions
 from multismooth.parity.calling.forms import Form, one_hot, scores_of, through_scores
-from multismooth.parity.calling.frameworks import MODES, NO_KEYWORDS, CallOptions
+from multismooth.parity.calling.frameworks import MODES
 
 
 class BlackBox:

@@ -7,9 +7,10 @@ from itertools import product
 import numpy as np
 
 from multismooth.errors import MissingBackendError, complain
+from multismooth.parity.calling.answers import NO_KEYWORDS, NoLoss
 from multismooth.parity.calling.black_box import BlackBox, one_line
 from multismooth.parity.calling.forms import LAYOUTS, TARGETS, Form
-from multismooth.parity.calling.frameworks import FRAMEWORKS, MODES, NO_KEYWORDS, NoLoss
+from multismooth.parity.calling.frameworks import FRAMEWORKS, MODES
 
 NUMBERS_OF_CLASSES = (5, 3, 10, 2, 4, 6, 7, 8, 9, 12, 16, 20, 21, 32, 50, 64, 100, 1000)  # in the order of trying
 
@@ -215,9 +216,12 @@ def _softmax_over_another_axis(box, z, labels):
 
 
 def _modes(framework):
-    """The modes to try, the likeliest first: imported frameworks, then installed ones; autodiff before loss values."""
+    """The modes to try, the likeliest first: imported frameworks, then installed ones; autodiff before loss values.
+
+    A framework that is not imported is tried if it is an extra of this package: the others take seconds to import.
+    """
     if framework:
         return [mode for mode in MODES if mode.partition(" ")[0] == framework]
     imported = [mode for mode in MODES if mode.partition(" ")[0] in sys.modules]
-    installed = [mode for mode in MODES if mode not in imported and find_spec(mode.partition(" ")[0])]
-    return imported + [mode for mode in installed if "values" not in mode]
+    extras = [mode for mode in ("torch", "jax", "jax eagerly") if mode not in imported]
+    return imported + [mode for mode in extras if find_spec(mode.partition(" ")[0])]

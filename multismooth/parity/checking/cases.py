@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from multismooth.parity.calling.answers import NO_KEYWORDS
 from multismooth.parity.calling.forms import LAYOUTS
-from multismooth.parity.calling.frameworks import NO_KEYWORDS
 
 OTHER_CLASSES = (2, 3, 10, 1000)  # tried too, where the loss takes any K
 Z_LOSS = 0.0625

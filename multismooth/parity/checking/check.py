@@ -45,8 +45,10 @@ def check(
         convention, label_smoothing, weight, prior, class_mask, z_loss, reduction: what fn is meant to compute, as in
             `multismooth.loss`. `weight`, `prior` and `class_mask` have shape (K,), and fix K.
         ignore_index: the label that fn ignores; by default the one that the convention records. None: no label.
-        normalizer: the number that fn divides by, or "sentences": the length of its first axis.
-        framework: "torch", "jax" or "numpy"; None takes the first that works.
+        normalizer: the number that fn divides by, or "sentences": the length of its first axis. With reduction
+            "sentence means", "nothing" is their sum.
+        framework: "torch", "jax", "tensorflow", "mlx", "tinygrad", "paddle" or "numpy"; None takes the first that
+            works.
         num_classes: K, for an fn that takes one K only; None tries several.
         layouts: names of the layouts to try: "rows" (N, K), "sentences" (B, T, K), "channels" (B, K, T), "images"
             (N, K, H, W). None tries them all, and fn must be right in each that it takes.

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+from multismooth.parity.calling.answers import EPS
 
 
 class Finding(NamedTuple):

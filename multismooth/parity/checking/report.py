@@ -7,7 +7,7 @@ from html import escape
 from math import isfinite
 from typing import Any
 
-from multismooth.parity.identification import Identification
+from multismooth.parity.identification import WRAPPED, Identification, html_table
 
 MARKS = {"pass": "✓", "fail": "✗", "remark": "!", "skip": "–"}
 
@@ -75,10 +75,10 @@ class Report:
 
     def _repr_html_(self):
         head, *more = str(self).split("\n\n")[0].split("\n")
-        text = "<br>".join(map(escape, more))
-        code = f"<pre>{escape(self.code)}</pre>" if self.code else ""
+        text = "".join(f"<br><b>{escape(line[:8].strip())}</b> {escape(line[8:].strip())}" for line in more)
+        code = f'<pre style="{WRAPPED};white-space:pre-wrap">{escape(self.code)}</pre>' if self.code else ""
         everything = f"<details><summary>every case</summary>{_html_table(self.outcomes)}</details>"
-        return f"<p><b>{escape(head)}</b><br>{text}</p>{_html_summary(self.outcomes)}{code}{everything}"
+        return f'<p style="{WRAPPED}"><b>{escape(head)}</b>{text}</p>{_html_summary(self.outcomes)}{code}{everything}'
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values; a difference that is not finite is the text "inf"."""
@@ -113,27 +113,23 @@ class Report:
 
 def _html_summary(outcomes):
     """One row for each trial: how many cases ended how, the largest difference, and the first failure or remark."""
-    rows = ""
+    rows = []
     for trial in dict.fromkeys(outcome.trial for outcome in outcomes):
         of_trial = [outcome for outcome in outcomes if outcome.trial == trial]
         worst = min(of_trial, key=lambda outcome: ["fail", "remark", "pass", "skip"].index(outcome.status))
         passed = sum(outcome.status == "pass" for outcome in of_trial)
         differences = [outcome.difference for outcome in of_trial if outcome.difference is not None]
         largest = f"{max(differences):.1e}" if differences else ""
-        cells = (MARKS[worst.status], trial, f"{passed} of {len(of_trial)}", largest, worst.message)
-        rows += "<tr>" + "".join(f'<td style="text-align:left">{escape(cell)}</td>' for cell in cells) + "</tr>"
-    heads = "".join(f"<th>{head}</th>" for head in ("", "trial", "passed", "largest difference", "first"))
-    return f"<table><tr>{heads}</tr>{rows}</table>"
+        rows.append((MARKS[worst.status], trial, f"{passed} of {len(of_trial)}", largest, worst.message))
+    return html_table(rows, ("", "trial", "passed", "largest difference", "first"))
 
 
 def _html_table(outcomes):
-    rows = "".join(
-        f"<tr><td>{MARKS[o.status]}</td><td>{escape(o.trial)}</td><td>{escape(o.case)}</td>"
-        f"<td>{'' if o.difference is None else f'{o.difference:.1e}'}</td>"
-        f'<td style="text-align:left">{escape(o.message)}</td></tr>'
+    rows = [
+        (MARKS[o.status], o.trial, o.case, "" if o.difference is None else f"{o.difference:.1e}", o.message)
         for o in outcomes
-    )
-    return f"<table><tr><th></th><th>trial</th><th>case</th><th>difference</th><th></th></tr>{rows}</table>"
+    ]
+    return html_table(rows, ("", "trial", "case", "difference", "message"))
 
 
 def _as_json(value):

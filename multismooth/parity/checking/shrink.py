@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
+MOST_ALONE = 12  # of so many elements each is tried alone
+
 
 def shrink(fails, case, domain):
     """A smaller case for which fails(case) is true. Classes are dropped too, where the loss takes any K."""
@@ -17,7 +19,14 @@ def shrink(fails, case, domain):
 
 
 def _with_fewer_elements(fails, case):
-    """The case without blocks of elements that are not needed: halves first, single elements last."""
+    """One element that fails alone; else the case without blocks that are not needed: halves first, single ones last.
+
+    One element is one shape, and compiled already. Every number of elements in between would be compiled anew.
+    """
+    n = len(case.labels)
+    alone = (case.rows(np.arange(n) == i) for i in range(n if n <= MOST_ALONE else 0))
+    if n > 1 and (one := next(filter(fails, alone), None)):
+        return one
     step = len(case.labels) // 2
     while step:
         for start in range(len(case.labels) - step, -1, -step):

@@ -92,7 +92,69 @@ def _numpy(side, shape, flat, dtype, keywords, first, strided):
     return [*lines, f"print({name}(z, labels{flat}{keywords}))"]
 
 
-_SNIPPETS = {"torch": _torch, "jax": _jax, "numpy": _numpy}
+def _tensorflow(side, shape, flat, dtype, keywords, first, strided):
+    name, lines = _name_and_import(side)
+    return [
+        "import tensorflow as tf",
+        *lines,
+        f"z, y = tf.constant(logits{shape}, dtype={dtype!r}), tf.constant(labels{flat})",
+        "with tf.GradientTape() as tape:",
+        "    tape.watch(z)",
+        f"    loss = {name}(z, y{keywords}){first}",
+        "print(loss, tape.gradient(loss, z))",
+    ]
+
+
+def _mlx(side, shape, flat, dtype, keywords, first, strided):
+    name, lines = _name_and_import(side)
+    return [
+        "import mlx.core as mx",
+        *lines,
+        f"z, y = mx.array(logits{shape}, dtype=mx.{dtype}), mx.array(labels{flat})",
+        f"print({name}(z, y{keywords}), mx.grad(lambda z: {name}(z, y{keywords}){first}.sum())(z))",
+    ]
+
+
+def _tinygrad(side, shape, flat, dtype, keywords, first, strided):
+    name, lines = _name_and_import(side)
+    return [
+        "from tinygrad import Tensor, dtypes",
+        *lines,
+        f"z, y = Tensor(logits{shape}, dtype=dtypes.{dtype}), Tensor(labels{flat})",
+        f"loss = {name}(z, y{keywords}){first}",
+        "print(*(x.cast(dtypes.double).numpy() for x in (loss, loss.sum().gradient(z)[0])))",
+    ]
+
+
+def _paddle(side, shape, flat, dtype, keywords, first, strided):
+    name, lines = _name_and_import(side)
+    return [
+        "import paddle",
+        *lines,
+        f"z = paddle.to_tensor(logits{shape}, dtype={dtype!r}, stop_gradient=False)",
+        f"loss = {name}(z, paddle.to_tensor(labels{flat}){keywords}){first}",
+        "print(loss, paddle.grad(loss.sum(), z)[0])",
+    ]
+
+
+_SNIPPETS = {
+    "torch": _torch,
+    "jax": _jax,
+    "tensorflow": _tensorflow,
+    "mlx": _mlx,
+    "tinygrad": _tinygrad,
+    "paddle": _paddle,
+    "numpy": _numpy,
+}
+_ARRAYS = {  # an array of each framework, as code; floating ones in the dtype of z
+    "torch": ("torch.tensor({})", ".to(z.dtype)"),
+    "jax": ("jax.numpy.asarray({})", ""),
+    "tensorflow": ("tf.constant({}{})", ", z.dtype"),
+    "mlx": ("mx.array({}{})", ", z.dtype"),
+    "tinygrad": ("Tensor({}{})", ", dtype=z.dtype"),
+    "paddle": ("paddle.to_tensor({}{})", ", z.dtype"),
+    "numpy": ("{}", ""),
+}
 
 
 def _literal(value):
@@ -107,9 +169,9 @@ def _framework_literal(value, side):
     """A keyword argument as code, with arrays of the side's framework."""
     if not isinstance(value, np.ndarray):
         return repr(value)
-    text = _array(value)
-    cast = ".to(z.dtype)" if value.dtype.kind == "f" else ""
-    return {"torch": f"torch.tensor({text}){cast}", "jax": f"jax.numpy.asarray({text})"}.get(side.framework, text)
+    call, cast = _ARRAYS[side.framework]
+    cast = cast if value.dtype.kind == "f" else ""
+    return call.format(_array(value), cast) if call.count("{}") > 1 else call.format(_array(value)) + cast
 
 
 def _array(array):

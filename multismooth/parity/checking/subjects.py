@@ -6,10 +6,10 @@ import numpy as np
 
 import multismooth.numpy
 from multismooth.implementations import implementation
+from multismooth.parity.calling.answers import NO_KEYWORDS, Answer, CallOptions
 from multismooth.parity.calling.black_box import no_warnings
 from multismooth.parity.calling.connecting import answers_to_labels, connect
 from multismooth.parity.calling.forms import TARGETS, one_hot
-from multismooth.parity.calling.frameworks import NO_KEYWORDS, Answer, CallOptions
 from multismooth.parity.identifying import noise
 from multismooth.parity.identifying.layouts import written_for
 from multismooth.parity.reading import SENTENCE_MEANS, SENTENCES, of_sentences

@@ -15,9 +15,9 @@ from multismooth.parity.identifying.denominators import (
     smoothing_distribution,
     smoothing_weight,
 )
-from multismooth.parity.reading import COUNTING_SENTENCES, SENTENCE_MEANS, SENTENCES, Reading
+from multismooth.parity.reading import COUNTING_SENTENCES, NOTHING, SENTENCE_LENGTH, SENTENCE_MEANS, SENTENCES, Reading
 
-BY_SENTENCES = (SENTENCES, COUNTING_SENTENCES)
+BY_SENTENCES = (SENTENCES, COUNTING_SENTENCES, SENTENCE_LENGTH)
 
 
 class Denominators(NamedTuple):
@@ -114,8 +114,10 @@ def _assembled(denominators, pattern, observation, rtol):
     averaged = denominators.present[0].kind != ""
     reduction = "none" if observation.per_element else "mean" if averaged else "sum"
     kind = denominators.present[0].kind
-    if pattern.sentence_means and not averaged:
-        return None
+    if kind == SENTENCE_LENGTH:
+        if pattern.ignore_index is not None:
+            return None  # a sum of means divides by what counts alone
+        pattern, kind = replace(pattern, sentence_means=True), ""
     label_power, smoothing_power = weight_powers(convention, reduction)
     label, smoothing = denominators.numerators
     weight, factor = pattern.weight, 1.0
@@ -140,8 +142,8 @@ def _assembled(denominators, pattern, observation, rtol):
 
 def _normalizer(kind, sentence_means):
     """The Reading's normalizer. Sentence means are of all sentences, unless it says otherwise."""
-    if kind == COUNTING_SENTENCES:
-        return COUNTING_SENTENCES
+    if kind == COUNTING_SENTENCES or (kind == "" and sentence_means):
+        return kind or NOTHING
     return SENTENCES if kind == SENTENCES and not sentence_means else None
 
 
@@ -184,7 +186,7 @@ def _weights_of_labels(pattern, mass):
 def _convention(pattern, denominators):
     """The Convention with these denominators, without their constants and without a scale."""
     kinds = [None if d is None else _kind(d, pattern.class_weights) for d in denominators]
-    averaged = denominators.present[0].kind != ""
+    averaged = denominators.present[0].kind != "" or pattern.sentence_means
     return Convention(
         exclude=pattern.exclude,
         class_weights=pattern.class_weights if pattern.weight is not None else "per_term",
@@ -198,7 +200,7 @@ def _convention(pattern, denominators):
 
 def _kind(denominator, class_weights):
     """The kind in the convention. Under "mixture" the fitted weights are those of whole rows: their sum is Σ q·w."""
-    if denominator.kind in BY_SENTENCES:
+    if denominator.kind in (*BY_SENTENCES, ""):
         return "caller"
     of_rows = class_weights == "mixture" and denominator.mass is None and denominator.kind == "target_weight"
     return "mixture_weight" if of_rows else denominator.kind

@@ -7,7 +7,7 @@ import numpy as np
 from multismooth.convention import Convention
 from multismooth.namespace import XP
 from multismooth.parity.identifying.target_mass import log_softmax, share_in_sentence
-from multismooth.parity.reading import COUNTING_SENTENCES, SENTENCES
+from multismooth.parity.reading import COUNTING_SENTENCES, SENTENCE_LENGTH, SENTENCES
 from multismooth.plan import plan_of
 from multismooth.problem import Problem, Settings
 from multismooth.reduction import summed
@@ -50,7 +50,10 @@ def denominators_by_kind(pattern, observation):
         arguments = convention, pattern.weight, None, pattern.ignore_index
         plan = plan_of(*_summed_loss(z, observation.labels, 0.0, *arguments), XP)
         found[kind] = float(summed(plan.denominator_share, z, 1, XP))
-    return found if len(observation.shape) == 1 else found | {SENTENCES: float(observation.shape[0])}
+    if len(observation.shape) == 1:
+        return found
+    sentences = float(observation.shape[0])
+    return found | {SENTENCES: sentences, SENTENCE_LENGTH: len(observation.labels) / sentences}
 
 
 def _counted(pattern, observation):

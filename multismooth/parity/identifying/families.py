@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from multismooth.parity.identifying import adjusted, noise, probes
+from multismooth.parity.identifying.descriptions import SUMMED
 from multismooth.parity.identifying.strangers import OF_TEACHERS, STRANGERS
 
 KNOWN = "focal, temperature, soft cap, penalty, poly, margins, hinge, squared, sigmoid or distillation"
@@ -18,7 +19,7 @@ def named(box, found, precision):
     for observation, formulas in _observations(box):
         exact = observation if observation is not None and observation.finite else None
         for stranger in formulas if exact is not None else ():
-            if name := _fitted(stranger, exact, tolerance):
+            if name := _fitted(stranger, exact, tolerance, box):
                 return replace(found, family=name.text, call=name.call, why="")
         if exact is not None and formulas is STRANGERS and (text := adjusted.text(exact, max(tolerance, 1e-6))):
             return replace(found, family=text, why="")
@@ -54,7 +55,7 @@ def _observations(box):
     yield probes.observe_or_none(box, labels, k, times=4, least=40), STRANGERS
 
 
-def _fitted(stranger, observation, tolerance):
+def _fitted(stranger, observation, tolerance, box):
     """The Named that fits all answers, or None."""
     problem = _Problem(stranger, observation)
     theta = None
@@ -72,7 +73,20 @@ def _fitted(stranger, observation, tolerance):
     factors, error = problem.fit(theta)
     if not error <= tolerance or np.abs(factors).max() == 0:
         return None
-    return stranger.describe(theta, factors, 1 if observation.per_element else len(observation.labels))
+    n = 1 if observation.per_element else len(observation.labels)
+    if n > 1 and _grows(stranger, observation, theta, factors, box):
+        n = SUMMED
+    return stranger.describe(theta, factors, n, observation.num_classes)
+
+
+def _grows(stranger, observation, theta, factors, box):
+    """Whether the loss of twice as many elements has the same factors: a sum, times a number."""
+    labels = np.concatenate([observation.labels] * 2)
+    twice = probes.observe_or_none(box, labels, observation.num_classes, times=2, least=40)
+    if twice is None or not twice.finite:
+        return False
+    again, _ = _Problem(stranger, twice).fit(theta)
+    return bool(np.abs(again - factors).max() < 0.1 * np.abs(factors).max())
 
 
 class _Problem:

@@ -18,8 +18,8 @@ def identify(fn, framework=None, *, num_classes=None, weight=None, layouts=None)
     Args:
         fn: takes floating logits and integer labels, or rows of probabilities, in any of the `layouts` and either
             order; returns a scalar or one loss per element, or (loss, gradient with respect to the logits).
-        framework: "torch", "jax" or "numpy"; None takes the first that works. PyTorch and JAX functions are
-            differentiated; of others, enough loss values are computed.
+        framework: "torch", "jax", "tensorflow", "mlx", "tinygrad", "paddle" or "numpy"; None takes the first that
+            works. Each differentiates its own losses. Of NumPy functions, enough loss values are computed.
         num_classes: K, for a fn that takes one K only; None tries several, and separates what one K cannot.
         weight: (K,) class weights that fn closes over, if they are known. Unknown ones are found as far as they show:
             up to a factor under a mean that divides by them.

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from multismooth.parity.calling.answers import EPS
 from multismooth.parity.calling.black_box import no_warnings
 
-EPS = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
 BITS = {"bfloat16": 8, "float16": 11, "float32": 24}
 
 

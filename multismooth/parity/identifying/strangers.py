@@ -10,21 +10,32 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from multismooth.parity.identifying.descriptions import (
+    brier,
+    distillation,
+    focal,
+    margins,
+    penalty,
+    plain,
+    poly,
+    sigmoid,
+    sigmoid_focal,
+    soft_cap,
+    squared,
+    temperature,
+)
+
 
 class Stranger(NamedTuple):
-    """features(z, y, θ); grid: values of θ to start from, if there is one; describe(θ, factors, n) -> Named or None."""
+    """features(z, y, θ); grid: values of θ to start from, if there is one; describe(θ, factors, N, K) -> Named or None.
+
+    N is 1 for a loss per element.
+    """
 
     features: Callable[..., list]
     describe: Callable[..., Any]
     grid: tuple[float, ...] = ()
     of_teacher: bool = False  # y is the teacher's logits
-
-
-class Named(NamedTuple):
-    """What a loss is: its name with the parameters, the call of this library that computes it, or ""."""
-
-    text: str
-    call: str = ""
 
 
 # --- parts of formulas ----------------------------------------------------------------------------------------------
@@ -66,153 +77,6 @@ def largest(z):
 
 def grid(low, high, number=28):
     return tuple(np.exp(np.linspace(np.log(low), np.log(high), number)))
-
-
-# --- words ----------------------------------------------------------------------------------------------------------
-
-
-def number(x):
-    """A factor as text, rounded to what a fit shows."""
-    return f"{round(float(x), 5):.6g}"
-
-
-def reduced(total, n):
-    """(the reduction in words, its keyword) of a loss whose elements have the factor `total`."""
-    if n == 1:
-        return ("one loss per element" if abs(total - 1) < 1e-3 else f"{number(total)} times it, per element"), "none"
-    for name, factor in (("mean", total * n), ("sum", total)):
-        if abs(factor - 1) < 2e-3:
-            return f"reduced by the {name}", name
-    return f"{number(total * n)} times the mean", "mean"
-
-
-def smoothing(factors):
-    """ε of the label's and the smoothing term's factors."""
-    total = factors[0] + factors[1]
-    eps = factors[1] / total if total else 0.0
-    return 0.0 if abs(eps) < 1e-5 else float(number(eps))
-
-
-def smoothed(factors):
-    return f", ε = {number(smoothing(factors))}" if smoothing(factors) else ""
-
-
-def call(name, factors, n, **arguments):
-    """The call of this library, if the loss is one of its reductions."""
-    words, reduction = reduced(sum(factors[:2]), n)
-    if "times" in words:
-        return ""
-    arguments |= {"label_smoothing": smoothing(factors), "reduction": reduction}
-    return f"multismooth.{name}(logits, labels, {', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
-
-
-def temperature(t, f, n):
-    if abs(t - 1) < 1e-3:
-        return None
-    text = f"cross-entropy of softmax(z/T), T = {number(t)}{smoothed(f)}; {reduced(f[0] + f[1], n)[0]}"
-    return Named(text, "" if "times" in text else _of_scaled(f"logits / {number(t)}", f, n))
-
-
-def _of_scaled(logits, f, n):
-    reduction = reduced(f[0] + f[1], n)[1]
-    return f"multismooth.loss({logits}, labels, label_smoothing={number(smoothing(f))}, reduction={reduction!r})"
-
-
-def soft_cap(c, f, n):
-    text = f"cross-entropy of c·tanh(z/c), c = {number(c)}{smoothed(f)}; {reduced(f[0] + f[1], n)[0]}"
-    return Named(text, call("loss", f, n, logit_softcap=float(number(c))))
-
-
-def focal(modulation):
-    where = {"label": "(1 − p_y)^γ times the loss", "class": "each class's term times (1 − p_k)^γ"}[modulation]
-
-    def describe(gamma, f, n):
-        text = f"focal loss, {where}, γ = {number(gamma)}{smoothed(f)}; {reduced(f[0] + f[1], n)[0]}"
-        if "times the mean" in text:
-            text += " (the factor is α)"
-        return Named(text, call("focal_loss", f, n, gamma=float(number(gamma)), modulation=modulation))
-
-    return describe
-
-
-def penalty(_, f, n):
-    beta = f[2] / (f[0] + f[1])
-    if abs(beta) < 1e-5:
-        return None
-    text = f"cross-entropy less β times the entropy of p (confidence penalty), β = {number(beta)}{smoothed(f)}; "
-    text += reduced(f[0] + f[1], n)[0]
-    return Named(text, call("confidence_penalty", f, n, beta=float(number(beta))))
-
-
-def poly(_, f, n):
-    factor = f[2] / (f[0] + f[1])
-    if abs(factor) < 1e-5:
-        return None
-    text = f"cross-entropy plus a·(1 − p_y) (poly-1), a = {number(factor)}{smoothed(f)}; {reduced(f[0] + f[1], n)[0]}"
-    return Named(text)
-
-
-def margins(m, f, n):
-    strength = f[2] / (f[0] + f[1])
-    if abs(strength) < 1e-5:
-        return None
-    text = f"cross-entropy plus s·mean max(0, max z − z_k − m), m = {number(m)}, s = {number(strength)}{smoothed(f)}; "
-    text += reduced(f[0] + f[1], n)[0]
-    options = {"margin": float(number(m)), "strength": float(number(strength))}
-    return Named(text, call("margin_smoothing", f, n, **options))
-
-
-def plain(text):
-    return lambda theta, f, n: Named(text.format(number(theta or 0)) + f"; {reduced(f[0], n)[0]}")
-
-
-def brier(_, f, n):
-    if abs(f[1] / f[0] + 2) > 2e-3:
-        return None
-    return Named(f"squared error of the probabilities (Brier score), Σ(p − onehot)²; {reduced(f[0], n)[0]}")
-
-
-def squared(_, f, n):
-    if abs(f[1] / f[0] + 2) > 2e-3:
-        return None
-    return Named(f"squared error of the logits, Σ(z − onehot)²: no softmax; {reduced(f[0], n)[0]}")
-
-
-def sigmoid(_, f, n):
-    """on·softplus(−z_y) + (1 − on)·softplus(z_y) + the same with off for the others; f in this order."""
-    size = f[2] + f[3]
-    if size <= 0 or min(f) < -1e-3 * size:
-        return None
-    on, off, weight = f[0] / size, f[2] / size, 1.0
-    if abs(f[0] + f[1] - size) > 2e-3 * size:
-        if abs(off) > 1e-4 or f[1] > 1e-4 * size:
-            return None
-        weight, on = f[0] / size, 1.0
-    eps = off * 2 if abs(on + off - 1) < 2e-3 else None
-    text = f"sigmoid cross-entropy of every class, targets {number(on)} and {number(off)}"
-    text += f", pos_weight {number(weight)}" if weight != 1 else ""
-    if eps is None:
-        text += ": (1 − ε)·t + ε/K, where binary_loss has (1 − ε)·t + ε/2" if off > 1e-5 else ""
-        return Named(text)
-    text += ": (1 − ε)·t + ε/2" if off > 1e-5 else ""
-    extra = f", pos_weight={number(weight)}" if weight != 1 else ""
-    return Named(text, f"multismooth.binary_loss(logits, rows, label_smoothing={number(max(eps, 0))}{extra}, …)")
-
-
-def sigmoid_focal(gamma, f, n):
-    alpha = f[0] / (f[0] + f[1])
-    return Named(f"sigmoid focal loss of every class, γ = {number(gamma)}, α = {number(alpha)}")
-
-
-def distillation(t, f, n):
-    kind = "KL divergence" if abs(f[1] - f[0]) < 1e-3 * abs(f[0]) else "cross-entropy"
-    words = reduced(f[0] / t**2, n)[0]
-    squared_t = "T² times the " if "times" not in words else "the "
-    words = words if "times" not in words else reduced(f[0], n)[0] + ", without the factor T²"
-    text = f"distillation: {squared_t}{kind} from softmax(teacher/T) to softmax(z/T), T = {number(t)}; {words}"
-    if "times" in words or kind != "KL divergence" or "without" in words:
-        return Named(text)
-    return Named(text, f"multismooth.distillation_loss(logits, teacher_logits, temperature={number(t)}, …)")
 
 
 def softened(teacher, t):

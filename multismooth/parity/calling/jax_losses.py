@@ -1,0 +1,115 @@
+"""Calls losses of JAX, compiled or eagerly."""
+
+from functools import cache, partial
+
+import numpy as np
+
+from multismooth.parity.calling.answers import Answer, converted, first, float64
+
+QUICK_XLA = {"xla_backend_optimization_level": "0"}  # each program runs a few times only
+QUICKER_XLA = {  # 40 % less time for a whole `compare`; not every XLA knows all of them
+    **QUICK_XLA,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+
+
+class Jax:
+    def __init__(self, fn, compiled=True):
+        self.fn, self.compiled, self._programs = fn, compiled, {}
+
+    def array(self, value, dtype=None):
+        import jax.numpy as jnp
+
+        value = np.asarray(value)
+        return jnp.asarray(value if dtype is None else value.astype(jnp.dtype(dtype)))  # cast without a program
+
+    def differentiated(self, options, what=None):
+        """What a `_jax_…` function makes of fn, as a function of (logits, labels, …); compiled if asked for."""
+        import jax
+
+        what = what or _jax_value_and_grad
+        fn = partial(self.fn, **converted(options, self.array)) if options.keywords else self.fn
+        if not self.compiled:
+            return partial(what, fn)
+        if isinstance(fn, jax.tree_util.Partial):
+            return partial(_jitted_once(what), fn)
+        key = (what, *((name, id(value)) for name, value in options.keywords.items()))
+        if key not in self._programs:
+            program = jax.jit(partial(what, fn), compiler_options=_compiler_options())
+            self._programs[key] = program, options.keywords  # kept alive, so that no other object gets their ids
+        return self._programs[key][0]
+
+    def __call__(self, z, y, options):
+        import jax.numpy as jnp
+
+        logits = self.array(z, options.dtype)
+        labels = self.array(y, options.dtype if y.dtype.kind == "f" else None)
+        loss, own, autodiff, second, is_tuple = self.differentiated(options)(logits, labels)
+        gradient = autodiff if own is None or not bool((own != logits).any()) else own
+        precision = max(float(jnp.finfo(jnp.asarray(x).dtype).eps) for x in (loss, gradient))
+        second = None if second is None or own is not None else float64(second)
+        return Answer(float64(loss), float64(gradient), precision, is_tuple=bool(is_tuple), second=second)
+
+    def gradients(self, z, y, options, cotangents):
+        """The gradient of Σ cotangent·loss for each cotangent. None where fn returns its own."""
+        logits, labels = self.array(z, options.dtype), self.array(y, options.dtype if y.dtype.kind == "f" else None)
+        found, own = self.differentiated(options, _jax_pulled_back)(logits, labels, cotangents)
+        return None if own is not None and bool((own != logits).any()) else [float64(g) for g in found]
+
+    def with_other_compilation(self):
+        """The same loss, eager where this one is compiled and compiled where this one is eager."""
+        return Jax(self.fn, not self.compiled)
+
+
+def _jax_value_and_grad(fn, logits, labels):
+    """(loss, fn's own gradient or None, the gradient of the summed loss, fn's second value, whether it has several)."""
+    import jax
+    import jax.numpy as jnp
+
+    def total(logits):
+        result, own, second = fn(logits, labels), None, None
+        if (is_tuple := isinstance(result, (tuple, list))) and len(result) > 1:
+            is_array = isinstance(result[1], (jax.Array, np.ndarray, float, int))
+            second = jnp.asarray(result[1]) if is_array else None
+            own = result[1] if is_array and jnp.shape(result[1]) == logits.shape else None
+        loss = first(result)
+        return jnp.sum(loss), (loss, own, second, is_tuple)
+
+    gradient, (loss, own, second, is_tuple) = jax.grad(total, has_aux=True)(logits)
+    return loss, own, gradient, second, is_tuple
+
+
+def _jax_pulled_back(fn, logits, labels, cotangents):
+    """(the gradient of Σ cotangent·loss for each cotangent, from one forward pass; fn's own gradient or None)."""
+    import jax
+    import jax.numpy as jnp
+
+    def loss_and_own(logits):
+        result = fn(logits, labels)
+        second = result[1] if isinstance(result, (tuple, list)) and len(result) > 1 else None
+        return first(result), second if getattr(second, "shape", None) == logits.shape else None
+
+    loss, backward, own = jax.vjp(loss_and_own, logits, has_aux=True)
+    return [backward(jnp.reshape(c, loss.shape).astype(loss.dtype))[0] for c in cotangents], own
+
+
+@cache
+def _jitted_once(what):
+    """For functions that are `jax.tree_util.Partial`s: their arguments are traced, so variants share one program."""
+    import jax
+
+    return jax.jit(what, compiler_options=_compiler_options())
+
+
+@cache
+def _compiler_options():
+    """What makes XLA compile quickly, as far as this release knows it."""
+    import jax
+
+    try:
+        jax.jit(lambda: 0, compiler_options=QUICKER_XLA)()
+    except Exception:
+        return QUICK_XLA
+    return QUICKER_XLA

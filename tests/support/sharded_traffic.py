@@ -1,0 +1,150 @@
+"""What a call in parts exchanges, in collectives and bytes, and some single calls beside the same on one process.
+
+`python tests/support/sharded_traffic.py` prints it as JSON.
+"""
+
+import json
+import logging
+import warnings
+
+import ranks
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import multismooth.torch as ms
+from multismooth.torch.sharding import exchange
+
+WORLD = 4
+N, K, D = 24, 20, 6
+torch.manual_seed(3)
+LOGITS, LABELS = torch.randn(N, K, dtype=torch.float64) * 3, torch.randint(0, K, (N,))
+HIDDEN, CLASSIFIER = torch.randn(N, D, dtype=torch.float64), torch.randn(K, D, dtype=torch.float64)
+ROWS, WEIGHT = torch.rand(N, K, dtype=torch.float64).softmax(1), torch.rand(K, dtype=torch.float64) + 0.5
+COMMUNICATES = ("gather", "reduce", "scatter", "broadcast", "all_to_all", "send")
+
+
+class Traffic(TorchDispatchMode):
+    """Notes the bytes that this rank puts into each collective. `CommDebugMode` counts calls, but no bytes."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # so that what DTensor does inside is seen, too
+        name = str(function)
+        if name.startswith(("c10d", "_c10d")) and any(word in name for word in COMMUNICATES):
+            flat = torch.utils._pytree.tree_leaves((args, kwargs))
+            self.bytes.append(min(x.numel() * x.itemsize for x in flat if isinstance(x, torch.Tensor)))
+        return function(*args, **(kwargs or {}))
+
+
+def counted(forward):
+    """[bytes of the collectives of forward, of backward]."""
+    with Traffic() as there:
+        loss = forward()
+        loss = loss[0] if isinstance(loss, tuple) else loss
+    with Traffic() as back:
+        loss.sum().backward()
+    return [there.bytes, back.bytes]
+
+
+def mine(x, axis):
+    return x.chunk(WORLD, axis)[dist.get_rank()].contiguous()
+
+
+def traffic():
+    group = dist.group.WORLD
+    line, square = DeviceMesh("cpu", torch.arange(4)), DeviceMesh("cpu", torch.arange(4).view(2, 2))
+    z = mine(LOGITS, 1).requires_grad_()
+    silent = {"validate": False, "normalizer": 24.0}
+
+    def placed(tensor, mesh, *placements):
+        return distribute_tensor(tensor, mesh, placements, src_data_rank=None).requires_grad_()
+
+    on_line, on_square = placed(LOGITS, line, Shard(1)), placed(LOGITS, square, Shard(0), Shard(1))
+    rows = placed(LOGITS, line, Shard(0))
+    h, w = HIDDEN.clone().requires_grad_(), mine(CLASSIFIER, 0).requires_grad_()
+    h_placed, w_placed = placed(HIDDEN, line, Replicate()), placed(CLASSIFIER, line, Shard(0))
+    found = {
+        "group": counted(lambda: ms.loss(z, LABELS, group=group, **silent)),
+        "group, checked": counted(lambda: ms.loss(z, LABELS, group=group)),
+        "terms": counted(lambda: ms.terms(z, LABELS, group=group, validate=False)),
+        "weights": counted(lambda: ms.loss(z, LABELS, group=group, weight=WEIGHT, **silent)),
+        "soft": counted(lambda: ms.loss(z, mine(ROWS, 1), group=group, **silent)),
+        "classes": counted(lambda: ms.loss(on_line, LABELS, **silent)),
+        "classes, mean": counted(lambda: ms.loss(on_line, LABELS, validate=False)),
+        "elements": counted(lambda: ms.loss(rows, LABELS, **silent)),
+        "elements, mean": counted(lambda: ms.loss(rows, LABELS, validate=False)),
+        "elements, sum": counted(lambda: ms.loss(rows, LABELS, validate=False, reduction="sum")),
+        "both": counted(lambda: ms.loss(on_square, LABELS, **silent)),
+        "both, mean": counted(lambda: ms.loss(on_square, LABELS, validate=False)),
+        "both, checked": counted(lambda: ms.loss(on_square, LABELS, normalizer=24.0)),
+        "head": counted(lambda: ms.linear_loss(h, w, LABELS, group=group, chunk_rows=8, **silent)),
+        "placed head": counted(lambda: ms.linear_loss(h_placed, w_placed, LABELS, chunk_rows=8, **silent)),
+    }
+    before, exchange.MAX_RANKS_GATHERED = exchange.MAX_RANKS_GATHERED, 1
+    found["two rounds"] = counted(lambda: ms.loss(z, LABELS, group=group, **silent))
+    exchange.MAX_RANKS_GATHERED = before
+    return found
+
+
+def errors(rank):
+    """Distances from one process, of calls that the random problems do not make."""
+    group, found = dist.group.WORLD, {}
+
+    def distance(a, b):
+        return (a.double() - b.double()).abs().max().item()
+
+    for offset in (0.0, 1e5):  # float32: a common offset costs what it costs one process
+        z = LOGITS.float() + offset
+        exact, exact_gradient = ms.loss_and_grad(z.double(), LABELS)
+        alone, alone_gradient = ms.loss_and_grad(z, LABELS)
+        parts, gradient = ms.loss_and_grad(mine(z, 1), LABELS, group=group)
+        found[f"float32 + {offset:g}"] = [distance(parts, exact), distance(alone, exact)]
+        found[f"gradient, float32 + {offset:g}"] = [
+            distance(gradient, mine(exact_gradient, 1)), distance(alone_gradient, exact_gradient)
+        ]  # fmt: skip
+    half = LOGITS.bfloat16()
+    alone, parts = ms.loss_and_grad(half, LABELS), ms.loss_and_grad(mine(half, 1), LABELS, group=group)
+    found["bfloat16"] = [distance(parts[0], alone[0]), 1e-6]
+    found["gradient, bfloat16"] = [distance(parts[1], mine(alone[1], 1)), 0.0]
+    z = mine(LOGITS, 1).requires_grad_()
+    loss = ms.loss(z, LABELS, group=group)
+    once = torch.autograd.grad(loss, z, retain_graph=True)[0]
+    found["a second backward"] = [distance(once, torch.autograd.grad(loss, z)[0]), 0.0]
+    epsilon = torch.full((N,), 0.1, dtype=torch.float64, requires_grad=True)
+    (wanted,) = torch.autograd.grad(ms.loss(LOGITS, LABELS, label_smoothing=epsilon), epsilon)
+    (own,) = torch.autograd.grad(ms.loss(z, LABELS, label_smoothing=epsilon, group=group), epsilon)
+    found["the gradient of ε"] = [distance(own, wanted), 1e-14]
+    out = torch.empty_like(z)
+    ms.loss_and_grad(z.detach(), LABELS, group=group, out=out)
+    found["out="] = [distance(out, once), 0.0]
+    label = torch.where(torch.arange(N) == 2, K + 5, LABELS)  # in no part: NaN where no check looks
+    bad = ms.loss(z, label, group=group, validate=False, reduction="none")
+    found["an unchecked label outside"] = [0.0 if bad[2].isnan() and bad[[0, 1]].isfinite().all() else 1.0, 0.0]
+    mesh = DeviceMesh("cpu", torch.arange(WORLD))
+    own = LABELS[: 6 * rank]  # each rank has others
+    count = ms.normalizer(own, K, weight=WEIGHT, group=group)
+    found["normalizer"] = [distance(count, sum(WEIGHT[LABELS[: 6 * k]].sum() for k in range(WORLD))), 1e-13]
+    placed = distribute_tensor(LABELS, mesh, [Shard(0)], src_data_rank=None)
+    found["normalizer, placed"] = [distance(ms.normalizer(placed, K, weight=WEIGHT), WEIGHT[LABELS].sum()), 1e-13]
+    return found
+
+
+def main(rank):
+    logging.disable(logging.WARNING)
+    return traffic(), errors(rank)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    results = ranks.spawn(main, WORLD)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    print(json.dumps({"traffic": [result[0] for result in results], "errors": [result[1] for result in results]}))

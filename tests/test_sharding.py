@@ -1,0 +1,152 @@
+"""A loss in parts is the loss: classes and elements split over processes that talk by gloo, against one process.
+
+The processes are forks of a script in `support/` (`ranks`), which prints what they found. Importing PyTorch takes
+longer than most of it, so each script makes many calls. The merge law itself is in `test_spec`, without processes.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+from requirements import need
+
+SUPPORT = Path(__file__).parent / "support"
+PROBLEMS, PARTS = 2000, 5
+EXACT = 1e-12
+
+
+@cache
+def found(script, *arguments):
+    """What a script of `support/` prints."""
+    need("torch")
+    path = os.pathsep.join([str(SUPPORT.parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(SUPPORT / f"{script}.py"), *map(str, arguments)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_random_problems_on_1_2_3_4_and_8_processes(part):
+    """Every convention, argument, function and placement; all ranks of a class group get the same bits."""
+    count = PROBLEMS // PARTS
+    result = found("sharded_problems", count, part * count)
+    assert not result["failures"], "\n".join(result["failures"])
+    assert result["cases"] == count
+    assert set(result["worlds"]) == {"1", "2", "3", "4", "8"}
+    assert result["wrong"] == []
+    assert result["worst"][3] < EXACT
+    assert result["different bits"] == []
+
+
+ALIKE = {  # the same error on every rank
+    "labels outside": ("LabelError", "got 12 at (1,)"),
+    "soft rows that sum to 2": ("TargetError", "distributions over all classes"),
+    "partial logits": ("ShardError", "redistribute"),
+    "strided logits": ("ShardError", "redistribute"),
+    "split features": ("ShardError", "`hidden`: expected a feature axis that is not split"),
+    "rows per class": ("ValueError", "`prior`"),
+    "a plain part": ("TargetError", "DTensor.from_local"),
+    "labels differ": ("ShardError", "`targets`"),
+    "ε differs": ("ShardError", "`label_smoothing`"),
+    "ε per element differs": ("ShardError", "`label_smoothing`"),
+    "K differs": ("ShardError", "12 on rank 0, 13 on rank 1, 12 on rank 2"),
+    "rows differ": ("ShardError", "shape of the elements"),
+    "dtypes differ": ("ShardError", "dtype of logits"),
+    "conventions differ": ("ShardError", "convention"),
+    "reductions differ": ("ShardError", "reduction"),
+    "z_loss differs": ("ShardError", "z_loss"),
+    "weights differ": ("ShardError", "`weight, prior and class_mask`: expected the same on every rank"),
+    "weights on one rank": ("ShardError", "another one on rank 1 than on rank 0"),
+    "functions differ": ("ShardError", "function"),
+    "a gap": ("ShardError", "classes 4 to 4 in no part"),
+    "an overlap": ("ShardError", "classes 3 to 3 in two parts"),
+    "too few": ("ShardError", "classes 11 to 11 in no part"),
+    "chunks differ": ("ShardError", "chunk_rows"),
+}
+ON_ONE = {  # a rank's own error, and ShardError on the others
+    "a label outside on one rank": {"ShardError"},  # on ranks 0 and 2; rank 1 has the LabelError, and is dead later
+    "ε refused on one rank": {"ShardError"},
+    "a plain label outside": {"ShardError", "LabelError"},
+    "parts of unequal size": {"ShardError", "LabelError"},
+}
+
+
+@pytest.mark.parametrize("fault", ALIKE)
+def test_a_fault_ends_the_call_on_every_rank(fault):
+    kind, text = ALIKE[fault]
+    for error, message, seconds in found("sharded_faults")[fault]:
+        assert (error, text in message) == (kind, True), message
+        assert seconds < 10
+
+
+@pytest.mark.parametrize("fault", ON_ONE)
+def test_a_rank_that_refuses_ends_the_call_on_the_others(fault):
+    results = found("sharded_faults")[fault]
+    assert {error for error, _, _ in results} == ON_ONE[fault]
+    for error, message, seconds in results:
+        assert error != "ShardError" or "a refusal on rank" in message
+        assert seconds < 10
+
+
+def test_a_dead_rank_ends_the_call_within_the_timeout():
+    for error, _, seconds in found("sharded_faults")["a rank is dead"]:
+        assert error == "RuntimeError"
+        assert seconds < 10
+
+
+def test_every_fault_is_listed():
+    assert set(found("sharded_faults")) == {*ALIKE, *ON_ONE, "a rank is dead"}
+
+
+N, D, NUMBER = 24, 6, 8  # elements, features, bytes of a float64
+PACKED = 6 * N * NUMBER
+FORWARD = {  # bytes that a rank of 4 puts into each collective
+    "group": [PACKED],
+    "group, checked": [96, PACKED],
+    "weights": [PACKED],
+    "terms": [PACKED + N * NUMBER],  # the class of the largest logit
+    "two rounds": [N * NUMBER, 5 * N * NUMBER],
+    "classes": [PACKED],
+    "classes, mean": [PACKED],
+    "elements": [],
+    "elements, sum": [],
+    "elements, mean": [NUMBER],
+    "both": [PACKED // 2],  # half of the elements are here
+    "both, mean": [PACKED // 2, NUMBER],
+    "both, checked": [96, 96, PACKED // 2],  # an exchange for each mesh axis
+    "head": [PACKED // 3] * 3,  # in three chunks
+    "placed head": [PACKED // 3] * 3,
+    "soft": [N * NUMBER] * 3 + [PACKED],  # sums and the smallest entry of the rows
+}
+
+
+@pytest.mark.parametrize("call", FORWARD)
+def test_what_a_call_exchanges(call):
+    """Forward at most two collectives of 8 numbers per local element without checks; backward none."""
+    for rank in found("sharded_traffic")["traffic"]:
+        forward, backward = rank[call]
+        assert forward == FORWARD[call]
+        assert backward == (
+            [N * D * NUMBER] if call == "head" else []
+        )  # the sum of ∂hidden; as a DTensor it is Partial
+
+
+def test_single_calls_equal_one_process():
+    """Offsets in float32, bfloat16, a second backward, ∂/∂ε, `out=`, labels outside, `normalizer`."""
+    for rank in found("sharded_traffic")["errors"]:
+        for call, (distance, allowed) in rank.items():
+            if "float32" in call:
+                allowed = max(4 * allowed, 1e-6)
+            assert distance <= allowed, call
+
+
+def test_they_compile_as_one_graph():
+    for rank in found("sharded_compiled"):
+        assert set(rank) == {"group", "head", "classes", "elements"}
+        assert max(rank.values()) < EXACT
