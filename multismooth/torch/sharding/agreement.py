@@ -39,7 +39,7 @@ class Header(NamedTuple):
 SHARED = {  # what ranks must agree on: in the field, in the error
     "num_classes": "num_classes",
     "dtype": "dtype of logits",
-    "settings": "function, convention, ignore_index, reduction, axis, z_loss and normalizer",
+    "settings": "function, convention, ignore_index, reduction, axis, z_loss, logit_softcap and normalizer",
     "vectors": "weight, prior and class_mask",
 }
 OF_EQUAL_ELEMENTS = {  # also these, where they have the same elements

@@ -25,7 +25,7 @@ def header_of(name, bound, head=()):
     """What this rank says of its call."""
     problem, settings, split, axis = bound.problem, bound.settings, bound.split, bound.settings.axis
     shape = (*problem.logits.shape[:axis], *problem.logits.shape[axis + 1 :])
-    numbers = [problem.z_loss, problem.normalizer]
+    numbers = [problem.z_loss, problem.logit_softcap, problem.normalizer]
     own = None if not isinstance(problem.class_mask, torch.Tensor) else problem.class_mask
     targets = ("rows",) if bound.rows is not None else (problem.targets,)
     return Header(
@@ -68,6 +68,9 @@ class Reduction:
     def __init__(self, bound, agreement, predicts=False):
         self.bound, self.settings = bound, bound.settings
         self.plan = binding.planned(bound)
+        if isinstance(self.plan.softcap, torch.Tensor) and self.plan.softcap.requires_grad:
+            expected = "a number, or a tensor without a gradient, where the logits are split"
+            raise complain("logit_softcap", expected, "a tensor that requires a gradient", "Pass its detach().")
         self.static = nodes.Static(self.settings.axis, bound.split, predicts, agreement)
         self.shard = nodes.shard_of(self.plan, self.settings.axis, bound.split)
 
@@ -89,9 +92,12 @@ class Reduction:
 
 
 @by_default
-def given_of(targets, *, label_smoothing, weight, prior, class_mask, sample_weight, z_loss, normalizer, **settings):
+def given_of(
+    targets, *, label_smoothing, weight, prior, class_mask, sample_weight, z_loss, logit_softcap, normalizer, **settings
+):
     """(a Problem without logits, the other keywords of `loss`)."""
-    given = Problem(None, targets, label_smoothing, weight, prior, class_mask, sample_weight, z_loss or 0.0, normalizer)
+    arrays = weight, prior, class_mask, sample_weight
+    given = Problem(None, targets, label_smoothing, *arrays, z_loss or 0.0, logit_softcap, normalizer)
     return given, settings_of(**settings)
 
 

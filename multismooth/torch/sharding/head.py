@@ -12,7 +12,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from multismooth import linear, spec
-from multismooth.plan import ROWS, mapped
+from multismooth.plan import COMMON, ROWS, mapped
 from multismooth.torch.linear import DEVICE_ROWS, DEVICE_WORKSPACE, SPEC_BYTES, _Products
 from multismooth.torch.namespace import XP, float_of, known
 from multismooth.torch.sharding import nodes
@@ -44,7 +44,7 @@ def flat(plan, axis, shape):
     changed = {}
     for name in nodes.ROWS:
         value = getattr(plan, name)
-        if not isinstance(value, torch.Tensor):
+        if not isinstance(value, torch.Tensor) or name in COMMON:
             continue
         if name not in ROWS:
             value = value.expand(shape).reshape(-1)

@@ -15,7 +15,7 @@ from multismooth.torch.namespace import XP
 from multismooth.torch.sharding.exchange import merged
 from multismooth.torch.sharding.split import SPLIT_XP, inside
 
-ROWS = ("labels", "u", "v", "u_sum", "v_sum", "mask", "active")
+ROWS = ("labels", "u", "v", "u_sum", "v_sum", "mask", "active", "softcap")
 
 
 class Static(NamedTuple):
@@ -115,7 +115,8 @@ def block_gradient(logits, found, plan, axis, upstream):
     z = spec.masked_logits(logits, plan, axis, XP)
     e = torch.exp(z - spec.finite(found.peak, XP).unsqueeze(axis))
     height = of_lse + of_nll * found.u_sum + of_smooth * found.v_sum
-    return spec.combination(height, e, found, plan._replace(a=of_nll, b=of_smooth), axis, SPLIT_XP)
+    g = spec.combination(height, e, found, plan._replace(a=of_nll, b=of_smooth), axis, SPLIT_XP)
+    return spec.through_cap(g, logits, plan, axis, XP)
 
 
 # --- a plan through a node: its tensors are saved by autograd's means, the rest as it is -----------------------------

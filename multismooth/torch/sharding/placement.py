@@ -144,7 +144,7 @@ class Elements(NamedTuple):
             elif name == "class_mask" and spec.rank(value) > 1:
                 mask = self.logits.part(name, value)
                 local[name] = mask.expand(self.logits.size)
-            elif name in ("weight", "prior", "class_mask", "z_loss", "normalizer"):
+            elif name in ("weight", "prior", "class_mask", "z_loss", "logit_softcap", "normalizer"):
                 local[name] = whole(value)
         place = self.logits if has_rows(targets) else elements
         return place.part("targets", targets), {**local, "axis": self.axis}
