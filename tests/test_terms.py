@@ -85,8 +85,13 @@ def exact_gradient(logits, targets, settings, given):
         oracle.evaluate(logits, targets, **kind, reduction="none")
         for kind in (settings, plain | {"label_smoothing": 0.0})
     )
-    axis = settings.get("axis")
-    return sum(along(axis, x, floats(g)) for x, g in zip(given, (own.gradient, hard.gradient, own.p), strict=True))
+    axis, cap = settings.get("axis"), settings.get("logit_softcap")
+    with np.errstate(over="ignore", invalid="ignore"):
+        slope = 1.0 if cap is None else np.nan_to_num(1 / np.cosh(logits / cap) ** 2)
+    by_lse = floats(own.p) * slope
+    return sum(
+        along(axis, x, g) for x, g in zip(given, (floats(own.gradient), floats(hard.gradient), by_lse), strict=True)
+    )
 
 
 def by_torch(function, arrays, targets, given, settings):

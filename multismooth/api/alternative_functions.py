@@ -129,8 +129,9 @@ class AlternativeFunctions:
             temperature: T > 0, a number or a 0-d array. It has no default, because results depend on it.
             hard_weight: h in [0, 1], a number or a 0-d array. 1 is `loss`.
 
-        T² keeps the gradient of the first term as large for all T. A z-loss is added as it is, whatever h is. Class
-        weights weigh the second term alone. The other arguments, results and errors are those of `loss`.
+        T² keeps the gradient of the first term as large for all T. A z-loss is added as it is, whatever h is. A soft
+        cap is the student's: the teacher's logits are taken as they are. Class weights weigh the second term alone. The
+        other arguments, results and errors are those of `loss`.
 
         >>> import numpy as np
         >>> import multismooth

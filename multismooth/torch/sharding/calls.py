@@ -68,6 +68,9 @@ class Reduction:
     def __init__(self, bound, agreement, predicts=False):
         self.bound, self.settings = bound, bound.settings
         self.plan = binding.planned(bound)
+        if isinstance(self.plan.softcap, torch.Tensor) and self.plan.softcap.requires_grad:
+            expected = "a number, or a tensor without a gradient, where the logits are split"
+            raise complain("logit_softcap", expected, "a tensor that requires a gradient", "Pass its detach().")
         self.static = nodes.Static(self.settings.axis, bound.split, predicts, agreement)
         self.shard = nodes.shard_of(self.plan, self.settings.axis, bound.split)
 
