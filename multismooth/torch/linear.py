@@ -44,7 +44,7 @@ def _chunk_rows(hidden, classifier, chunk_rows, settings=None):
     return linear.chunk_size(rows, classes, chunk_rows, workspace, **DEVICE_ROWS)
 
 
-def _scale(hidden, rows, problem, settings):
+def float16_scale(hidden, rows, problem, settings):
     """A power of two that cancels a mean's 1/N in float16, where ε/(K·N) is 0. The products divide by it again, before
     they round."""
     if hidden.dtype is not torch.float16 or settings.reduction != "mean":
@@ -71,7 +71,7 @@ class _Logits:
         return logits if bias is None else logits.add_(bias)
 
 
-class _Products(linear.InPlaceProducts):
+class TensorProducts(linear.InPlaceProducts):
     """Matrix products that write to reused memory: the logits of one chunk, and the gradients themselves."""
 
     def __init__(self, hidden, classifier, settings, rows, xp, scale, upstream):
@@ -112,11 +112,11 @@ def with_gradients(
     """(loss, (∂hidden, ∂classifier, ∂bias) of upstream·loss, None where not needed). Each chunk makes them at once."""
     chunk_rows, problem, settings = call
     call = _chunk_rows(hidden, classifier, chunk_rows, settings), problem, settings
-    scale = _scale(hidden, _rows(hidden, classifier), problem, settings)
+    scale = float16_scale(hidden, _rows(hidden, classifier), problem, settings)
     options = (
         {}
         if kernel is linear.plain_kernel
-        else {"products": partial(_Products, scale=scale, upstream=upstream), "planned": planned}
+        else {"products": partial(TensorProducts, scale=scale, upstream=upstream), "planned": planned}
     )
     return linear.forward_and_gradient(hidden, classifier, bias, *call, XP, kernel, needed=needed, **options)
 

@@ -9,7 +9,7 @@ from multismooth.errors import complain
 from multismooth.problem import Problem
 from multismooth.reduction import term_factors
 from multismooth.torch.namespace import XP
-from multismooth.torch.sharding import binding, nodes
+from multismooth.torch.sharding import binding, nodes, placement
 from multismooth.torch.sharding.agreement import PARTS, Agreement, Header, checksum
 from multismooth.torch.sharding.split import split_of
 
@@ -176,8 +176,6 @@ def with_out(found, name, out):
 
 def placed(name, backend, logits, targets, *, out=None, **options):
     """`loss`, `terms` or `loss_and_grad` of a DTensor of logits. The results are DTensors."""
-    from multismooth.torch.sharding import placement
-
     own = placement.checked_placements("logits", logits)
     elements = placement.Elements.of(tuple(logits.shape), logits.device_mesh, own, options.get("axis"))
     z = logits.to_local(grad_placements=own)
@@ -195,8 +193,6 @@ def placed(name, backend, logits, targets, *, out=None, **options):
 
 def placed_normalizer(normalizer, targets, num_classes, **options):
     """`normalizer` of a DTensor of targets, which all ranks of its mesh call: a plain number, the same on all."""
-    from multismooth.torch.sharding import placement
-
     own = placement.checked_placements("targets", targets)
     place = placement.Place.of(tuple(targets.shape), targets.device_mesh, own)
     soft, axis = targets.is_floating_point() or targets.dtype is torch.bool, options.get("axis", -1)

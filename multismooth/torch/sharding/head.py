@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from multismooth import linear, spec
 from multismooth.plan import COMMON, ROWS, mapped
-from multismooth.torch.linear import DEVICE_ROWS, DEVICE_WORKSPACE, SPEC_BYTES, _Products
+from multismooth.torch.linear import DEVICE_ROWS, DEVICE_WORKSPACE, SPEC_BYTES, TensorProducts
 from multismooth.torch.namespace import XP, float_of, known
 from multismooth.torch.sharding import nodes
 from multismooth.torch.sharding.exchange import reduced
@@ -100,7 +100,7 @@ class HeadClasses(torch.autograd.Function):
         static, needed = ctx.static, ctx.needs_input_grad
         plan, found = nodes.plan_again(ctx.rows, saved[6:]), torch.stack(saved[:6])
         upstream = torch.stack(upstream[:3]) * static.scale
-        products = _Products(hidden, classifier, static.settings, static.rows, XP, static.scale, 1.0)
+        products = TensorProducts(hidden, classifier, static.settings, static.rows, XP, static.scale, 1.0)
         d_bias = None
         for place, part in chunks(hidden, plan, static.rows):
             features, logits = logits_of(hidden[place], classifier, bias, part)

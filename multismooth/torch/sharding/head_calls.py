@@ -1,11 +1,13 @@
 """The public functions of a linear head whose classifier, or whose rows of features, are split over processes."""
 
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
+from multismooth.api import argument_checks
 from multismooth.api.options import by_default
 from multismooth.errors import ShardError, complain
 from multismooth.torch import linear
-from multismooth.torch.sharding import binding, nodes
+from multismooth.torch.sharding import binding, nodes, placement
 from multismooth.torch.sharding.agreement import PARTS
 from multismooth.torch.sharding.calls import Reduction, agreed, checked_group, evaluated, given_of
 from multismooth.torch.sharding.head import HeadClasses, HeadStatic, chunk_rows, flat
@@ -31,7 +33,7 @@ class HeadReduction(Reduction):
             self.static._replace(axis=1),
             self.settings._replace(accumulate=self.head["accumulate"]),
             chunk_rows(features, split, ranks, self.head["chunk_rows"]),
-            linear._scale(hidden, features.shape[0], problem, self.settings),
+            linear.float16_scale(hidden, features.shape[0], problem, self.settings),
             self.sums_hidden,
         )
         rows = nodes.rows_of(flat(self.shard, axis, shape))
@@ -79,53 +81,50 @@ def local_head(
 
 def placed_head(name, backend, hidden, classifier, targets, *, bias=None, **options):
     """`linear_loss` or a sibling of DTensors: rows of features split, or classes of the classifier, or both."""
-    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
-
-    from multismooth.torch.sharding import placement
-
-    tensors = {"hidden": hidden, "classifier": classifier, "bias": bias}
-    for argument, value in tensors.items():
-        if value is not None and not isinstance(value, DTensor):
-            remedy = "distribute_tensor(value, mesh, [Replicate()] * mesh.ndim) makes it one without a copy."
-            raise complain(argument, "a DTensor, as the others", type(value).__name__, remedy)
-        if value is not None:
-            placement.checked_placements(argument, value)
-    mesh, axis = hidden.device_mesh, options.get("axis")
-    axis = (-1 if axis is None else axis) % hidden.ndim
-    for argument, value, feature in (("hidden", hidden, axis), ("classifier", classifier, 1)):
-        if any(isinstance(p, Shard) and p.dim % value.ndim == feature for p in value.placements):
-            remedy = f"Pass {argument}.redistribute(placements=…): the logits of split features are partial sums."
-            got = str(tuple(value.placements))
-            raise complain(argument, "a feature axis that is not split", got, remedy, ShardError)
-    split_classes = [isinstance(p, Shard) for p in classifier.placements]
+    axis = options.get("axis")
+    axis = argument_checks.axis_index(-1 if axis is None else axis, hidden.ndim, "the logits")
+    check_placements({"hidden": hidden, "classifier": classifier, "bias": bias}, axis)
+    mesh, split = hidden.device_mesh, classifier.placements
     # Where a mesh axis splits both, the features are gathered: they are smaller than the logits of either.
-    rows = [Replicate() if c else p for c, p in zip(split_classes, hidden.placements, strict=True)]
-    if tuple(rows) != tuple(hidden.placements):  # else its gradient would be summed, and no longer be Partial
+    rows = tuple(Replicate() if k.is_shard() else p for k, p in zip(split, hidden.placements, strict=True))
+    if rows != tuple(hidden.placements):  # else its gradient would be summed, and no longer be Partial
         hidden = hidden.redistribute(mesh, rows)
-    logits = [Shard(axis) if c else p for c, p in zip(split_classes, rows, strict=True)]
-    shape = list(hidden.shape)
-    shape[axis] = classifier.shape[0]
-    elements = placement.Elements.of(tuple(shape), mesh, logits, axis)
-    kept = [Partial("sum") if c else p for c, p in zip(split_classes, rows, strict=True)]
-    summed = [Partial("sum") if isinstance(p, Shard) else c for c, p in zip(classifier.placements, rows, strict=True)]
-    placements = {"hidden": kept, "classifier": summed, "bias": summed}
-    if bias is not None and tuple(bias.placements) != tuple(classifier.placements):
-        bias = bias.redistribute(mesh, classifier.placements)
-    local = [
-        None if value is None else value.to_local(grad_placements=placements[argument])
-        for argument, value in (("hidden", hidden), ("classifier", classifier), ("bias", bias))
-    ]
+    if bias is not None and tuple(bias.placements) != tuple(split):
+        bias = bias.redistribute(mesh, split)
+    shape = (*hidden.shape[:axis], classifier.shape[0], *hidden.shape[axis + 1 :])
+    logits = [Shard(axis) if k.is_shard() else p for k, p in zip(split, rows, strict=True)]
+    elements = placement.Elements.of(shape, mesh, logits, axis)
+    # What a gradient is on each mesh axis: a part, or a sum over the axis that is still to be made.
+    of_rows = [Partial("sum") if k.is_shard() else p for k, p in zip(split, rows, strict=True)]
+    of_classes = [Partial("sum") if p.is_shard() else k for k, p in zip(split, rows, strict=True)]
+    tensors, gradients = (hidden, classifier, bias), (of_rows, of_classes, of_classes)
+    inputs = [None if x is None else x.to_local(grad_placements=own) for x, own in zip(tensors, gradients, strict=True)]
     reduction = head_of(
-        name, backend, local, options, lambda others: elements.local(targets, others), lambda size: elements.split,
+        name, backend, inputs, options, lambda others: elements.local(targets, others), lambda size: elements.split,
         elements.groups(), False,
     )  # fmt: skip
-    found = evaluated(name, reduction, *local)
+    found = evaluated(name, reduction, *inputs)
     if name != "linear_loss_and_grad":
         return elements.placed(found, reduction.settings.reduction)
-    loss, gradients = found
-    return elements.placed(loss, reduction.settings.reduction), tuple(
-        None
-        if g is None
-        else DTensor.from_local(g, mesh, placements[k], run_check=False, shape=x.shape, stride=x.stride())
-        for g, k, x in zip(gradients, placements, (hidden, classifier, bias), strict=True)
-    )
+    placed = [
+        None if g is None else DTensor.from_local(g, mesh, own, run_check=False, shape=x.shape, stride=x.stride())
+        for g, own, x in zip(found[1], gradients, tensors, strict=True)
+    ]
+    return elements.placed(found[0], reduction.settings.reduction), tuple(placed)
+
+
+def check_placements(tensors, axis):
+    """Refuse a head that is not all DTensors, or whose features are split: `axis` is that of hidden."""
+    for argument, value in tensors.items():
+        if value is None:
+            continue
+        if not isinstance(value, DTensor):
+            remedy = "distribute_tensor(value, mesh, [Replicate()] * mesh.ndim) makes it one without a copy."
+            raise complain(argument, "a DTensor, as the others", type(value).__name__, remedy)
+        placement.checked_placements(argument, value)
+        feature = {"hidden": axis, "classifier": 1}.get(argument)
+        if any(p.is_shard() and p.dim % value.ndim == feature for p in value.placements):
+            remedy = f"Pass {argument}.redistribute(placements=…): the logits of split features are partial sums."
+            raise complain(
+                argument, "a feature axis that is not split", str(tuple(value.placements)), remedy, ShardError
+            )
