@@ -123,17 +123,19 @@ class Conversions:
 
     def _softcap(self, value, z, validate):
         """A finite number > 0, as a float or a 0-d array; None for None."""
-        number = None if value is None else self._as_number(value)
-        if value is None or number is not None:
-            if number is not None and not 0 < number < float("inf"):
-                raise complain("logit_softcap", "a finite number > 0", f"{float(number):g}", SOFTCAP)
-            return number if number is None else float(number)
-        value = self._numbers("logit_softcap", value, z)
-        if value.ndim or self.backend.kind(value) == "boolean":
-            got = f"shape {tuple(value.shape)}, {value.dtype}"
-            raise complain("logit_softcap", "a number or a 0-d array", got, SOFTCAP)
-        if (seen := self._values(value, validate)) is not None and not 0 < seen < float("inf"):
-            raise complain("logit_softcap", "a finite number > 0", f"{float(seen):g}", SOFTCAP)
+        if value is None:
+            return None
+        known = number = self._as_number(value)
+        if number is None:
+            value = self._numbers("logit_softcap", value, z)
+            if value.ndim or self.backend.kind(value) == "boolean":
+                got = f"shape {tuple(value.shape)}, {value.dtype}"
+                raise complain("logit_softcap", "a number or a 0-d array", got, SOFTCAP)
+            known = self._values(value, validate)
+        if known is not None and not 0 < known < float("inf"):
+            raise complain("logit_softcap", "a finite number > 0", f"{float(known):g}", SOFTCAP)
+        if number is not None:
+            return float(number)
         return self.backend.xp.astype(value, self.backend.xp.float_of(z), copy=False)
 
     def _nan_if_invalid(self, problem, validate):
