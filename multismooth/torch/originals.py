@@ -27,6 +27,7 @@ from multismooth.torch.plans import marks_nothing
 LOGITS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 LABELS = (torch.int64, torch.uint8)
 ENTRIES: dict[tuple, tuple[Entry, torch.dtype]] = {}  # by kind of call: its Entry and the result's dtype
+ABSENT = [None] * (len(Problem._fields) - 4)  # a Problem's fields after the class weights, which no drop-in has
 
 
 class Refusal(ValueError, RuntimeError):
@@ -62,7 +63,7 @@ def checked_call(backend, logits, target, weight, ignore_index, reduction, label
         except (AttributeError, TypeError, RuntimeError):  # an argument is not a tensor, or its device has no autocast
             key = entry = None
         if entry is not None:
-            call = entry.call(backend, [logits, target, None, weight, *[None] * 6])
+            call = entry.call(backend, [logits, target, None, weight, *ABSENT])
             if call is not None:
                 settings, labels = call.settings, call.values[0]
                 some_ignored = not (settings.clean or settings.soft)  # `quick_check` accepts only class weights > 0
@@ -89,7 +90,7 @@ def _remember(backend, key, problem, settings, given, dtype):
     taken = (problem.logits, problem.targets, problem.weight)
     if expect is None or any(own is not other for own, other in zip(taken, given, strict=True)):
         return
-    given = Problem(given[0], given[1], None, given[2])
+    given = [given[0], given[1], None, given[2], *ABSENT]
     remember(ENTRIES, key, (Entry(problem, given, (), settings, expect, scores=False), dtype))
 
 
