@@ -133,7 +133,7 @@ class Backend:
 
     def class_axes(self, axis_name):
         """(the axes that split the classes, into how many parts), of the argument `axis_name` that is not None."""
-        raise TypeError("axis_name is a keyword of JAX alone")
+        raise NotImplementedError
 
     def check_split(self, names, problem, soft):
         """Refuse arguments that do not lie as these axes say."""

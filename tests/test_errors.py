@@ -62,6 +62,7 @@ ELSEWHERE = {
         "TypeError",
     ): "is why one way of calling fn failed, under a complaint of `connect`",
     ("multismooth.parity.calling.tapes", "TypeError"): "the same",
+    ("multismooth.parity.devices", "NotImplementedError"): "says which conformance case does not exist on devices",
     ("multismooth.parity.calling.tapes", "NotImplementedError"): "a method that each framework brings",
     ("multismooth.parity.checking.subjects", "self._answers[case]"): "is what fn raised",
     ("multismooth.keras", "MissingBackendError"): "says which backend of Keras is not installed, and what to set",
@@ -232,7 +233,8 @@ OWN_TESTS = {
 def places():
     """(module, line) of every `complain` in what runs a loss; the drop-ins and the checker have tests of their own."""
     for name, tree in TREES.items():
-        if name.startswith("multismooth.torch.sharding"):  # test_sharding walks through them, in processes
+        # test_sharding and test_jax_sharding walk through these, in processes and on devices
+        if name.startswith(("multismooth.torch.sharding", "multismooth.jax.classes")):
             continue
         if name.split(".")[1:2] in (["parity"], ["cli"], ["demo"], ["calibration"], ["sweeping"]) or name in OWN_TESTS:
             continue
