@@ -24,11 +24,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 pytest_plugins = ["cpu_seconds"]
 collect_ignore = [
     "support",
+    "typing",
     "wild/table.py",
     "wild/wild_torch.py",
     "wild/wild_arrays.py",
     "wild/wild.py",
-]  # no tests; split_rows.py sets JAX to 64 bits
+]  # no tests; split_rows.py sets JAX to 64 bits, and typing/rejected.py is wrong on purpose
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])

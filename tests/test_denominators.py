@@ -149,7 +149,9 @@ def test_labels_whose_classes_weigh_nothing(ms):
 def test_terms_with_denominators_of_their_own_and_nothing_counted(ms):
     convention = replace(conventions["torch"], smooth_denominator="all", z_loss_denominator="counted")
     parts = call(ms, "terms", **given("terms", convention=convention, z_loss=0.1, targets=LABELS * 0 - 100))
-    for part in flat(tuple(parts)):
+    *numbers, predicted = flat(tuple(parts))
+    assert (predicted == -1).all()
+    for part in numbers:
         assert not part.any()
 
 

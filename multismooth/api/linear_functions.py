@@ -94,7 +94,7 @@ class HeadFunctions:
         >>> import multismooth
         >>> hidden, classifier, labels = np.eye(2, 3), np.arange(12.0).reshape(4, 3), np.array([3, 0])
         >>> found = multismooth.linear_terms(hidden, classifier, labels)
-        >>> found.predicted.tolist(), (found.predicted == labels).mean()  # token accuracy
+        >>> found.predicted.tolist(), float((found.predicted == labels).mean())  # token accuracy
         ([3, 3], 0.5)
         >>> round(float(np.exp(found.nll.sum() / found.weight.sum())), 3)  # perplexity
         94.733
