@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from multismooth.api import options
 
-OWN = ("group", "num_classes", "class_start")
 
-
-class LossOptions(options.LossOptions, total=False):
+class _Split(TypedDict, total=False):
     group: Any
     num_classes: int | None
     class_start: int | None
 
 
-class TermsOptions(options.TermsOptions, total=False):
-    group: Any
-    num_classes: int | None
-    class_start: int | None
+OWN = tuple(_Split.__annotations__)
 
 
-class HeadOptions(options.HeadOptions, total=False):
-    group: Any
-    num_classes: int | None
-    class_start: int | None
+class LossOptions(options.LossOptions, _Split, total=False):
+    """Of `loss`."""
 
 
-class HeadTermsOptions(options.HeadTermsOptions, total=False):
-    group: Any
-    num_classes: int | None
-    class_start: int | None
+class TermsOptions(options.TermsOptions, _Split, total=False):
+    """Of `terms`."""
+
+
+class HeadOptions(options.HeadOptions, _Split, total=False):
+    """Of `linear_loss`."""
+
+
+class HeadTermsOptions(options.HeadTermsOptions, _Split, total=False):
+    """Of `linear_terms`."""
 
 
 OPTIONS: Mapping[type, type] = {
