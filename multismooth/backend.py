@@ -13,8 +13,9 @@ import numpy as np
 from multismooth import alternatives, binary, correction, linear, spec
 from multismooth.api import argument_checks, containers
 from multismooth.errors import complain
-from multismooth.plan import plan_of, smooth_targets
+from multismooth.plan import plan_of
 from multismooth.reduction import denominators, here, reduced_plan, term_factors
+from multismooth.target import smooth_targets
 
 
 class Backend:

@@ -7,12 +7,26 @@ class Classes:
     """The class axis of a call: how many classes there are, rows of a number for each, and what is taken over all.
 
     `plan_of` and what it calls look across classes through this class alone. Where a process has a part of the classes,
-    another one takes its place, which has rows of that part and sums over all processes.
+    another one takes its place, which has rows of that part, and takes over all processes. There, what is taken must
+    pass through `together` before it is used. So processes meet once, whatever a call needs.
     """
 
     def __init__(self, z, axis, xp):
         self.z, self.axis, self.xp = z, axis, xp
         self.count = z.shape[axis]
+
+    def together(self, taken):
+        """The dictionary of what was taken over these classes, now over all."""
+        return taken
+
+    @property
+    def part(self):
+        """The classes whose part of the loss a plan has. They need no `together`."""
+        return self
+
+    def holds(self, labels):
+        """1 where the label is one of these classes, 0 elsewhere."""
+        return 1.0
 
     def row(self, vector):
         """A (K,) vector as a row that broadcasts to the logits."""

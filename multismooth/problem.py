@@ -44,6 +44,7 @@ class Settings(NamedTuple):
     row_tolerance: float = 1e-3  # for soft rows that no check can read: their sum is this close to 1
     nothing_is_nan: bool = False  # a mean over no elements is NaN, as PyTorch's, where a GPU's kernels make the plan
     axis_name: tuple = ()  # the mesh axes that split the classes, inside JAX's shard_map
+    shares: bool = True  # whether the elements' shares of a mean's denominators are asked for
     accumulate: str = "float32"  # dtype of a linear head's gradient sum over chunks; "input": that of the classifier
 
 

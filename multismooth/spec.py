@@ -133,6 +133,7 @@ def through_cap(gradient, logits, plan, axis, xp):
     return gradient * (1 - xp.tanh(readable(z, plan, axis, xp) / plan.softcap) ** 2)
 
 
+@traceable
 class Statistics(NamedTuple):
     """Sums over a set of classes, per element, with 0·inf = 0:
 

@@ -30,7 +30,7 @@ FILES = {
 LAYERS = [
     {"errors"},
     {"convention", "registry", "problem", "spec", "plan", "reduction", "binary", "correction", "linear"}  # mathematics
-    | {"classes"}
+    | {"classes", "target"}
     | {"alternatives"}  # beside smoothing
     | {"namespace", "implementations", "recording"},  # what a kernel is told
     {"cpu"},

@@ -8,9 +8,9 @@ from multismooth.api.conversions import Conversions
 from multismooth.api.options import by_default
 from multismooth.classes import Classes
 from multismooth.errors import TargetError, complain
-from multismooth.plan import included_classes
 from multismooth.registry import resolve
 from multismooth.spec import along
+from multismooth.target import included_classes
 
 MODULATIONS = {"class": alternatives.Focal, "label": alternatives.LabelFocal}
 
@@ -65,7 +65,8 @@ class Parameters(Conversions):
         if mask is not None:
             allowed = along(mask, z, axis, xp) if mask.ndim == 1 else mask
             if convention.exclude:
-                allowed = allowed & included_classes(convention, Classes(z, axis, xp))
+                classes = Classes(z, axis, xp)
+                allowed = allowed & classes.row(included_classes(convention, classes))
             labels = xp.argmax(xp.astype(allowed, xp.float_of(z)), axis=axis)
         return xp.broadcast_to(labels, argument_checks.elements_shape(z.shape, axis)), axis
 

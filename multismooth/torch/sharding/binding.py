@@ -16,6 +16,7 @@ from multismooth.errors import TargetError, complain
 from multismooth.plan import plan_of
 from multismooth.problem import Problem
 from multismooth.torch.namespace import XP
+from multismooth.torch.sharding import constants
 from multismooth.torch.sharding.exchange import reduced
 from multismooth.torch.sharding.split import SplitClasses
 
@@ -101,20 +102,32 @@ def _refuse(bound, backend):
             raise complain(name, "a constant where classes are split", "a tensor that requires a gradient", remedy)
 
 
-def planned(bound):
-    """The plan of a bound call, with rows of the classes of this process and sums over all."""
-    problem, settings, split = bound.problem, bound.settings, bound.split
+class Planned(NamedTuple):
+    """The plan of a call, with rows of the classes of this process and numbers of all classes."""
+
+    plan: Any  # without the constant, if the following have it
+    parts: tuple[Any, ...] = ()  # of the constant, see `constants`: numbers per element of the classes here
+    learned: tuple[Any, ...] = ()  # what of the elements the constant is differentiated by
+    met: bool = False  # whether the processes have met for it
+
+
+def planned(bound, shares):
+    """The Planned of a bound call. shares: whether the shares of a mean's denominators are asked for."""
+    problem, settings, split = bound.problem, bound.settings._replace(shares=shares), bound.split
     if not bound.has_rows:
-        return plan_of(problem, settings, XP)
+        return Planned(plan_of(problem, settings, XP))
     z = problem.logits.narrow(settings.axis, 0, split.size)
     problem = problem._replace(logits=z, targets=problem.targets if bound.rows is None else bound.rows)
     problem = problem if bound.mask is None else problem._replace(class_mask=bound.mask)
+    shape = (*z.shape[: settings.axis], *z.shape[settings.axis + 1 :])
+    problem, learned = constants.spread(problem, shape)
     unchecked = bound.validate is False and bound.rows is not None  # as on one process
-    settings = settings._replace(valid=unchecked, clean=False)
-    plan = plan_of(problem, settings, XP, SplitClasses(z, settings.axis, split))
+    classes = SplitClasses(z, settings.axis, split)
+    plan = plan_of(problem, settings._replace(valid=unchecked, clean=False), XP, classes)
     if bound.validate is not False and not torch.compiler.is_compiling() and (z.is_cpu or bound.validate):
         _check_rows(plan, bound)
-    return plan
+    parts = () if plan.const is None else constants.numbers_of(plan.const, learned, shape)
+    return Planned(plan._replace(const=None), parts, learned, classes.met)
 
 
 def _check_rows(plan, bound):
@@ -142,7 +155,7 @@ def across(split, z):
     return added
 
 
-def scaled(plan, bound, factors=reduction.factors):
-    """The plan whose summed losses are the result, or, with `term_factors`, that of the terms."""
+def factors_of(plan, bound, factors=reduction.factors):
+    """The factors with which the summed losses of a plan are the result, or, with `term_factors`, those of terms."""
     z = bound.problem.logits
-    return spec.scaled(plan, *factors([(plan, z)], bound.problem, bound.settings, XP, across(bound.split, z)))
+    return factors([(plan, z)], bound.problem, bound.settings, XP, across(bound.split, z))

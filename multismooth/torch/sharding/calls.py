@@ -3,13 +3,12 @@
 import torch
 import torch.distributed as dist
 
-from multismooth import spec
+from multismooth import reduction, spec
 from multismooth.api.options import by_default
 from multismooth.errors import complain
 from multismooth.problem import Problem
-from multismooth.reduction import term_factors
 from multismooth.torch.namespace import XP
-from multismooth.torch.sharding import binding, nodes, placement
+from multismooth.torch.sharding import binding, constants, nodes, placement
 from multismooth.torch.sharding.agreement import PARTS, Agreement, Header, checksum
 from multismooth.torch.sharding.split import split_of
 
@@ -65,27 +64,39 @@ def agreed(name, bind, groups, device, validate, head=lambda bound: ()):
 class Reduction:
     """A bound call: from logits here to the result of a public function."""
 
-    def __init__(self, bound, agreement, predicts=False):
+    def __init__(self, bound, agreement, terms=False):
         self.bound, self.settings = bound, bound.settings
-        self.plan = binding.planned(bound)
-        if isinstance(self.plan.softcap, torch.Tensor) and self.plan.softcap.requires_grad:
-            expected = "a number, or a tensor without a gradient, where the logits are split"
-            raise complain("logit_softcap", expected, "a tensor that requires a gradient", "Pass its detach().")
-        self.static = nodes.Static(self.settings.axis, bound.split, predicts, agreement)
-        self.shard = nodes.shard_of(self.plan, self.settings.axis, bound.split)
+        divides = self.settings.reduction == "mean" and bound.problem.normalizer is None
+        planned = binding.planned(bound, shares=terms or divides)
+        self.plan, self.parts, self.learned = planned.plan, planned.parts, planned.learned
+        apart = terms or (divides and self.plan.smooth_denominator_share is not None)
+        one_sum = not (apart or any(map(differentiable, (self.plan.a, self.plan.b))))
+        self.static = nodes.Static(self.settings.axis, bound.split, one_sum, terms, planned.met, agreement)
+        in_sum = self.parts if one_sum else ()
+        self.parts = () if one_sum else self.parts
+        shard = nodes.shard_of(self.plan, self.settings.axis, bound.split)
+        self.shard = shard._replace(const=in_sum[0] if in_sum else None)
 
     def numbers(self, logits):
-        """(lse, nll, smooth, the class of the largest logit) per element, over all classes."""
-        return nodes.all_classes(logits, self.shard, self.static)
+        """(lse, nll, smooth, the class of the largest logit, *parts) per element, over all classes."""
+        return nodes.all_classes(logits, self.shard, self.parts, self.static)
 
-    def loss(self, lse, nll, smooth, _):
-        plan = binding.scaled(self.plan, self.bound)
-        loss = spec.elements(lse, nll, smooth, plan, XP)
+    def scaled(self, parts, factors=reduction.factors):
+        """The plan whose summed losses are the result, from the parts of the constant, added up."""
+        plan = self.plan._replace(const=constants.whole(parts, self.learned)) if parts else self.plan
+        factors = binding.factors_of(plan, self.bound, factors)
+        return spec.scaled(plan._replace(a=1.0, b=0.0) if self.static.one_sum else plan, *factors)
+
+    def loss(self, lse, nll, smooth, _, *parts):
+        loss = spec.elements(lse, nll, smooth, self.scaled(parts), XP)
         return loss if self.settings.reduction == "none" else loss.sum()
 
-    def terms(self, lse, nll, smooth, predicted):
-        plan = binding.scaled(self.plan, self.bound, term_factors)
-        return spec.terms_of(lse, nll, smooth, predicted, plan, XP)
+    def terms(self, lse, nll, smooth, predicted, *parts):
+        return spec.terms_of(lse, nll, smooth, predicted, self.scaled(parts, reduction.term_factors), XP)
+
+
+def differentiable(value):
+    return isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled()
 
 
 # --- local shards ---------------------------------------------------------------------------------------------------
@@ -131,15 +142,15 @@ def reduction_of(name, backend, logits, arguments, split, groups, validate):
     return Reduction(bound, agreement, name == "terms")
 
 
-def evaluated(name, reduction, *inputs):
+def evaluated(name, call, *inputs):
     """The result of a public function: of logits, or of (hidden, classifier, bias)."""
     if name.endswith("terms"):
-        return reduction.terms(*reduction.numbers(*inputs))
+        return call.terms(*call.numbers(*inputs))
     if name.endswith("loss"):
-        return reduction.loss(*reduction.numbers(*inputs))
+        return call.loss(*call.numbers(*inputs))
     with torch.enable_grad():
         inputs = [x if x is None else x.detach().requires_grad_() for x in inputs]
-        loss = reduction.loss(*reduction.numbers(*inputs))
+        loss = call.loss(*call.numbers(*inputs))
         gradients = iter(torch.autograd.grad(loss.sum(), [x for x in inputs if x is not None]))
     return loss.detach(), tuple(None if x is None else next(gradients) for x in inputs)
 
@@ -151,8 +162,8 @@ def local(name, backend, logits, targets, *, group, num_classes=None, class_star
         return split_of(group, size, num_classes, class_start)
 
     groups, validate = [(checked_group(group), PARTS)], options.get("validate")
-    reduction = reduction_of(name, backend, logits, lambda: (targets, options), split, groups, validate)
-    return with_out(evaluated(name, reduction, logits), name, out)
+    call = reduction_of(name, backend, logits, lambda: (targets, options), split, groups, validate)
+    return with_out(evaluated(name, call, logits), name, out)
 
 
 def checked_group(group):
@@ -179,16 +190,16 @@ def placed(name, backend, logits, targets, *, out=None, **options):
     own = placement.checked_placements("logits", logits)
     elements = placement.Elements.of(tuple(logits.shape), logits.device_mesh, own, options.get("axis"))
     z = logits.to_local(grad_placements=own)
-    reduction = reduction_of(
+    call = reduction_of(
         name, backend, z, lambda: elements.local(targets, options), lambda size: elements.split, elements.groups(),
         options.get("validate"),
     )  # fmt: skip
-    found = with_out(evaluated(name, reduction, z), name, None if out is None else out.to_local())
+    found = with_out(evaluated(name, call, z), name, None if out is None else out.to_local())
     if name != "loss_and_grad":
-        return elements.placed(found, reduction.settings.reduction)
+        return elements.placed(found, call.settings.reduction)
     loss, gradient = found
     placed = elements.logits.result(gradient) if out is None else out
-    return elements.placed(loss, reduction.settings.reduction), placed
+    return elements.placed(loss, call.settings.reduction), placed
 
 
 def placed_normalizer(normalizer, targets, num_classes, **options):

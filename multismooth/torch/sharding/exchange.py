@@ -5,6 +5,7 @@ rank, in the order of the ranks, so all ranks get the same bits.
 """
 
 from functools import reduce
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -43,47 +44,62 @@ def summed(total, group):
     return total
 
 
-def over(x, groups):
-    """The sum over all groups, in the order of the ranks."""
-    for group in groups:
-        x = sum(gathered(x, group).unbind())
-    return x
-
-
 # --- Statistics -----------------------------------------------------------------------------------------------------
 
 
-def merged(part, first, groups):
-    """(the Statistics of the classes of all ranks, the class of the largest logit, the first of equals).
+class Found(NamedTuple):
+    """What is exchanged of the elements' classes."""
 
-    `first` is this rank's class of its largest logit, or None where nobody asks.
-    """
+    statistics: spec.Statistics  # fields that are plain numbers, the same on every rank, are not sent
+    first: Any = None  # the class of the largest logit, the first of equals; None where nobody asks
+    added: tuple[Any, ...] = ()  # further numbers, which add up
+
+    @property
+    def sums(self):
+        """The names of the statistics that are sent, but the first, the peak."""
+        fields = zip(self.statistics._fields, self.statistics, strict=True)
+        return [name for name, value in fields if name != "peak" and isinstance(value, torch.Tensor)]
+
+
+def merged(found, groups, at_once=False):
+    """The Found of the classes of all ranks. at_once: one exchange for each group, whatever its size."""
     for group in groups:
-        wide = dist.get_world_size(group) > MAX_RANKS_GATHERED
-        part, first = (merged_in_two_rounds if wide else merged_at_once)(part, first, group)
-    return part, first
+        wide = dist.get_world_size(group) > MAX_RANKS_GATHERED and not at_once
+        found = (merged_in_two_rounds if wide else merged_at_once)(found, group)
+    return found
 
 
-def merged_at_once(part, first, group):
+def merged_at_once(found, group):
     """One all-gather of all numbers."""
-    numbers = torch.stack([*part] if first is None else [*part, first.to(part.peak.dtype)])
-    ranks = gathered(numbers, group).unbind()
-    parts = [spec.Statistics(*rank.unbind()[:6]) for rank in ranks]
-    whole = reduce(lambda one, other: spec.merged(one, other, XP), parts)
+    part, first, added = found
+    sums, peak = found.sums, part.peak
+    others = added if first is None else (first.to(peak.dtype), *added)
+    columns = gathered(torch.stack([peak, *(getattr(part, name) for name in sums), *others]), group).unbind(1)
+    peaks, columns = columns[0], columns[1:]
+    ranks = [
+        part._replace(peak=own, **dict(zip(sums, numbers, strict=True)))
+        for own, *numbers in zip(peaks, *columns[: len(sums)], strict=True)
+    ]
+    whole, rest = reduce(lambda one, other: spec.merged(one, other, XP), ranks), columns[len(sums) :]
     if first is not None:
-        classes = torch.stack([rank[6] for rank in ranks])
-        first = lowest(torch.stack([own.peak for own in parts]), classes, whole.peak).amin(0).to(first.dtype)
-    return whole, first
+        first, rest = lowest(peaks, rest[0], whole.peak).amin(0).to(first.dtype), rest[1:]
+    return Found(whole, first, tuple(sum(x.unbind()) for x in rest))
 
 
-def merged_in_two_rounds(part, first, group):
-    """The largest logit, then sums relative to it: one all-reduce each."""
-    peak = reduced(part.peak, "max", group)
-    sums = torch.stack([*spec.raised(part, peak, XP)[1:]])
-    if first is not None:
-        own = lowest(part.peak, first.to(peak.dtype), peak)
-        first = reduced(own, "min", group).to(first.dtype)
-    return spec.Statistics(peak, *reduced(sums, "sum", group).unbind()), first
+def merged_in_two_rounds(found, group):
+    """The largest logit and its class, then sums relative to it."""
+    part, first, added = found
+    if first is None:
+        peak = reduced(part.peak, "max", group)
+    else:
+        peaks, classes = gathered(torch.stack([part.peak, first.to(part.peak.dtype)]), group).unbind(1)
+        peak = peaks.amax(0)
+        first = lowest(peaks, classes, peak).amin(0).to(first.dtype)
+    raised = spec.raised(part, peak, XP)
+    numbers = torch.stack([*(getattr(raised, name) for name in found.sums), *added])
+    sums = iter(reduced(numbers, "sum", group).unbind())
+    whole = raised._replace(**{name: next(sums) for name in found.sums})
+    return Found(whole, first, tuple(sums))
 
 
 def lowest(peaks, classes, peak):

@@ -2,7 +2,7 @@
 
     hidden, classifier, bias → (lse, nll, smooth) over all classes, per element
 
-Forward makes the logits a chunk of rows at a time, and exchanges six numbers per row. Backward makes them again, since
+Forward makes the logits a chunk of rows at a time, and exchanges its rows' numbers. Backward makes them again, since
 only then the upstream gradient is known; it needs no exchange but the sum of the features' gradient at its end.
 """
 
@@ -16,7 +16,7 @@ from multismooth.plan import COMMON, ROWS, mapped
 from multismooth.torch.linear import DEVICE_ROWS, DEVICE_WORKSPACE, SPEC_BYTES, TensorProducts
 from multismooth.torch.namespace import XP, float_of, known
 from multismooth.torch.sharding import nodes
-from multismooth.torch.sharding.exchange import reduced
+from multismooth.torch.sharding.exchange import Found, reduced
 
 
 class HeadStatic(NamedTuple):
@@ -42,7 +42,7 @@ def chunk_rows(hidden, split, ranks, wanted):
 def flat(plan, axis, shape):
     """The plan of `nodes.shard_of` for rows (N, K): of elements of this shape, with classes on this axis."""
     changed = {}
-    for name in nodes.ROWS:
+    for name in (*nodes.ROWS, *nodes.COEFFICIENTS):
         value = getattr(plan, name)
         if not isinstance(value, torch.Tensor) or name in COMMON:
             continue
@@ -77,21 +77,31 @@ def logits_of(hidden, classifier, bias, plan):
     return hidden, linear.logits_of(hidden, classifier, bias)
 
 
+def joined(founds):
+    """The Found of all rows, from those of the chunks."""
+    first, *_ = founds
+    statistics = spec.Statistics(
+        *(
+            torch.cat(x) if isinstance(x[0], torch.Tensor) else x[0]
+            for x in zip(*(f.statistics for f in founds), strict=True)
+        )
+    )
+    classes = None if first.first is None else torch.cat([f.first for f in founds])
+    return Found(statistics, classes, tuple(map(torch.cat, zip(*(f.added for f in founds), strict=True))))
+
+
 class HeadClasses(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, classifier, bias, rows, static):
-        plan, columns = spec.Plan(**rows), []
+    def forward(ctx, hidden, classifier, bias, rows, added, static):
+        plan, founds = spec.Plan(**rows), []
         for place, part in chunks(hidden, plan, static.rows):
             logits = logits_of(hidden[place], classifier, bias, part)[1]
-            found, first = nodes.whole(logits, part, static.node)
-            columns.append([*found] if first is None else [*found, first])
-        found = [torch.cat(column) for column in zip(*columns, strict=True)]
-        ctx.save_for_backward(hidden, classifier, bias, *found[:6], *nodes.tensors(rows))
+            founds.append(nodes.whole(logits, part, tuple(x[place] for x in added), static.node))
+        statistics, results = nodes.outputs(joined(founds))
+        ctx.save_for_backward(hidden, classifier, bias, *statistics, *nodes.tensors(rows))
         ctx.static, ctx.rows = static, nodes.others(rows)
-        lse, nll, smooth = spec.finished(spec.Statistics(*found[:6]), XP)
-        first = found[6] if len(found) > 6 else lse.new_zeros(0, dtype=torch.int64)
-        ctx.mark_non_differentiable(first)
-        return lse, nll, smooth, first
+        ctx.mark_non_differentiable(*results[3:])
+        return results
 
     @staticmethod
     @once_differentiable
@@ -105,7 +115,7 @@ class HeadClasses(torch.autograd.Function):
         for place, part in chunks(hidden, plan, static.rows):
             features, logits = logits_of(hidden[place], classifier, bias, part)
             here = spec.Statistics(*found[:, place])
-            g = nodes.rows_gradient(logits, here, part, 1, upstream[:, place])
+            g = nodes.rows_gradient(logits, here, part, 1, upstream[:, place], static.node.one_sum)
             if needed[2]:
                 part_of_bias = g.sum(0, dtype=float_of(hidden))
                 d_bias = part_of_bias if d_bias is None else d_bias + part_of_bias
@@ -118,4 +128,4 @@ class HeadClasses(torch.autograd.Function):
             d_hidden = reduced(d_hidden, "sum", group)
         d_classifier = products.d_classifier.to(classifier.dtype) if needed[1] else None
         d_bias = None if d_bias is None else (d_bias / static.scale).to(bias.dtype)
-        return d_hidden, d_classifier, d_bias, None, None
+        return d_hidden, d_classifier, d_bias, None, None, None

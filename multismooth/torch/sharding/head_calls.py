@@ -17,8 +17,8 @@ from multismooth.torch.sharding.split import split_of
 class HeadReduction(Reduction):
     """A bound call: from features, classifier and bias here to the result of a public function."""
 
-    def __init__(self, bound, agreement, predicts, head, sums_hidden):
-        super().__init__(bound, agreement, predicts)
+    def __init__(self, bound, agreement, terms, head, sums_hidden):
+        super().__init__(bound, agreement, terms)
         self.head, self.sums_hidden = head, sums_hidden
 
     def numbers(self, hidden, classifier, bias):
@@ -30,15 +30,17 @@ class HeadReduction(Reduction):
         for group in split.groups:
             ranks *= dist.get_world_size(group)
         static = HeadStatic(
-            self.static._replace(axis=1),
+            self.static._replace(axis=1, at_once=False),  # a chunk may meet twice
             self.settings._replace(accumulate=self.head["accumulate"]),
             chunk_rows(features, split, ranks, self.head["chunk_rows"]),
             linear.float16_scale(hidden, features.shape[0], problem, self.settings),
             self.sums_hidden,
         )
-        rows = nodes.rows_of(flat(self.shard, axis, shape))
-        *numbers, predicted = HeadClasses.apply(features, classifier, bias, rows, static)
-        return *(x.reshape(shape) for x in numbers), predicted.reshape(shape) if static.node.predicts else predicted
+        rows, parts = nodes.rows_of(flat(self.shard, axis, shape), static.node.one_sum), self.parts
+        parts = tuple(x.reshape(-1) for x in parts)
+        lse, nll, smooth, predicted, *parts = HeadClasses.apply(features, classifier, bias, rows, parts, static)
+        predicted = predicted.reshape(shape) if static.node.predicts else predicted
+        return *(x.reshape(shape) for x in (lse, nll, smooth)), predicted, *(x.reshape(shape) for x in parts)
 
 
 @by_default
@@ -75,8 +77,8 @@ def local_head(
         return split_of(group, size, num_classes, class_start)
 
     inputs, groups = (hidden, classifier, bias), [(checked_group(group), PARTS)]
-    reduction = head_of(name, backend, inputs, options, lambda others: (targets, others), split, groups, True)
-    return evaluated(name, reduction, *inputs)
+    call = head_of(name, backend, inputs, options, lambda others: (targets, others), split, groups, True)
+    return evaluated(name, call, *inputs)
 
 
 def placed_head(name, backend, hidden, classifier, targets, *, bias=None, **options):
@@ -99,18 +101,18 @@ def placed_head(name, backend, hidden, classifier, targets, *, bias=None, **opti
     of_classes = [Partial("sum") if p.is_shard() else k for k, p in zip(split, rows, strict=True)]
     tensors, gradients = (hidden, classifier, bias), (of_rows, of_classes, of_classes)
     inputs = [None if x is None else x.to_local(grad_placements=own) for x, own in zip(tensors, gradients, strict=True)]
-    reduction = head_of(
+    call = head_of(
         name, backend, inputs, options, lambda others: elements.local(targets, others), lambda size: elements.split,
         elements.groups(), False,
     )  # fmt: skip
-    found = evaluated(name, reduction, *inputs)
+    found = evaluated(name, call, *inputs)
     if name != "linear_loss_and_grad":
-        return elements.placed(found, reduction.settings.reduction)
+        return elements.placed(found, call.settings.reduction)
     placed = [
         None if g is None else DTensor.from_local(g, mesh, own, run_check=False, shape=x.shape, stride=x.stride())
         for g, own, x in zip(found[1], gradients, tensors, strict=True)
     ]
-    return elements.placed(found[0], reduction.settings.reduction), tuple(placed)
+    return elements.placed(found[0], call.settings.reduction), tuple(placed)
 
 
 def check_placements(tensors, axis):

@@ -1,7 +1,10 @@
 """The autograd node: logits of some classes → (lse, nll, smooth) over all classes, per element.
 
-Everything after these three numbers is arithmetic on one number per element, which autograd differentiates. So one node
+Everything after these numbers is arithmetic on one number per element, which autograd differentiates. So one node
 serves losses, their terms, and every reduction.
+
+A loss is linear in nll and smooth. Where nobody asks for the two apart, each process combines them before the exchange:
+a·nll + b·smooth + const takes the place of nll, and smooth is 0. That is four numbers per element instead of six.
 """
 
 from typing import Any, NamedTuple
@@ -12,10 +15,11 @@ from torch.autograd.function import once_differentiable
 from multismooth import spec
 from multismooth.plan import mapped
 from multismooth.torch.namespace import XP
-from multismooth.torch.sharding.exchange import merged
+from multismooth.torch.sharding.exchange import Found, merged
 from multismooth.torch.sharding.split import SPLIT_XP, inside
 
-ROWS = ("labels", "u", "v", "u_sum", "v_sum", "mask", "active", "softcap")
+ROWS = ("labels", "u", "v", "mask", "active", "softcap")
+COEFFICIENTS = ("a", "b", "const")  # of the sum that nll and smooth are combined to
 
 
 class Static(NamedTuple):
@@ -23,7 +27,9 @@ class Static(NamedTuple):
 
     axis: int
     split: Any
+    one_sum: bool = False  # whether nll stands for a·nll + b·smooth + const
     predicts: bool = False  # whether the class of the largest logit is asked for
+    at_once: bool = False  # whether the group has met for this call before, so that one more exchange must do
     agreement: Any = None  # an exchange that must have ended before the next one
 
 
@@ -89,32 +95,43 @@ def local_block(logits, plan, axis, predicts):
     return spec.Statistics(*(x.expand(shape) for x in found)), first
 
 
-def whole(logits, plan, static):
-    """(the Statistics of all classes, the class of the largest logit or None)."""
+def whole(logits, plan, added, static):
+    """The Found of all classes."""
     part, first = local(logits, plan, static.axis, static.predicts)
+    part = as_one_sum(part, plan) if static.one_sum else part
     if static.agreement is not None:
         static.agreement.reached()
-    return merged(part, None if first is None else first + static.split.start, static.split.groups)
+    first = None if first is None else first + static.split.start
+    return merged(Found(part, first, added), static.split.groups, static.at_once)
 
 
-def rows_gradient(logits, found, plan, axis, upstream):
-    """The derivative of upstream·(lse, nll, smooth) by the logits here, in their dtype."""
+def as_one_sum(part, plan):
+    """The Statistics with a·nll + b·smooth + const in place of nll, and with the mass of that sum."""
+    loss = spec.elements(None, part.nll, part.smooth, plan, XP)
+    mass = plan.a * part.u_sum + plan.b * part.v_sum
+    return part._replace(nll=loss, smooth=0.0, u_sum=mass.expand(loss.shape), v_sum=0.0)
+
+
+def rows_gradient(logits, found, plan, axis, upstream, one_sum):
+    """The derivative of upstream·(lse, nll, smooth) by the logits here, in their dtype; `one_sum` as in Static."""
     blocks = Blocks(logits, axis)
     if blocks.parts is None:
-        return block_gradient(logits, found, plan, axis, upstream).to(logits.dtype)
+        return block_gradient(logits, found, plan, axis, upstream, one_sum).to(logits.dtype)
     gradient = torch.empty_like(logits)
     for part in blocks.parts:
         numbers = [[blocks.element(x, part) for x in group] for group in (found, upstream)]
-        own = spec.Statistics(*numbers[0]), blocks.plan(plan, part), axis, numbers[1]
+        own = spec.Statistics(*numbers[0]), blocks.plan(plan, part), axis, numbers[1], one_sum
         blocks.row(gradient, part).copy_(block_gradient(blocks.row(logits, part), *own))
     return gradient
 
 
-def block_gradient(logits, found, plan, axis, upstream):
+def block_gradient(logits, found, plan, axis, upstream, one_sum):
     of_lse, of_nll, of_smooth = upstream
+    height = of_lse + of_nll * found.u_sum + of_smooth * found.v_sum
+    of_smooth = of_nll * plan.b if one_sum else of_smooth
+    of_nll = of_nll * plan.a if one_sum else of_nll
     z = spec.masked_logits(logits, plan, axis, XP)
     e = torch.exp(z - spec.finite(found.peak, XP).unsqueeze(axis))
-    height = of_lse + of_nll * found.u_sum + of_smooth * found.v_sum
     g = spec.combination(height, e, found, plan._replace(a=of_nll, b=of_smooth), axis, SPLIT_XP)
     return spec.through_cap(g, logits, plan, axis, XP)
 
@@ -122,8 +139,8 @@ def block_gradient(logits, found, plan, axis, upstream):
 # --- a plan through a node: its tensors are saved by autograd's means, the rest as it is -----------------------------
 
 
-def rows_of(plan):
-    return {name: getattr(plan, name) for name in ROWS}
+def rows_of(plan, one_sum):
+    return {name: getattr(plan, name) for name in (*ROWS, *(COEFFICIENTS if one_sum else ()))}
 
 
 def tensors(rows):
@@ -143,29 +160,38 @@ def plan_again(rows, saved):
 SAVED = "saved"
 
 
+def outputs(found):
+    """(the Statistics as tensors, what a node returns): (lse, nll, smooth, the class of the largest logit, *added)."""
+    zeros = torch.zeros_like(found.statistics.peak)
+    statistics = spec.Statistics(*(x if isinstance(x, torch.Tensor) else zeros for x in found.statistics))
+    first = zeros.new_zeros(0, dtype=torch.int64) if found.first is None else found.first
+    return statistics, (*spec.finished(statistics, XP), first, *found.added)
+
+
 class AllClasses(torch.autograd.Function):
     """It keeps no tensor of the logits' size but the logits themselves."""
 
     @staticmethod
-    def forward(ctx, logits, rows, static):
-        plan = spec.Plan(**rows)
-        found, first = whole(logits, plan, static)
-        lse, nll, smooth = spec.finished(found, XP)
-        ctx.save_for_backward(logits, *found, *tensors(rows))
+    def forward(ctx, logits, rows, added, static):
+        statistics, results = outputs(whole(logits, spec.Plan(**rows), added, static))
+        ctx.save_for_backward(logits, *statistics, *tensors(rows))
         ctx.static, ctx.rows = static, others(rows)
-        first = lse.new_zeros(0, dtype=torch.int64) if first is None else first
-        ctx.mark_non_differentiable(first)
-        return lse, nll, smooth, first
+        ctx.mark_non_differentiable(*results[3:])
+        return results
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, of_lse, of_nll, of_smooth, _):
+    def backward(ctx, of_lse, of_nll, of_smooth, *_):
         logits, *saved = ctx.saved_tensors
         plan, found = plan_again(ctx.rows, saved[6:]), spec.Statistics(*saved[:6])
-        g = rows_gradient(logits, found, plan, ctx.static.axis, (of_lse, of_nll, of_smooth))
-        return g, None, None
+        static = ctx.static
+        g = rows_gradient(logits, found, plan, static.axis, (of_lse, of_nll, of_smooth), static.one_sum)
+        return g, None, None, None
 
 
-def all_classes(logits, plan, static):
-    """(lse, nll, smooth, the class of the largest logit) over all classes, for a plan of `shard_of`."""
-    return AllClasses.apply(logits, rows_of(plan), static)
+def all_classes(logits, plan, added, static):
+    """(lse, nll, smooth, the class of the largest logit, *added) over all classes, for a plan of `shard_of`.
+
+    `added` are numbers per element that each process has a part of.
+    """
+    return AllClasses.apply(logits, rows_of(plan, static.one_sum), added, static)

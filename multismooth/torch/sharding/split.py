@@ -10,7 +10,7 @@ from multismooth.classes import Classes
 from multismooth.errors import complain
 from multismooth.namespace import Namespace
 from multismooth.torch.namespace import XP, deposit, pick
-from multismooth.torch.sharding.exchange import gathered, over
+from multismooth.torch.sharding.exchange import gathered, lowest
 
 
 class Split(NamedTuple):
@@ -81,12 +81,8 @@ def deposit_inside(z, index, values, axis):
 SPLIT_XP = Namespace(XP, pick=pick_inside, deposit=deposit_inside)
 
 
-class SplitClasses(Classes):
-    """The class axis where rows have the classes of this process, and sums are over all: one exchange each.
-
-    It is for soft targets and masks with a row for each element. Where every row is a (K,) vector, all processes have
-    it, and `Classes` needs no exchange.
-    """
+class Here(Classes):
+    """The classes of this process, which are a part of all. Labels and (K,) vectors are those of all classes."""
 
     def __init__(self, z, axis, split):
         super().__init__(z, axis, XP)
@@ -96,31 +92,81 @@ class SplitClasses(Classes):
         return spec.along(self.split.part(vector, 0), self.z, self.axis, XP)
 
     def pick(self, rows, labels):
-        rows = rows.expand(self.z.shape)
-        found = pick_inside(rows.to(self.z.dtype), labels - self.split.start, self.axis)
-        found = over(found, self.split.groups)
-        return found != 0 if rows.dtype is torch.bool else found
+        """0 where the label is of another process."""
+        rows = rows.expand(self.z.shape).to(XP.float_of(self.z))
+        return pick_inside(rows, labels - self.split.start, self.axis)
+
+    def holds(self, labels):
+        return inside(labels - self.split.start, self.z, self.axis).to(XP.float_of(self.z))
+
+
+class Part(NamedTuple):
+    """What was taken over the classes of this process: numbers per element, and how those of all ranks make the result.
+
+    They are added up, unless `choose` makes them from tensors with an axis of the ranks in front.
+    """
+
+    numbers: tuple[Any, ...]
+    choose: Any = None
+    result: Any = None  # from the numbers of all classes; None: the number itself
+
+    def merged(self, ranks):
+        numbers = self.choose(*ranks) if self.choose else tuple(sum(x.unbind()) for x in ranks)
+        return Part(numbers, self.choose, self.result)
+
+    def finished(self):
+        return self.result(*self.numbers) if self.result else self.numbers[0]
+
+
+class SplitClasses(Here):
+    """The class axis where rows have the classes of this process. What is taken over it is a Part until `together`.
+
+    It is for soft targets and masks with a row for each element. Where every row is a (K,) vector, all processes have
+    it, and `Classes` needs no exchange.
+    """
+
+    met = False  # whether the processes have exchanged something
+
+    @property
+    def part(self):
+        return Here(self.z, self.axis, self.split)
+
+    def together(self, taken):
+        """One exchange for each group that splits the classes; none where nothing is a Part."""
+        parts = {name: value for name, value in taken.items() if isinstance(value, Part)}
+        self.met = self.met or bool(parts)
+        for group in self.split.groups if parts else ():
+            columns = gathered(torch.stack([x for part in parts.values() for x in part.numbers]), group).unbind(1)
+            columns = iter(columns)
+            parts = {name: part.merged([next(columns) for _ in part.numbers]) for name, part in parts.items()}
+        return taken | {name: part.finished() for name, part in parts.items()}
+
+    def pick(self, rows, labels):
+        return Part((super().pick(rows, labels),), result=(lambda x: x != 0) if rows.dtype is torch.bool else None)
 
     def sum(self, rows, keepdims=False):
-        return over(rows.sum(self.axis, keepdim=keepdims), self.split.groups)
+        return Part((rows.sum(self.axis, keepdim=keepdims),))
 
     def mass(self, rows):
         """Statistics have it, so it needs no exchange of its own."""
         return 1.0
 
     def valid_rows(self, t, mask, tolerance):
-        """One exchange: the sum of a row, and how many of its entries may not be."""
+        """From the sum of a row, and how many of its entries may not be."""
         bad = ~(t >= -tolerance) if mask is None else ~(t >= -tolerance) | (~mask & (t > tolerance))
-        numbers = torch.stack([t.sum(self.axis), bad.sum(self.axis).to(t.dtype)])
-        total, offending = over(numbers, self.split.groups).unbind()
-        return (offending == 0) & ((total - 1).abs() <= tolerance)
+
+        def valid(total, offending):
+            return (offending == 0) & ((total - 1).abs() <= tolerance)
+
+        return Part((t.sum(self.axis), bad.sum(self.axis).to(t.dtype)), result=valid)
 
     def argmax(self, rows):
         """The first of equals: the ranks are in the order of their classes only where they are split so."""
         high = rows.amax(self.axis) if rows.shape[self.axis] else rows.sum(self.axis) - float("inf")
         first = rows.argmax(self.axis) + self.split.start if rows.shape[self.axis] else torch.zeros_like(high)
-        for group in self.split.groups:
-            highs, classes = gathered(torch.stack([high, first.to(high.dtype)]), group).unbind(1)
+
+        def choose(highs, classes):
             high = highs.amax(0)
-            first = torch.where(highs == high, classes, float(self.count)).amin(0)
-        return first.long()
+            return high, lowest(highs, classes, high).amin(0)
+
+        return Part((high, first.to(high.dtype)), choose, result=lambda _, first: first.long())
