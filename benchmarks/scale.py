@@ -24,28 +24,11 @@ from torch.distributed import _functional_collectives as functional
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.parallel import loss_parallel
-from torch.utils._python_dispatch import TorchDispatchMode
+from traffic import Traffic
 
 import multismooth.torch as ms
 
 SMOOTHING = 0.1
-COMMUNICATES = ("gather", "reduce", "scatter", "broadcast", "all_to_all", "send")
-
-
-class Traffic(TorchDispatchMode):
-    """The bytes that this rank puts into each collective."""
-
-    def __init__(self):
-        super().__init__()
-        self.bytes = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if any(issubclass(kind, DTensor) for kind in types):
-            return NotImplemented
-        if str(function).startswith(("c10d", "_c10d")) and any(word in str(function) for word in COMMUNICATES):
-            tensors = [x for x in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-            self.bytes.append(min(x.numel() * x.itemsize for x in tensors))
-        return function(*args, **(kwargs or {}))
 
 
 def contenders(part, labels, classes, mesh):

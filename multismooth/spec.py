@@ -188,11 +188,10 @@ def statistics_of(peak, gap, e, plan, axis, xp):
     )
 
 
-def merged(one, other, xp):
-    """The Statistics of the union of two disjoint sets of classes."""
-    peak = xp.maximum(one.peak, other.peak)
-    parts = [raised(part, peak, xp)[1:] for part in (one, other)]
-    return Statistics(peak, *map(sum, zip(*parts, strict=True)))
+def merged(sets, xp):
+    """The Statistics of the union of disjoint sets of classes, which lie along a new first axis of `sets`."""
+    peak = xp.max(sets.peak, axis=0)
+    return Statistics(peak, *(xp.sum(x, axis=0) for x in raised(sets, peak, xp)[1:]))
 
 
 def raised(part, peak, xp):

@@ -1,7 +1,5 @@
 """The statistics of classes are a semigroup, and what `spec` makes of them costs no digits. See `spec.Statistics`."""
 
-from functools import reduce
-
 import numpy as np
 import oracle
 import pytest
@@ -36,11 +34,16 @@ def statistics(z, u, v):
 
 
 def bracketed(parts, draw):
-    """The parts merged two neighbours at a time, in any bracketing."""
+    """The parts merged, two or more neighbours at a time, in any bracketing."""
     while len(parts) > 1:
         place = draw(st.integers(0, len(parts) - 2))
-        parts[place : place + 2] = [spec.merged(parts[place], parts[place + 1], XP)]
+        size = draw(st.integers(2, len(parts) - place))
+        parts[place : place + size] = [merged(parts[place : place + size])]
     return parts[0]
+
+
+def merged(parts):
+    return spec.merged(spec.Statistics(*map(np.stack, zip(*parts, strict=True))), XP)
 
 
 @given(classes(), st.data())
@@ -62,9 +65,8 @@ def test_statistics_are_what_they_are_called():
     rng = np.random.default_rng(0)
     z, u, v = rng.normal(size=(3, 4, 7)), *rng.dirichlet(np.ones(7), size=(2, 4))
     z = z[0]
-    lse, nll, smooth = spec.finished(reduce(lambda a, b: spec.merged(a, b, XP), [
-        statistics(z[:, k : k + 1], u[:, k : k + 1], v[:, k : k + 1]) for k in range(7)
-    ]), XP)  # fmt: skip
+    parts = [statistics(z[:, k : k + 1], u[:, k : k + 1], v[:, k : k + 1]) for k in range(7)]
+    lse, nll, smooth = spec.finished(merged(parts), XP)
     exact = [floats(oracle.evaluate(z, rows, label_smoothing=0.0, reduction="none").loss) for rows in (u, v)]
     assert_close(lse, np.log(np.exp(z).sum(1)), "float64")
     assert_close(nll, exact[0], "float64")

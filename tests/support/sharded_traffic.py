@@ -5,17 +5,21 @@
 
 import json
 import logging
+import sys
 import warnings
+from pathlib import Path
 
 import ranks
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 import multismooth.torch as ms
 from multismooth.torch.sharding import exchange
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from traffic import Traffic
 
 WORLD = 4
 N, K, D = 24, 20, 6
@@ -23,24 +27,6 @@ torch.manual_seed(3)
 LOGITS, LABELS = torch.randn(N, K, dtype=torch.float64) * 3, torch.randint(0, K, (N,))
 HIDDEN, CLASSIFIER = torch.randn(N, D, dtype=torch.float64), torch.randn(K, D, dtype=torch.float64)
 ROWS, WEIGHT = torch.rand(N, K, dtype=torch.float64).softmax(1), torch.rand(K, dtype=torch.float64) + 0.5
-COMMUNICATES = ("gather", "reduce", "scatter", "broadcast", "all_to_all", "send")
-
-
-class Traffic(TorchDispatchMode):
-    """Notes the bytes that this rank puts into each collective. `CommDebugMode` counts calls, but no bytes."""
-
-    def __init__(self):
-        super().__init__()
-        self.bytes = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if any(issubclass(kind, DTensor) for kind in types):
-            return NotImplemented  # so that what DTensor does inside is seen, too
-        name = str(function)
-        if name.startswith(("c10d", "_c10d")) and any(word in name for word in COMMUNICATES):
-            flat = torch.utils._pytree.tree_leaves((args, kwargs))
-            self.bytes.append(min(x.numel() * x.itemsize for x in flat if isinstance(x, torch.Tensor)))
-        return function(*args, **(kwargs or {}))
 
 
 def counted(forward):

@@ -1,7 +1,7 @@
 """Whether the processes of a call agree, which they find out before they exchange anything whose size depends on it.
 
 gloo aborts the process where the sizes of a collective differ, and a rank that has raised leaves the others waiting. So
-each call begins with one exchange of a fixed size: 96 bytes from every rank, which say what the rank was asked to
+each call begins with one exchange of a fixed size: 104 bytes from every rank, which say what the rank was asked to
 compute, or that it refused. Then every rank raises, or none.
 """
 
@@ -34,6 +34,7 @@ class Header(NamedTuple):
     settings: int = 0  # function, convention, ignore_index, reduction, numbers
     vectors: int = 0  # weight, prior, class_mask
     head: int = 0  # features and chunk size of a linear head
+    whole: int = 0  # which of WHOLE this rank has for all elements of all ranks, as bits
 
 
 SHARED = {  # what ranks must agree on: in the field, in the error
@@ -41,6 +42,7 @@ SHARED = {  # what ranks must agree on: in the field, in the error
     "dtype": "dtype of logits",
     "settings": "function, convention, ignore_index, reduction, axis, z_loss, logit_softcap and normalizer",
     "vectors": "weight, prior and class_mask",
+    "whole": "which of targets, sample_weight and label_smoothing are DTensors",
 }
 OF_EQUAL_ELEMENTS = {  # also these, where they have the same elements
     "shape": "shape of the elements",
@@ -49,8 +51,12 @@ OF_EQUAL_ELEMENTS = {  # also these, where they have the same elements
     "sample_weight": "sample_weight",
     "head": "features and chunk_rows",
 }
+WHOLE = ("targets", "sample_weight", "label_smoothing")  # what a rank may have a part of, or all
 PARTS, CLASSES, ELEMENTS = "parts", "classes", "elements"
 REMEDY = "All ranks of the group must make the same call, each with its own part of the classes."
+OF_ALL = "A plain tensor is that of all ranks, the same on each. DTensor.from_local(part, mesh, placements) has parts."
+
+SAMPLE = 2**20  # entries of rows of classes that a checksum reads. All of them would take as long as a pass over logits
 
 
 def checksum(*values):
@@ -64,6 +70,11 @@ def checksum(*values):
         else:
             found = zlib.crc32(repr(value).encode(), found)
     return found
+
+
+def sampled(rows):
+    """Some SAMPLE entries of rows of classes: an odd number apart, so that they are of all classes."""
+    return rows.reshape(-1)[:: rows.numel() // SAMPLE | 1]
 
 
 class Agreement:
@@ -104,14 +115,18 @@ def disagreement(headers, have, ranks):
     if refused:
         remedy = "Its own error says why; on every other rank the call ends here, too."
         return complain("group", "a call that no rank refuses", f"a refusal on {named(refused)}", remedy, ShardError)
-    for field, what in (SHARED if have == ELEMENTS else SHARED | OF_EQUAL_ELEMENTS).items():
+    compared = SHARED | OF_EQUAL_ELEMENTS
+    if have == ELEMENTS:
+        compared = SHARED | {name: name for k, name in enumerate(WHOLE) if headers[0].whole >> k & 1}
+    for field, what in compared.items():
         values = [getattr(header, field) for header in headers]
         others = [rank for rank, value in zip(ranks, values, strict=True) if value != values[0]]
         if others:
             got = f"another one on {named(others)} than on rank {ranks[0]}"
             if field == "num_classes":
                 got = ", ".join(f"{value} on rank {rank}" for rank, value in zip(ranks, values, strict=True))
-            return complain(what, "the same on every rank", got, REMEDY, ShardError)
+            remedy = OF_ALL if have == ELEMENTS and field in WHOLE else REMEDY
+            return complain(what, "the same on every rank", got, remedy, ShardError)
     return uncovered(headers, ranks) if have == PARTS else None
 
 

@@ -97,7 +97,7 @@ def _refuse(bound, backend):
         "targets": bound.rows, "weight": problem.weight, "prior": problem.prior, "logit_softcap": problem.logit_softcap
     }  # fmt: skip
     for name, value in differentiable.items():
-        if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
+        if constants.learned(value):
             remedy = f"Pass {name}.detach(), or gather the logits."
             raise complain(name, "a constant where classes are split", "a tensor that requires a gradient", remedy)
 
@@ -107,7 +107,7 @@ class Planned(NamedTuple):
 
     plan: Any  # without the constant, if the following have it
     parts: tuple[Any, ...] = ()  # of the constant, see `constants`: numbers per element of the classes here
-    learned: tuple[Any, ...] = ()  # what of the elements the constant is differentiated by
+    inputs: tuple[Any, ...] = ()  # per element, by which the constant is differentiated
     met: bool = False  # whether the processes have met for it
 
 
@@ -120,14 +120,14 @@ def planned(bound, shares):
     problem = problem._replace(logits=z, targets=problem.targets if bound.rows is None else bound.rows)
     problem = problem if bound.mask is None else problem._replace(class_mask=bound.mask)
     shape = (*z.shape[: settings.axis], *z.shape[settings.axis + 1 :])
-    problem, learned = constants.spread(problem, shape)
+    problem, inputs = constants.spread(problem, shape)
     unchecked = bound.validate is False and bound.rows is not None  # as on one process
     classes = SplitClasses(z, settings.axis, split)
     plan = plan_of(problem, settings._replace(valid=unchecked, clean=False), XP, classes)
     if bound.validate is not False and not torch.compiler.is_compiling() and (z.is_cpu or bound.validate):
         _check_rows(plan, bound)
-    parts = () if plan.const is None else constants.numbers_of(plan.const, learned, shape)
-    return Planned(plan._replace(const=None), parts, learned, classes.met)
+    parts = () if plan.const is None else constants.numbers_of(plan.const, inputs, shape)
+    return Planned(plan._replace(const=None), parts, inputs, classes.met)
 
 
 def _check_rows(plan, bound):

@@ -9,8 +9,8 @@ from multismooth.errors import complain
 from multismooth.problem import Problem
 from multismooth.torch.namespace import XP
 from multismooth.torch.sharding import binding, constants, nodes, placement
-from multismooth.torch.sharding.agreement import PARTS, Agreement, Header, checksum
-from multismooth.torch.sharding.split import split_of
+from multismooth.torch.sharding.agreement import WHOLE, Agreement, Header, checksum, sampled
+from multismooth.torch.sharding.split import Shards
 
 
 def checks(groups, device, validate):
@@ -20,38 +20,51 @@ def checks(groups, device, validate):
     return bool(validate) or device.type == "cpu"
 
 
-def header_of(name, bound, head=()):
-    """What this rank says of its call."""
+def header_of(name, bound, whole, head=()):
+    """What this rank says of its call. whole: the arguments that it has for all elements, not only for those here."""
     problem, settings, split, axis = bound.problem, bound.settings, bound.split, bound.settings.axis
     shape = (*problem.logits.shape[:axis], *problem.logits.shape[axis + 1 :])
     numbers = [problem.z_loss, problem.logit_softcap, problem.normalizer]
-    own = None if not isinstance(problem.class_mask, torch.Tensor) else problem.class_mask
-    targets = ("rows",) if bound.rows is not None else (problem.targets,)
+    compared = compared_of(bound, whole)
     return Header(
         num_classes=split.classes,
         class_start=split.start,
         classes=split.size,
         dtype=checksum(problem.logits.dtype),
         shape=checksum(tuple(shape)),
-        targets=checksum(*targets),
-        sample_weight=checksum(problem.sample_weight),
-        label_smoothing=checksum(problem.label_smoothing),
+        **{name: checksum(compared[name]) for name in WHOLE},
         settings=checksum(
             name, settings.convention.to_json(), settings.ignore_index, settings.reduction, axis, *numbers
         ),
-        vectors=checksum(problem.weight, problem.prior, own, bound.mask is None),
+        vectors=checksum(problem.weight, problem.prior, compared["class_mask"]),
         head=checksum(*head),
+        whole=sum((name in whole) << k for k, name in enumerate(WHOLE)),
     )
 
 
-def agreed(name, bind, groups, device, validate, head=lambda bound: ()):
+def compared_of(bound, whole):
+    """{argument: what of it the ranks compare}: all that a rank has. Of rows of classes it has a part, or a sample."""
+    found = {name: getattr(bound.problem, name) for name in (*WHOLE, "class_mask")}
+    rows = {name: x for name, x in (("targets", bound.rows), ("class_mask", bound.mask)) if x is not None}
+    for name, own in (found | rows).items():
+        given = whole.get(name)
+        if isinstance(given, torch.Tensor) and isinstance(own, torch.Tensor):
+            given = given.to(own.dtype)
+            found[name] = sampled(given) if name in rows else given
+        elif name in rows:
+            found[name] = "rows"
+    return found
+
+
+def agreed(name, bind, layout, device, validate, whole, head=lambda bound: ()):
     """(the Bound that `bind` makes, its Agreement). A rank whose arguments are refused takes part in the exchange."""
+    groups = layout.groups()
     if not checks(groups, device, validate):
         return bind(), None
     bound, own, header = None, None, Header()
     try:
         bound = bind()
-        header = header_of(name, bound, head(bound))
+        header = header_of(name, bound, whole, head(bound))
     except Exception as error:  # whatever it is: the other ranks wait for this one
         own = error
     agreement = Agreement(header, groups, own, device)
@@ -68,9 +81,9 @@ class Reduction:
         self.bound, self.settings = bound, bound.settings
         divides = self.settings.reduction == "mean" and bound.problem.normalizer is None
         planned = binding.planned(bound, shares=terms or divides)
-        self.plan, self.parts, self.learned = planned.plan, planned.parts, planned.learned
+        self.plan, self.parts, self.inputs = planned.plan, planned.parts, planned.inputs
         apart = terms or (divides and self.plan.smooth_denominator_share is not None)
-        one_sum = not (apart or any(map(differentiable, (self.plan.a, self.plan.b))))
+        one_sum = not (apart or any(map(constants.learned, (self.plan.a, self.plan.b))))
         self.static = nodes.Static(self.settings.axis, bound.split, one_sum, terms, planned.met, agreement)
         in_sum = self.parts if one_sum else ()
         self.parts = () if one_sum else self.parts
@@ -83,7 +96,7 @@ class Reduction:
 
     def scaled(self, parts, factors=reduction.factors):
         """The plan whose summed losses are the result, from the parts of the constant, added up."""
-        plan = self.plan._replace(const=constants.whole(parts, self.learned)) if parts else self.plan
+        plan = self.plan._replace(const=constants.whole(parts, self.inputs)) if parts else self.plan
         factors = binding.factors_of(plan, self.bound, factors)
         return spec.scaled(plan._replace(a=1.0, b=0.0) if self.static.one_sum else plan, *factors)
 
@@ -93,10 +106,6 @@ class Reduction:
 
     def terms(self, lse, nll, smooth, predicted, *parts):
         return spec.terms_of(lse, nll, smooth, predicted, self.scaled(parts, reduction.term_factors), XP)
-
-
-def differentiable(value):
-    return isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled()
 
 
 # --- local shards ---------------------------------------------------------------------------------------------------
@@ -122,23 +131,20 @@ def settings_of(*, convention, ignore_index, reduction, axis, validate):
     }  # fmt: skip
 
 
-def reduction_of(name, backend, logits, arguments, split, groups, validate):
-    """The Reduction of a call, for local logits.
-
-    arguments(): (targets, options) of this process. split(): which classes are here. They raise for bad arguments.
-    """
+def reduction_of(name, backend, logits, targets, layout, options):
+    """The Reduction of a call, for local logits. `layout` says what of the call is here: Shards, or Elements."""
+    validate = options.get("validate")
 
     def bind():
-        targets, options = arguments()
-        given, settings = given_of(targets, **options)
+        own, others = layout.local(targets, options)
+        given, settings = given_of(own, **others)
         z = backend.take("logits", logits)
         if backend.kind(z) != "floating":
             raise complain("logits", "a floating dtype", str(z.dtype), "Cast it; integers have no gradient.")
-        return binding.bind(
-            backend, z, given, settings, split(z.shape[-1 if settings["axis"] is None else settings["axis"]])
-        )
+        size = z.shape[-1 if settings["axis"] is None else settings["axis"]]
+        return binding.bind(backend, z, given, settings, layout.split(size))
 
-    bound, agreement = agreed(name, bind, groups, logits.device, validate)
+    bound, agreement = agreed(name, bind, layout, logits.device, validate, layout.whole(targets, options))
     return Reduction(bound, agreement, name == "terms")
 
 
@@ -157,12 +163,8 @@ def evaluated(name, call, *inputs):
 
 def local(name, backend, logits, targets, *, group, num_classes=None, class_start=None, out=None, **options):
     """`loss`, `terms` or `loss_and_grad` of the logits of this rank's classes."""
-
-    def split(size):
-        return split_of(group, size, num_classes, class_start)
-
-    groups, validate = [(checked_group(group), PARTS)], options.get("validate")
-    call = reduction_of(name, backend, logits, lambda: (targets, options), split, groups, validate)
+    layout = Shards(checked_group(group), num_classes, class_start)
+    call = reduction_of(name, backend, logits, targets, layout, options)
     return with_out(evaluated(name, call, logits), name, out)
 
 
@@ -190,10 +192,7 @@ def placed(name, backend, logits, targets, *, out=None, **options):
     own = placement.checked_placements("logits", logits)
     elements = placement.Elements.of(tuple(logits.shape), logits.device_mesh, own, options.get("axis"))
     z = logits.to_local(grad_placements=own)
-    call = reduction_of(
-        name, backend, z, lambda: elements.local(targets, options), lambda size: elements.split, elements.groups(),
-        options.get("validate"),
-    )  # fmt: skip
+    call = reduction_of(name, backend, z, targets, elements, options)
     found = with_out(evaluated(name, call, z), name, None if out is None else out.to_local())
     if name != "loss_and_grad":
         return elements.placed(found, call.settings.reduction)

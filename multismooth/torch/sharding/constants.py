@@ -7,29 +7,37 @@ backward could not make without an exchange. So it is exchanged in forward, besi
 import torch
 from torch.autograd.function import once_differentiable
 
+from multismooth.errors import complain
+
+
+def learned(value):
+    """Whether a derivative by this argument may be asked for."""
+    return isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled()
+
 
 def spread(problem, shape):
     """(the problem, in which each element has its own ε and sample weight where these need a gradient, these two)."""
-    learned = {}
-    for name in ("label_smoothing", "sample_weight"):
-        value = getattr(problem, name)
-        if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
-            learned[name] = value.expand(shape)
-    return problem._replace(**learned), tuple(learned.values())
+    arguments = {name: getattr(problem, name) for name in ("label_smoothing", "sample_weight")}
+    own = {name: value.expand(shape) for name, value in arguments.items() if learned(value)}
+    return problem._replace(**own), tuple(own.values())
 
 
-def numbers_of(const, learned, shape):
-    """The part of the constant, and its derivative by what of an element is learned: numbers that add up."""
+def numbers_of(const, inputs, shape):
+    """The part of the constant, and its derivatives by some inputs per element: numbers that add up."""
     const, slopes = const.expand(shape), ()
     if const.requires_grad:
-        slopes = torch.autograd.grad(const.sum(), learned, retain_graph=True)
+        if torch.compiler.is_compiling():
+            remedy = "Pass label_smoothing.detach() and sample_weight.detach(), or call it outside of torch.compile."
+            got = "one with a gradient by label_smoothing or sample_weight"
+            raise complain("convention", 'an objective "kl" of rows in parts that is constant', got, remedy)
+        slopes = torch.autograd.grad(const.sum(), inputs, retain_graph=True)
     return const.detach(), *slopes
 
 
-def whole(numbers, learned):
+def whole(numbers, inputs):
     """The constant, from the numbers of all classes."""
     const, *slopes = numbers
-    return WithSlopes.apply(const, len(slopes), *slopes, *learned) if slopes else const
+    return WithSlopes.apply(const, len(slopes), *slopes, *inputs) if slopes else const
 
 
 class WithSlopes(torch.autograd.Function):

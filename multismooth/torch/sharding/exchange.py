@@ -4,7 +4,6 @@ The collectives are PyTorch's functional ones, which `torch.compile` traces. Wha
 rank, in the order of the ranks, so all ranks get the same bits.
 """
 
-from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -72,18 +71,15 @@ def merged(found, groups, at_once=False):
 def merged_at_once(found, group):
     """One all-gather of all numbers."""
     part, first, added = found
-    sums, peak = found.sums, part.peak
-    others = added if first is None else (first.to(peak.dtype), *added)
-    columns = gathered(torch.stack([peak, *(getattr(part, name) for name in sums), *others]), group).unbind(1)
-    peaks, columns = columns[0], columns[1:]
-    ranks = [
-        part._replace(peak=own, **dict(zip(sums, numbers, strict=True)))
-        for own, *numbers in zip(peaks, *columns[: len(sums)], strict=True)
-    ]
-    whole, rest = reduce(lambda one, other: spec.merged(one, other, XP), ranks), columns[len(sums) :]
+    sent = ("peak", *found.sums)
+    others = added if first is None else (first.to(part.peak.dtype), *added)
+    columns = gathered(torch.stack([*(getattr(part, name) for name in sent), *others]), group).unbind(1)
+    zeros = torch.zeros_like(columns[0])
+    ranks = spec.Statistics(*(zeros for _ in part))._replace(**dict(zip(sent, columns, strict=False)))
+    whole, rest = spec.merged(ranks, XP), columns[len(sent) :]
     if first is not None:
-        first, rest = lowest(peaks, rest[0], whole.peak).amin(0).to(first.dtype), rest[1:]
-    return Found(whole, first, tuple(sum(x.unbind()) for x in rest))
+        first, rest = lowest(ranks.peak, rest[0], whole.peak).amin(0).to(first.dtype), rest[1:]
+    return Found(whole, first, tuple(x.sum(0) for x in rest))
 
 
 def merged_in_two_rounds(found, group):

@@ -8,10 +8,9 @@ from multismooth.api.options import by_default
 from multismooth.errors import ShardError, complain
 from multismooth.torch import linear
 from multismooth.torch.sharding import binding, nodes, placement
-from multismooth.torch.sharding.agreement import PARTS
 from multismooth.torch.sharding.calls import Reduction, agreed, checked_group, evaluated, given_of
 from multismooth.torch.sharding.head import HeadClasses, HeadStatic, chunk_rows, flat
-from multismooth.torch.sharding.split import split_of
+from multismooth.torch.sharding.split import Shards
 
 
 class HeadReduction(Reduction):
@@ -49,22 +48,23 @@ def head_options(*, chunk_rows, accumulate, **options):
     return {"chunk_rows": chunk_rows, "accumulate": accumulate}, options
 
 
-def head_of(name, backend, inputs, options, arguments, split, groups, sums_hidden):
-    """The HeadReduction of a call, for local tensors. `arguments` and `split` as in `calls.reduction_of`."""
-    (hidden, classifier, bias), (own, others) = inputs, head_options(**options)
+def head_of(name, backend, inputs, targets, layout, options, sums_hidden):
+    """The HeadReduction of a call, for local tensors. `layout` as in `calls.reduction_of`."""
+    (hidden, classifier, bias), (own, options) = inputs, head_options(**options)
 
     def bind():
-        targets, options = arguments(others)
-        given, settings = given_of(targets, **options)
+        part, others = layout.local(targets, options)
+        given, settings = given_of(part, **others)
         checks = binding.ShapeArguments(backend)
         *_, logits = checks.head(hidden, classifier, bias, own["chunk_rows"], own["accumulate"], settings["axis"])
-        return binding.bind(backend, logits, given, settings, split(classifier.shape[0]))
+        return binding.bind(backend, logits, given, settings, layout.split(classifier.shape[0]))
 
     def head(bound):
         axis = bound.settings.axis
         return hidden.shape[axis], hidden.dtype, own["chunk_rows"]
 
-    bound, agreement = agreed(name, bind, groups, hidden.device, options.get("validate"), head)
+    validate, whole = options.get("validate"), layout.whole(targets, options)
+    bound, agreement = agreed(name, bind, layout, hidden.device, validate, whole, head)
     return HeadReduction(bound, agreement, name.endswith("terms"), own, sums_hidden)
 
 
@@ -72,13 +72,8 @@ def local_head(
     name, backend, hidden, classifier, targets, *, bias=None, group, num_classes=None, class_start=None, **options
 ):
     """`linear_loss` or a sibling: features of the whole group, the classifier's rows of this rank's classes."""
-
-    def split(size):
-        return split_of(group, size, num_classes, class_start)
-
-    inputs, groups = (hidden, classifier, bias), [(checked_group(group), PARTS)]
-    call = head_of(name, backend, inputs, options, lambda others: (targets, others), split, groups, True)
-    return evaluated(name, call, *inputs)
+    inputs, layout = (hidden, classifier, bias), Shards(checked_group(group), num_classes, class_start)
+    return evaluated(name, head_of(name, backend, inputs, targets, layout, options, True), *inputs)
 
 
 def placed_head(name, backend, hidden, classifier, targets, *, bias=None, **options):
@@ -101,10 +96,7 @@ def placed_head(name, backend, hidden, classifier, targets, *, bias=None, **opti
     of_classes = [Partial("sum") if p.is_shard() else k for k, p in zip(split, rows, strict=True)]
     tensors, gradients = (hidden, classifier, bias), (of_rows, of_classes, of_classes)
     inputs = [None if x is None else x.to_local(grad_placements=own) for x, own in zip(tensors, gradients, strict=True)]
-    call = head_of(
-        name, backend, inputs, options, lambda others: elements.local(targets, others), lambda size: elements.split,
-        elements.groups(), False,
-    )  # fmt: skip
+    call = head_of(name, backend, inputs, targets, elements, options, False)
     found = evaluated(name, call, *inputs)
     if name != "linear_loss_and_grad":
         return elements.placed(found, call.settings.reduction)

@@ -15,7 +15,7 @@ from multismooth import spec
 from multismooth.api import argument_checks, target_checks
 from multismooth.errors import ShardError, TargetError, complain
 from multismooth.problem import Terms
-from multismooth.torch.sharding.agreement import CLASSES, ELEMENTS
+from multismooth.torch.sharding.agreement import CLASSES, ELEMENTS, WHOLE
 from multismooth.torch.sharding.split import Split
 
 FROM_LOCAL = "A plain tensor has the global shape; make parts a DTensor by DTensor.from_local(part, mesh, placements)."
@@ -84,6 +84,10 @@ class Place(NamedTuple):
         return DTensor.from_local(part, self.mesh, self.placements, run_check=False, shape=shape, stride=tuple(stride))
 
 
+def tensor(targets):
+    return targets if isinstance(targets, torch.Tensor) else torch.as_tensor(targets)
+
+
 def has_rows(targets):
     """Whether these are soft targets."""
     return targets.is_floating_point() or targets.dtype is torch.bool
@@ -121,21 +125,20 @@ class Elements(NamedTuple):
     def elements(self):
         return self.logits.without(self.axis)
 
-    @property
-    def split(self):
+    def split(self, size=None):
+        """The Split of the mesh; `size` is the number of classes here, which the mesh knows."""
         axis, place = self.axis, self.logits
         others = [k for k in range(len(place.shape)) if k != axis]
         return Split(place.shape[axis], place.offset[axis], place.size[axis], place.groups(axis), place.groups(*others))
 
     def groups(self):
         """The groups whose ranks compare their headers, and what these have."""
-        split = self.split
+        split = self.split()
         return [(group, CLASSES) for group in split.groups] + [(group, ELEMENTS) for group in split.element_groups]
 
     def local(self, targets, options):
         """(targets, options) with this process's parts."""
-        if not isinstance(targets, torch.Tensor):
-            targets = torch.as_tensor(targets)
+        targets = tensor(targets)
         self.check(targets, options.get("axis"))
         local, elements = dict(options), self.elements
         for name, value in options.items():
@@ -148,6 +151,13 @@ class Elements(NamedTuple):
                 local[name] = whole(value)
         place = self.logits if has_rows(targets) else elements
         return place.part("targets", targets), {**local, "axis": self.axis}
+
+    def whole(self, targets, options):
+        """The arguments that are no DTensors, so that each process has those of all elements of all ranks."""
+        given = {**options, "targets": tensor(targets)}
+        numbers = torch.Tensor, float, int, type(None)
+        plain = {name: given.get(name) for name in (*WHOLE, "class_mask")}
+        return {k: x for k, x in plain.items() if isinstance(x, numbers) and not isinstance(x, DTensor)}
 
     def placed(self, value, reduction):
         """A loss, or Terms, as DTensors."""

@@ -10,6 +10,7 @@ from multismooth.classes import Classes
 from multismooth.errors import complain
 from multismooth.namespace import Namespace
 from multismooth.torch.namespace import XP, deposit, pick
+from multismooth.torch.sharding.agreement import PARTS
 from multismooth.torch.sharding.exchange import gathered, lowest
 
 
@@ -53,6 +54,29 @@ def split_of(group, size, num_classes, class_start):
         expected, got = f"a class in [0, {count - size}], since {size} of {count} are here", f"{start}"
         raise complain("class_start", expected, got, "It is the first class of this rank's logits.")
     return Split(count, start, size, (group,))
+
+
+class Shards(NamedTuple):
+    """How a call with `group=` lies on its ranks: each has some classes, and all have all elements."""
+
+    group: Any
+    num_classes: int | None = None
+    class_start: int | None = None
+
+    def split(self, size):
+        return split_of(self.group, size, self.num_classes, self.class_start)
+
+    def groups(self):
+        """The groups whose ranks compare their headers, and what these have."""
+        return [(self.group, PARTS)]
+
+    def local(self, targets, options):
+        """(targets, options) with this process's parts, which the caller has passed."""
+        return targets, options
+
+    def whole(self, targets, options):
+        """The arguments of all elements of all ranks: no rank has other elements."""
+        return {}
 
 
 # --- labels that may lie in another part ------------------------------------------------------------------------------
@@ -111,7 +135,7 @@ class Part(NamedTuple):
     result: Any = None  # from the numbers of all classes; None: the number itself
 
     def merged(self, ranks):
-        numbers = self.choose(*ranks) if self.choose else tuple(sum(x.unbind()) for x in ranks)
+        numbers = self.choose(*ranks) if self.choose else tuple(x.sum(0) for x in ranks)
         return Part(numbers, self.choose, self.result)
 
     def finished(self):
