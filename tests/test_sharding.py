@@ -105,13 +105,18 @@ def test_every_fault_is_listed():
 
 
 N, D, NUMBER = 24, 6, 8  # elements, features, bytes of a float64
-PACKED = 6 * N * NUMBER
+EACH = N * NUMBER  # of one number per element
+PACKED, APART, HEADER = 4 * EACH, 6 * EACH, 104
 FORWARD = {  # bytes that a rank of 4 puts into each collective
     "group": [PACKED],
-    "group, checked": [96, PACKED],
+    "group, checked": [HEADER, PACKED],
     "weights": [PACKED],
-    "terms": [PACKED + N * NUMBER],  # the class of the largest logit
-    "two rounds": [N * NUMBER, 5 * N * NUMBER],
+    "learned ε": [APART],  # two sums, and the mass of each
+    "two denominators": [APART],
+    "terms": [APART + EACH],  # the class of the largest logit
+    "two rounds": [EACH, 3 * EACH],
+    "two rounds, terms": [2 * EACH, 5 * EACH],
+    "two rounds, mixed": [EACH, PACKED],  # the weight of each row, then all at once
     "classes": [PACKED],
     "classes, mean": [PACKED],
     "elements": [],
@@ -119,11 +124,15 @@ FORWARD = {  # bytes that a rank of 4 puts into each collective
     "elements, mean": [NUMBER],
     "both": [PACKED // 2],  # half of the elements are here
     "both, mean": [PACKED // 2, NUMBER],
-    "both, checked": [96, 96, PACKED // 2],  # an exchange for each mesh axis
+    "both, checked": [HEADER, HEADER, PACKED // 2],  # an exchange for each mesh axis
     "head": [PACKED // 3] * 3,  # in three chunks
     "placed head": [PACKED // 3] * 3,
+    "mixed head": [EACH, *[PACKED // 3] * 3],
     "soft": [PACKED],
-    "soft, checked": [96, 2 * N * NUMBER, PACKED],  # the sum of each row, and how many entries may not be
+    "soft, checked": [HEADER, 2 * EACH, PACKED],  # the sum of each row, and how many entries may not be
+    "mixed, checked": [HEADER, 3 * EACH, PACKED],
+    "mixed terms": [EACH, APART + EACH],
+    "learned ε, kl": [APART + 2 * EACH],  # the entropy, and its derivative
 }
 
 
@@ -134,8 +143,25 @@ def test_what_a_call_exchanges(call):
         forward, backward = rank[call]
         assert forward == FORWARD[call]
         assert backward == (
-            [N * D * NUMBER] if call == "head" else []
+            [N * D * NUMBER] if call.endswith("head") and call != "placed head" else []
         )  # the sum of ∂hidden; as a DTensor it is Partial
+
+
+@pytest.mark.parametrize("of", ["logits", "head"])
+def test_no_combination_of_arguments_needs_more_than_two_collectives_of_eight_numbers(of):
+    """Of labels and soft targets, class weights, priors, masks, "kl", excluded classes: DTensors and `group=`."""
+    result = found("sharded_combinations", of)
+    assert sum(result["collectives"].values()) == 2 * 480
+    assert set(result["collectives"]) == {"1", "2"}
+    assert max(map(float, result["numbers"])) <= 8
+
+
+def test_every_rank_has_the_loss_and_the_whole_gradient_of_any_combination():
+    """By logits, features and classifier, and by ε and sample weights. Backward sums the features' gradient alone."""
+    for case, head, learned, distance, forward, backward in found("sharded_combinations", "values"):
+        assert distance < EXACT, (case, head, learned)
+        assert forward <= 2
+        assert backward == head
 
 
 def test_single_calls_equal_one_process():

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import ranks
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
+import multismooth
 import multismooth.torch as ms
 from multismooth.torch.sharding import exchange
 
@@ -26,6 +28,8 @@ N, K, D = 24, 20, 6
 torch.manual_seed(3)
 LOGITS, LABELS = torch.randn(N, K, dtype=torch.float64) * 3, torch.randint(0, K, (N,))
 HIDDEN, CLASSIFIER = torch.randn(N, D, dtype=torch.float64), torch.randn(K, D, dtype=torch.float64)
+MIXED = replace(multismooth.conventions["torch"], class_weights="mixture")
+APART = replace(multismooth.conventions["torch"], smooth_denominator="all")
 ROWS, WEIGHT = torch.rand(N, K, dtype=torch.float64).softmax(1), torch.rand(K, dtype=torch.float64) + 0.5
 
 
@@ -47,7 +51,8 @@ def traffic():
     group = dist.group.WORLD
     line, square = DeviceMesh("cpu", torch.arange(4)), DeviceMesh("cpu", torch.arange(4).view(2, 2))
     z = mine(LOGITS, 1).requires_grad_()
-    silent = {"validate": False, "normalizer": 24.0}
+    silent, mixed = {"validate": False, "normalizer": 24.0}, {"convention": MIXED, "weight": WEIGHT}
+    learned = torch.full((N,), 0.1, dtype=torch.float64, requires_grad=True)
 
     def placed(tensor, mesh, *placements):
         return distribute_tensor(tensor, mesh, placements, src_data_rank=None).requires_grad_()
@@ -61,6 +66,16 @@ def traffic():
         "group, checked": counted(lambda: ms.loss(z, LABELS, group=group)),
         "terms": counted(lambda: ms.terms(z, LABELS, group=group, validate=False)),
         "weights": counted(lambda: ms.loss(z, LABELS, group=group, weight=WEIGHT, **silent)),
+        "learned ε": counted(lambda: ms.loss(z, LABELS, group=group, label_smoothing=learned, **silent)),
+        "learned ε, kl": counted(
+            lambda: ms.loss(z, mine(ROWS, 1), group=group, label_smoothing=learned, convention="torch-kl-div", **silent)
+        ),
+        "two denominators": counted(lambda: ms.loss(z, LABELS, group=group, validate=False, convention=APART)),
+        "mixed, checked": counted(lambda: ms.loss(z, mine(ROWS, 1), group=group, **mixed)),
+        "mixed terms": counted(lambda: ms.terms(z, mine(ROWS, 1), group=group, **mixed, validate=False)),
+        "mixed head": counted(
+            lambda: ms.linear_loss(h, w, mine(ROWS, 1), group=group, chunk_rows=8, **mixed, **silent)
+        ),
         "soft": counted(lambda: ms.loss(z, mine(ROWS, 1), group=group, **silent)),
         "soft, checked": counted(lambda: ms.loss(z, mine(ROWS, 1), group=group)),
         "classes": counted(lambda: ms.loss(on_line, LABELS, **silent)),
@@ -76,6 +91,8 @@ def traffic():
     }
     before, exchange.MAX_RANKS_GATHERED = exchange.MAX_RANKS_GATHERED, 1
     found["two rounds"] = counted(lambda: ms.loss(z, LABELS, group=group, **silent))
+    found["two rounds, terms"] = counted(lambda: ms.terms(z, LABELS, group=group, validate=False))
+    found["two rounds, mixed"] = counted(lambda: ms.loss(z, mine(ROWS, 1), group=group, **mixed, **silent))
     exchange.MAX_RANKS_GATHERED = before
     return found
 
