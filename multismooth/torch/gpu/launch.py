@@ -64,18 +64,24 @@ def grid_of(tiles, programs):
     return programs, min(tiles, MAX_GRID_AXIS), -(-tiles // MAX_GRID_AXIS)
 
 
-def sum_of(loss, dtype):
-    """The sum of the losses in a dtype, or the losses for None."""
-    return loss if dtype is None else loss.sum().to(dtype)
+def upstream_of(value, shape):
+    """`coefficient` of an upstream gradient: a tensor of one number, or of one for each element."""
+    if value.numel() == 1 or not any(value.stride()):  # as `expand` makes it, of a sum's
+        return value.as_strided((), ()), 0
+    return value.expand(shape).contiguous(), 1
 
 
 class Call:
-    """The arguments of one call as the kernels take them, and a method for each kernel, which takes the tile."""
+    """The arguments of one call as the kernels take them, and a method for each kernel, which takes the tile.
 
-    def __init__(self, logits, plan, axis, with_gradient=True, out=None, summed=None):
+    summed: the sum of the losses is asked for in their place. dtype: of the losses or their sum.
+    """
+
+    def __init__(self, logits, plan, axis, with_gradient=True, out=None, summed=False, dtype=None):
         logits = logits.detach()
-        self.summed, self.const, self.ticket = summed, plan.const, getattr(plan, "ticket", None)
         self.elements, self.dtype = without_axis(logits.shape, axis), float_of(logits)
+        self.summed, self.loss_dtype = summed, dtype or self.dtype
+        self.const, self.ticket = plan.const, getattr(plan, "ticket", None)
         self.logits, self.gradient, self.layout = arranged(logits, axis, with_gradient, out)
         values = (plan.a, plan.b, plan.v_sum, plan.z_loss, plan.softcap)
         values, self.steps = zip(*(coefficient(value, self.elements, logits) for value in values), strict=True)
@@ -85,37 +91,38 @@ class Call:
         self.plan = ((plan.labels.contiguous(), *values, active, softcap), *rows)
         self.needs_few_registers = logits.itemsize == 2 and plan.v is None and plan.mask is None
 
-    def forward(self, tile):
-        """(losses, peaks, totals) of all elements."""
-        found = tuple(self._empty(self.elements) for _ in range(3))
-        self._launch(choice.compiled().forward, tile, *found)
-        return self._with_const(found[0]), *found[1:]
+    def losses(self, kernel, tile, keeps=True):
+        """(losses or their sum, peaks, totals), by `forward` or `both`. keeps: else the losses alone.
 
-    def both(self, tile, keeps=True):
-        """(losses or their sum, peaks, totals), and `self.gradient` is written. keeps: else the losses alone."""
-        number, kernel = self._tiles(tile), choice.compiled().both
+        `both` writes `self.gradient`, too.
+        """
+        number = self._tiles(tile)
         peaks, totals = (self._empty(self.elements) if keeps else None for _ in range(2))
         few = self.logits.numel() <= MAX_LOGITS_ADDED_UP and number <= MAX_TILES_ADDED_UP
         if self.summed and self.ticket is not None and self.const is None and few and tile.ctas == 1:
-            total = self._empty((), self.summed)
+            total = self._empty((), self.loss_dtype)
             self._launch(kernel, tile, self._empty(number), peaks, totals, total, self.ticket)
             return total, peaks, totals
-        loss = self._empty(self.elements)
+        is_result = not self.summed and self.const is None
+        loss = self._empty(self.elements, self.loss_dtype if is_result else None)
         self._launch(kernel, tile, loss, peaks, totals)
-        return sum_of(self._with_const(loss), self.summed), peaks, totals
+        if not is_result:
+            loss = loss if self.const is None else loss + self.const
+            loss = (loss.sum() if self.summed else loss).to(self.loss_dtype)
+        return loss, peaks, totals
 
     def backward(self, tile, peaks, totals, upstream=None, skip_if_one=False):
-        """Write `self.gradient`, from what `forward` or `both` found. Several programs share an element's classes."""
+        """Write `self.gradient`, from what `losses` found. Several programs share an element's classes."""
+        step = None
+        if upstream is not None:
+            upstream, step = upstream_of(upstream, self.elements)
         programs = -(-self.layout.classes // tile.cols)
-        more = {"programs_per_element": programs, "upstream": upstream, "skip_if_one": skip_if_one}
+        more = {"programs_per_element": programs, "upstream": upstream, "step": step, "skip_if_one": skip_if_one}
         self._launch(choice.compiled().backward, tile, None, peaks, totals, **more)
 
     def gradient_in(self, out):
         """The gradient, copied to the caller's tensor where a kernel could not write to it."""
         return self.gradient if out is None or self.gradient is out else out.copy_(self.gradient)
-
-    def _with_const(self, loss):
-        return loss if self.const is None else loss + self.const
 
     def _tiles(self, tile):
         return self.layout.batch * -(-self.layout.positions // tile.rows)
@@ -125,7 +132,7 @@ class Call:
 
     def _launch(
         self, kernel, tile, losses, peaks, totals, total=None, ticket=None, programs_per_element=1, upstream=None,
-        skip_if_one=False,
+        step=None, skip_if_one=False,
     ):  # fmt: skip
         kernels, at = choice.compiled(), self.layout
         compute = kernels.tl.float64 if self.dtype is torch.float64 else kernels.tl.float32
@@ -136,7 +143,7 @@ class Call:
         with torch.cuda.device_of(self.logits):
             kernel[grid_of(self._tiles(tile), programs_per_element)](
                 self.logits, self.gradient, losses, peaks, totals, total, ticket, upstream, *self.plan,
-                at.batch, at.classes, at.positions, *at.logits_strides, *at.gradient_strides, self.steps,
+                at.batch, at.classes, at.positions, *at.logits_strides, *at.gradient_strides, (*self.steps, step),
                 skip_if_one, tile.rows, tile.cols, tile.group, tile.ctas, tile.vec, tile.edge, compute,
                 num_warps=tile.warps, num_ctas=tile.ctas, maxnreg=registers, enable_fp_fusion=True,
             )  # fmt: skip
@@ -147,23 +154,26 @@ class Call:
 
 def triton(logits, plan, axis, with_gradient=True, summed=False, out=None):
     """(losses or their sum, gradient of their sum or None): a kernel as `multismooth.torch.choice` calls it."""
-    dtype = float_of(logits) if summed else None
     if not with_gradient:
-        return sum_of(losses(logits, plan, axis)[0], dtype), None
-    return losses_and_gradient(logits, plan, axis, out, keeps=False, summed=dtype)[:2]
+        return losses(logits, plan, axis, summed, keeps=False)[0], None
+    return losses_and_gradient(logits, plan, axis, out, summed, keeps=False)[:2]
 
 
-def losses(logits, plan, axis):
-    """(losses of the elements, peaks, totals) from one read of the logits: lse = peak + log total."""
-    call = Call(logits, plan, axis, with_gradient=False)
-    return call.forward(tiles.forward_tile(call.layout, logits.itemsize))
+def losses(logits, plan, axis, summed=False, dtype=None, keeps=True):
+    """(losses of the elements or their sum, peaks, totals) from one read of the logits: lse = peak + log total.
+
+    dtype: of the losses or their sum. keeps: peaks and totals are needed, for a gradient.
+    """
+    call = Call(logits, plan, axis, with_gradient=False, summed=summed, dtype=dtype)
+    return call.losses(choice.compiled().forward, tiles.forward_tile(call.layout, logits.itemsize), keeps)
 
 
 def gradient(logits, plan, axis, peaks, totals, out=None, upstream=None, skip_if_one=False):
     """The gradient of the summed loss, from one more read and what `losses` found: with any plan for these labels.
 
-    upstream: a tensor of one number, which multiplies the gradient before it is rounded. skip_if_one: `out` already
-    holds the gradient for an upstream of 1, so the kernel reads nothing if that is the number.
+    upstream: a tensor of one number, or of one for each element, which multiplies the gradient before it is rounded.
+    skip_if_one: `out` already holds the gradient for an upstream of 1, so the kernel reads nothing if that is the
+    number.
     """
     call = Call(logits, plan, axis, out=out)
     tile = tiles.backward_tile(call.layout, logits.itemsize)
@@ -171,18 +181,14 @@ def gradient(logits, plan, axis, peaks, totals, out=None, upstream=None, skip_if
     return call.gradient_in(out)
 
 
-def losses_and_gradient(logits, plan, axis, out=None, keeps=True, summed=None):
-    """(losses or their sum, gradient of their sum, peaks, totals), by the kernels that read the logits least often.
-
-    keeps: peaks and totals are needed, for another gradient. summed: the dtype of the losses' sum, which is asked
-    for in their place.
-    """
-    call = Call(logits, plan, axis, out=out, summed=summed)
+def losses_and_gradient(logits, plan, axis, out=None, summed=False, dtype=None, keeps=True):
+    """(losses or their sum, gradient of their sum, peaks, totals), by the kernels that read the logits least often."""
+    call = Call(logits, plan, axis, out=out, summed=summed, dtype=dtype)
     tile = tiles.both_tile(call.layout, logits.itemsize, choice.max_cluster_blocks(logits.device))
     if tile is None:
-        loss, *found = losses(logits, plan, axis)
-        return sum_of(loss, summed), gradient(logits, plan, axis, *found, out), *found
-    loss, *found = call.both(tile, keeps)
+        loss, *found = losses(logits, plan, axis, summed, dtype)
+        return loss, gradient(logits, plan, axis, *found, out), *found
+    loss, *found = call.losses(choice.compiled().both, tile, keeps)
     return loss, call.gradient_in(out), *found
 
 
