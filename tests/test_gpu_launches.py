@@ -14,7 +14,7 @@ import multismooth.torch as ms  # noqa: E402 torch first
 from multismooth.problem import Problem, Settings  # noqa: E402 torch first
 from multismooth.torch.gpu import adding_up, launch, plans, tiles  # noqa: E402 torch first
 
-ROWS, CLASSES = 64, 40
+ROWS, CLASSES = 16, 40
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 REDUCTIONS = ("mean", "sum", "none")
 MOST = {"plain": 4, "each argument": 5, "all arguments": 5, "drop-in": 4}
