@@ -9,9 +9,11 @@ from functools import lru_cache
 
 import torch
 
-from multismooth.torch.gpu import choice, tiles
+from multismooth.torch.gpu import choice, dispatch, tiles
+from multismooth.torch.gpu.arguments import arguments_of, upstream_of
 from multismooth.torch.gpu.choice import device, fits, interpreted, supports
-from multismooth.torch.gpu.layout import arranged, without_axis
+from multismooth.torch.gpu.layout import arranged
+from multismooth.torch.gpu.tiles import ACCESS_BYTES
 from multismooth.torch.namespace import float_of
 
 __all__ = [
@@ -46,29 +48,14 @@ MAX_GUARDED = 5  # arguments
 RESCALE_PROGRAMS = 8  # for each multiprocessor, at most
 
 
-def coefficient(value, shape, logits):
-    """(a number or a tensor, STEP): None for a number, 0 for a tensor of one entry, 1 for one entry per element."""
-    if value is None:
-        return None, None
-    if isinstance(value, torch.Tensor) and value.is_cpu and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, (int, float)):
-        if logits.dtype is not torch.float64:
-            return float(value), None
-        value = torch.full((), value, dtype=torch.float64, device=logits.device)  # a number has 32 bits in a kernel
-    return (value, 0) if value.numel() == 1 else (value.expand(shape).contiguous(), 1)
+def tiles_of(layout, tile):
+    """The number of tiles."""
+    return layout.batch * -(-layout.positions // tile.rows)
 
 
 def grid_of(tiles, programs):
     """Programs that share a tile's elements on axis 0, tiles on axes 1 and 2, which are shorter than axis 0."""
     return programs, min(tiles, MAX_GRID_AXIS), -(-tiles // MAX_GRID_AXIS)
-
-
-def upstream_of(value, shape):
-    """`coefficient` of an upstream gradient: a tensor of one number, or of one for each element."""
-    if value.numel() == 1 or not any(value.stride()):  # as `expand` makes it, of a sum's
-        return value.as_strided((), ()), 0
-    return value.expand(shape).contiguous(), 1
 
 
 class Call:
@@ -78,25 +65,18 @@ class Call:
     """
 
     def __init__(self, logits, plan, axis, with_gradient=True, out=None, summed=False, dtype=None):
-        logits = logits.detach()
-        self.elements, self.dtype = without_axis(logits.shape, axis), float_of(logits)
+        self.elements, self.dtype = plan.labels.shape, float_of(logits)
         self.summed, self.loss_dtype = summed, dtype or self.dtype
         self.const, self.ticket = plan.const, getattr(plan, "ticket", None)
         self.logits, self.gradient, self.layout = arranged(logits, axis, with_gradient, out)
-        values = (plan.a, plan.b, plan.v_sum, plan.z_loss, plan.softcap)
-        values, self.steps = zip(*(coefficient(value, self.elements, logits) for value in values), strict=True)
-        active = None if plan.active is None else plan.active.expand(self.elements).contiguous()
-        rows = (None if row is None else row.reshape(-1) for row in (plan.v, plan.mask))
-        *values, softcap = values
-        self.plan = ((plan.labels.contiguous(), *values, active, softcap), *rows)
-        self.needs_few_registers = logits.itemsize == 2 and plan.v is None and plan.mask is None
+        self.plan, self.steps = arguments_of(plan, logits)
 
     def losses(self, kernel, tile, keeps=True):
         """(losses or their sum, peaks, totals), by `forward` or `both`. keeps: else the losses alone.
 
         `both` writes `self.gradient`, too.
         """
-        number = self._tiles(tile)
+        number = tiles_of(self.layout, tile)
         peaks, totals = (self._empty(self.elements) if keeps else None for _ in range(2))
         few = self.logits.numel() <= MAX_LOGITS_ADDED_UP and number <= MAX_TILES_ADDED_UP
         if self.summed and self.ticket is not None and self.const is None and few and tile.ctas == 1:
@@ -124,9 +104,6 @@ class Call:
         """The gradient, copied to the caller's tensor where a kernel could not write to it."""
         return self.gradient if out is None or self.gradient is out else out.copy_(self.gradient)
 
-    def _tiles(self, tile):
-        return self.layout.batch * -(-self.layout.positions // tile.rows)
-
     def _empty(self, shape, dtype=None):
         return torch.empty(shape, dtype=dtype or self.dtype, device=self.logits.device)
 
@@ -134,19 +111,29 @@ class Call:
         self, kernel, tile, losses, peaks, totals, total=None, ticket=None, programs_per_element=1, upstream=None,
         step=None, skip_if_one=False,
     ):  # fmt: skip
-        kernels, at = choice.compiled(), self.layout
-        compute = kernels.tl.float64 if self.dtype is torch.float64 else kernels.tl.float32
-        tensors = [tensor for tensor in (self.logits, self.gradient) if tensor is not None]
-        tile = tiles.with_wide_accesses(tile, at, tensors)
-        long_resident = tile.group == 0 and tile.cols >= tiles.MAX_TILE_TWO_BLOCKS
-        registers = REGISTERS_FOR_TWO_BLOCKS if self.needs_few_registers and long_resident else None
-        with torch.cuda.device_of(self.logits):
-            kernel[grid_of(self._tiles(tile), programs_per_element)](
-                self.logits, self.gradient, losses, peaks, totals, total, ticket, upstream, *self.plan,
-                at.batch, at.classes, at.positions, *at.logits_strides, *at.gradient_strides, (*self.steps, step),
-                skip_if_one, tile.rows, tile.cols, tile.group, tile.ctas, tile.vec, tile.edge, compute,
-                num_warps=tile.warps, num_ctas=tile.ctas, maxnreg=registers, enable_fp_fusion=True,
-            )  # fmt: skip
+        logits, gradient, (plan, v, mask) = self.logits, self.gradient, self.plan
+        unaligned = logits.data_ptr() % ACCESS_BYTES or (gradient is not None and gradient.data_ptr() % ACCESS_BYTES)
+        few_registers = logits.itemsize == 2 and v is None and mask is None
+        kind = (
+            self.layout, tile, logits.dtype, not unaligned, few_registers, programs_per_element, (*self.steps, step),
+            skip_if_one,
+        )  # fmt: skip
+        launch = dispatch.launch_of(kernel, kind, lambda: prepared(*kind))
+        launch(logits, logits, gradient, losses, peaks, totals, total, ticket, upstream, plan, v, mask)
+
+
+def prepared(layout, tile, dtype, aligned, few_registers, programs_per_element, steps, skip_if_one):
+    """What `dispatch.launch_of` asks about a kernel of logits: (grid, last arguments, options)."""
+    tile = tiles.with_wide_accesses(tile, layout, dtype.itemsize, aligned)
+    compute = choice.compiled().tl.float64 if dtype is torch.float64 else choice.compiled().tl.float32
+    long_resident = tile.group == 0 and tile.cols >= tiles.MAX_TILE_TWO_BLOCKS
+    registers = REGISTERS_FOR_TWO_BLOCKS if few_registers and long_resident else None
+    fixed = (
+        layout.batch, layout.classes, layout.positions, *layout.logits_strides, *layout.gradient_strides, steps,
+        skip_if_one, tile.rows, tile.cols, tile.group, tile.ctas, tile.vec, tile.edge, compute,
+    )  # fmt: skip
+    options = {"num_warps": tile.warps, "num_ctas": tile.ctas, "maxnreg": registers}
+    return grid_of(tiles_of(layout, tile), programs_per_element), fixed, options
 
 
 # --- losses and gradients --------------------------------------------------------------------------------------------
@@ -201,9 +188,10 @@ def rescaled_(memory, factor):
     supported = has_no_gaps and factor.numel() == 1 and choice.device(memory) and memory.dtype is not torch.float64
     if not supported:
         return memory.mul_(factor)
-    programs = min(-(-memory.numel() // RESCALE_BLOCK), RESCALE_PROGRAMS * multiprocessors(memory.device))
-    with torch.cuda.device_of(memory):
-        choice.compiled().rescale[(programs,)](memory, factor, memory.numel(), RESCALE_BLOCK, enable_fp_fusion=True)
+    size = memory.numel()
+    programs = min(-(-size // RESCALE_BLOCK), RESCALE_PROGRAMS * multiprocessors(memory.device))
+    rescale, kind = choice.compiled().rescale, (size, programs)
+    dispatch.launch_of(rescale, kind, lambda: ((programs,), (size, RESCALE_BLOCK), {}))(memory, memory, factor)
     return memory
 
 
@@ -221,10 +209,15 @@ def guarded(limited):
     found = [torch.empty_like(value, dtype=torch.float32) for value in values]
     sizes = [value.numel() for value in values]
     highest = [high for _, high in limited.values()]
-    given = (tuple(entries + [None] * (MAX_GUARDED - len(values))) for entries in (values, found, sizes, highest))
-    with torch.cuda.device_of(values[0]):
-        programs = -(-max(sizes) // GUARD_BLOCK)
-        choice.compiled().guard[(programs,)](*given, GUARD_BLOCK, enable_fp_fusion=True)
+    values, given, sizes, highest = (
+        (*entries, *[None] * (MAX_GUARDED - len(entries))) for entries in (values, found, sizes, highest)
+    )
+    programs = -(-max(size for size in sizes if size) // GUARD_BLOCK)
+
+    def prepare():
+        return (programs,), (sizes, highest, GUARD_BLOCK), {}
+
+    dispatch.launch_of(choice.compiled().guard, (sizes, highest), prepare)(values[0], values, given)
     return dict(zip(limited, found, strict=True))
 
 

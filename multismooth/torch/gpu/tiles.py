@@ -154,15 +154,17 @@ def looping_tile(layout, itemsize, size):
     return tile_of(1, cols, ACCESS_BYTES // itemsize)
 
 
-def with_wide_accesses(tile, layout, tensors):
-    """The Tile that accesses 16 bytes at a time, if the classes of all tensors (logits, gradient) lie so in memory.
+def with_wide_accesses(tile, layout, itemsize, aligned):
+    """The Tile that accesses 16 bytes at a time, if the classes of logits and gradient lie so in memory.
+
+    aligned: both begin at a multiple of 16 bytes.
 
     A row may start between two accesses, if it does so in the logits and in the gradient alike. Its first and last
     few logits are then the tile's edge.
     """
     steps = list(zip(layout.logits_strides, layout.gradient_strides, strict=True))
-    vec = ACCESS_BYTES // tensors[0].itemsize
-    if steps.pop() != (1, 1) or any(tensor.data_ptr() % ACCESS_BYTES for tensor in tensors):
+    vec = ACCESS_BYTES // itemsize
+    if steps.pop() != (1, 1) or not aligned:
         return tile
     if all(step % vec == 0 for step in (layout.classes, *sum(steps, ()))):
         return tile._replace(vec=min(vec, tile.cols))
