@@ -3,9 +3,9 @@
     python benchmarks/gpu_host.py [--shape 256x10] [--rounds 4000] [--calls plain,drop-in] [--profile plain]
 
 CPU tensors pass for a GPU's. Triton compiles its kernels for an H100 or H200 (sm_90), and its own launcher reads the
-arguments and calls a libcuda that does nothing, which gcc makes first. So all of a launch is timed but the driver. A call
-is loss and backward. The base is `F.cross_entropy` with label_smoothing=0.1 on the CPU.
-It launches nothing, but its time includes the arithmetic of its twenty operations on so few logits.
+arguments and calls a libcuda that does nothing, which gcc makes first. So all of a launch is timed but the driver. A
+call is loss and backward. The base is `F.cross_entropy` with label_smoothing=0.1 on the CPU. It launches nothing, but
+its time includes the arithmetic of its twenty operations on so few logits.
 
 In each round every call runs once, in a new random order. A time is the median over the rounds, a ratio that of two
 medians. Nothing here says how long a GPU takes.

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+NEWEST_KNOWN = (3, 9)  # the last Triton that `tests/test_gpu_dispatch.py` was run with; a newer one launches itself
 ALIGNMENT = 16  # bytes: Triton compiles one kernel for pointers that this divides and another one for others
 
 
@@ -79,7 +80,7 @@ def launch_of(kernel, kind, prepare):
     return one
 
 
-# --- what Triton's versions call it ----------------------------------------------------------------------------------
+# --- Triton's own ----------------------------------------------------------------------------------------------------
 
 
 @lru_cache
@@ -90,10 +91,9 @@ def version():
     return tuple(int(part) for part in __version__.split(".")[:2])
 
 
-@lru_cache
 def launches_directly():
-    """Whether this Triton's launcher takes all arguments of a kernel. Before 3.3 it took fewer; 3.9 was tried last."""
-    return (3, 3) <= version() <= (3, 9)
+    """Whether this Triton's launcher is known to take what `Launch` hands it."""
+    return version() <= NEWEST_KNOWN
 
 
 def active_driver():
@@ -103,20 +103,16 @@ def active_driver():
 
 
 @lru_cache
-def hook_holder():
-    """What has the hooks of profilers, which only Triton's own launch calls, as its attributes."""
-    try:
-        from triton import knobs
-    except ImportError:  # Triton 3.3
-        from triton.compiler import CompiledKernel
+def runtime_settings():
+    """Triton's object that has the hooks of profilers as its attributes."""
+    from triton import knobs
 
-        return CompiledKernel
     return knobs.runtime
 
 
 def hooked():
-    """Whether a profiler asks to be told of launches."""
-    holder = hook_holder()
+    """Whether a profiler asks to be told of launches, which Triton's own launch does."""
+    holder = runtime_settings()
     for hook in (holder.launch_enter_hook, holder.launch_exit_hook):
         if hook is not None and getattr(hook, "calls", True):  # a HookChain may be empty
             return True
