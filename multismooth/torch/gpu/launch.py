@@ -30,9 +30,8 @@ __all__ = [
     "triton",
 ]
 
-# Registers per thread. At 64, two blocks of 512 threads fit on one multiprocessor, so one loads while the other
-# computes.
-REGISTERS_FOR_TWO_BLOCKS = 64
+# Registers of two blocks on one multiprocessor, of which one loads while the other computes.
+REGISTERS = 2**16
 
 MAX_GRID_AXIS = 2**15  # of the axes 1 and 2 of a grid; CUDA allows 65,535
 
@@ -127,7 +126,8 @@ def prepared(layout, tile, dtype, aligned, few_registers, programs_per_element, 
     tile = tiles.with_wide_accesses(tile, layout, dtype.itemsize, aligned)
     compute = choice.compiled().tl.float64 if dtype is torch.float64 else choice.compiled().tl.float32
     long_resident = tile.group == 0 and tile.cols >= tiles.MAX_TILE_TWO_BLOCKS
-    registers = REGISTERS_FOR_TWO_BLOCKS if few_registers and long_resident else None
+    for_two_blocks = max(REGISTERS // (2 * tiles.WARP * tile.warps), 64)
+    registers = for_two_blocks if few_registers and long_resident else None
     fixed = (
         layout.batch, layout.classes, layout.positions, *layout.logits_strides, *layout.gradient_strides, steps,
         skip_if_one, tile.rows, tile.cols, tile.group, tile.ctas, tile.vec, tile.edge, compute,
@@ -171,7 +171,8 @@ def gradient(logits, plan, axis, peaks, totals, out=None, upstream=None, skip_if
 def losses_and_gradient(logits, plan, axis, out=None, summed=False, dtype=None, keeps=True):
     """(losses or their sum, gradient of their sum, peaks, totals), by the kernels that read the logits least often."""
     call = Call(logits, plan, axis, out=out, summed=summed, dtype=dtype)
-    tile = tiles.both_tile(call.layout, logits.itemsize, choice.max_cluster_blocks(logits.device))
+    blocks, has_rows = choice.max_cluster_blocks(logits.device), plan.v is not None or plan.mask is not None
+    tile = tiles.both_tile(call.layout, logits.itemsize, blocks, has_rows)
     if tile is None:
         loss, *found = losses(logits, plan, axis, summed, dtype)
         return loss, gradient(logits, plan, axis, *found, out), *found
