@@ -355,6 +355,19 @@ def test_where_the_kernels_cannot_be_compiled_others_take_over_with_one_warning(
         choice.works_on.cache_clear()
 
 
+def test_a_triton_that_is_too_old_is_not_asked_to_compile(monkeypatch):
+    """The first kernel that is tried would compile, but not the others."""
+    need("triton")
+    monkeypatch.setattr(choice, "interpreted", lambda: False)
+    monkeypatch.setattr(choice, "version", lambda: (3, 4))
+    choice.works_on.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match=r"do not run on cpu \(RuntimeError: Triton 3.4 is older than 3.5"):
+            assert not choice.works_on(torch.device("cpu"))
+    finally:
+        choice.works_on.cache_clear()
+
+
 # --- on a device alone -----------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,9 @@ import multismooth.torch as ms  # noqa: E402 torch first
 from multismooth.problem import Problem, Settings  # noqa: E402 torch first
 from multismooth.torch.gpu import adding_up, launch, plans, tiles  # noqa: E402 torch first
 
-ROWS, CLASSES = 64, 40
+ROWS, CLASSES = 16, 40
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+REDUCTIONS = ("mean", "sum", "none")
 MOST = {"plain": 4, "each argument": 5, "all arguments": 5, "drop-in": 4}
 
 
@@ -44,32 +46,78 @@ def counted(launches, function, dtype, **settings):
     launches.torch.clear()
     launches.triton.clear()
     with launches:
-        torch.autograd.grad(function(logits, labels, **settings), logits)
+        loss = function(logits, labels, **settings)
+        torch.autograd.grad(loss, logits, torch.ones_like(loss))
     return [*launches.triton, *launches.torch]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_forward_and_backward_launch_few_kernels(launches, dtype):
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_forward_and_backward_launch_few_kernels(launches, dtype, reduction):
+    """The labels are those of PyTorch's own loss, some of them ignored. One of the launches makes the upstream 1."""
     each, found = arguments(), {}
-    found["plain"] = counted(launches, ms.loss, dtype)
-    found["drop-in"] = counted(launches, ms.cross_entropy, dtype, label_smoothing=0.1)
-    found["all arguments"] = counted(launches, ms.loss, dtype, **each)
+    if reduction != "mean":
+        del each["normalizer"]
+    found["plain"] = counted(launches, ms.loss, dtype, reduction=reduction)
+    found["all arguments"] = counted(launches, ms.loss, dtype, reduction=reduction, **each)
     for name, value in each.items():
-        found[name] = counted(launches, ms.loss, dtype, **{name: value})
+        found[name] = counted(launches, ms.loss, dtype, reduction=reduction, **{name: value})
     for name, names in found.items():
         assert len(names) <= MOST.get(name, MOST["each argument"]), (name, names)
 
 
-def test_a_drop_in_s_mean_over_nothing_is_nan_with_a_gradient_of_zero(launches):
-    for labels in (torch.full((4,), -100), torch.tensor([-100, 2, -100, 0])):
-        for reduction in ("mean", "sum", "none"):
-            logits = torch.randn(4, 5, requires_grad=True)
-            loss = ms.cross_entropy(logits, labels, label_smoothing=0.1, reduction=reduction)
-            theirs = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1, reduction=reduction)
-            torch.testing.assert_close(loss, theirs, equal_nan=True)
-            (gradient,) = torch.autograd.grad(loss.sum(), logits)
-            (expected,) = torch.autograd.grad(theirs.sum(), logits)
-            torch.testing.assert_close(gradient, expected.nan_to_num(0.0))
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_drop_in_launches_as_few(launches, dtype, reduction):
+    for smoothing in (0.0, 0.1):
+        for weight in (None, arguments()["weight"].to(dtype)):
+            settings = {"weight": weight, "label_smoothing": smoothing, "reduction": reduction}
+            names = counted(launches, ms.cross_entropy, dtype, **settings)
+            assert len(names) <= MOST["drop-in"], (settings, names)
+
+
+NOTHING, SOME = torch.full((4,), -100), torch.tensor([-100, 2, -100, 0])
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_drop_in_s_mean_over_nothing_is_nan_with_a_gradient_of_zero(launches, dtype, reduction):
+    """Over no elements, or over elements whose class weights are 0."""
+    weight = torch.tensor([0.0, 1.0, 0.0, 2.0, 3.0]).to(dtype)
+    cases = [(NOTHING, None, 0.1), (SOME, None, 0.1), (NOTHING, weight, 0.1), (SOME, weight, 0.0)]
+    for labels, weight, smoothing in cases:
+        settings = {"weight": weight, "label_smoothing": smoothing, "reduction": reduction}
+        logits = torch.randn(4, 5, dtype=dtype, requires_grad=True)
+        loss = ms.cross_entropy(logits, labels, **settings)
+        assert loss.dtype is dtype
+        settings["weight"] = None if weight is None else weight.float()
+        theirs = torch.nn.functional.cross_entropy(logits.float(), labels, **settings)
+        torch.testing.assert_close(loss, theirs.to(dtype), equal_nan=True)
+        (gradient,) = torch.autograd.grad(loss.sum(), logits)
+        (expected,) = torch.autograd.grad(theirs.sum(), logits)
+        torch.testing.assert_close(gradient, expected.nan_to_num(0.0))
+
+
+def test_a_gradient_of_zero_weights_is_not_hidden(launches):
+    """Where the counted weights are 0 but the smoothing term is not, the mean is a number over 0."""
+    weight, logits = torch.tensor([0.0, 1.0]), torch.zeros(3, 2, requires_grad=True)
+    loss = ms.cross_entropy(logits, torch.tensor([0, 0, -100]), weight, label_smoothing=0.1)
+    assert loss.isnan()
+    assert torch.autograd.grad(loss, logits)[0][:2].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_upstream_gradients_of_any_layout_reach_the_kernel(launches, dtype):
+    """One for each element, in any strides, or the same for all, as `sum` has it."""
+    labels, logits = torch.arange(12).view(3, 4) % 5, torch.randn(3, 5, 4).to(dtype).requires_grad_()
+    loss = ms.cross_entropy(logits, labels, label_smoothing=0.1, reduction="none")
+    theirs = torch.nn.functional.cross_entropy(logits.float(), labels, label_smoothing=0.1, reduction="none")
+    assert loss.dtype is dtype
+    each = torch.rand(4, 3, dtype=dtype)
+    for upstream in (each.T, each.flatten()[:12].view(3, 4), each[:1, :1].expand(3, 4), each[:1].T.expand(3, 4)):
+        (found,) = torch.autograd.grad(loss, logits, upstream, retain_graph=True)
+        (right,) = torch.autograd.grad(theirs, logits, upstream.float(), retain_graph=True)
+        torch.testing.assert_close(found, right, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
 
 
 @pytest.mark.parametrize(("rows", "dtype"), [(1, torch.bfloat16), (9, torch.float64), (20, torch.float32)])

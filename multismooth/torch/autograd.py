@@ -139,15 +139,20 @@ class _HalfSummed(torch.autograd.Function):
 
 
 class _GuardedSummed(torch.autograd.Function):
-    """`_Summed` of bfloat16 logits, by Triton's kernels.
+    """`_Summed` of half-precision logits, by Triton's kernels.
 
     They can read the upstream gradient on the device. If it is not 1, they compute the gradient again, over the first
-    one. They write the loss in the dtype that is asked for.
+    one. That of float16 is seldom 1, so its gradient waits for backward. They write the loss in the dtype that is asked
+    for.
     """
 
     @staticmethod
     def forward(ctx, logits, problem, plan, axis, dtype):
-        loss, ctx.gradient, *found = launch.losses_and_gradient(logits.detach(), plan, axis, summed=dtype)
+        given, asked = logits.detach(), {"summed": True, "dtype": dtype}
+        if logits.dtype is torch.bfloat16:
+            loss, ctx.gradient, *found = launch.losses_and_gradient(given, plan, axis, **asked)
+        else:
+            (loss, *found), ctx.gradient = launch.losses(given, plan, axis, **asked), None
         save(ctx, problem, plan, logits, *found)
         ctx.axis = axis
         return loss
@@ -172,17 +177,17 @@ class _Elements(torch.autograd.Function):
 
     Their upstream gradients are known only in backward, which runs the kernel again with the plan scaled by them. To
     keep log p instead would need a second (N, K) buffer. Triton's kernel has two parts and keeps two numbers per
-    element between them.
+    element between them. It reads the upstream gradients itself, and writes the losses in the dtype that is asked for.
     """
 
     @staticmethod
-    def forward(ctx, logits, problem, plan, axis):
-        plan = plan_as_tensors(plan)
-        kernel = kernel_for(logits, spec.scaled(plan, logits.new_ones(())), axis)  # as in backward
+    def forward(ctx, logits, problem, plan, axis, kernel, dtype):
+        plan, found = plan_as_tensors(plan), []
         if kernel is triton:
-            loss, *found = launch.losses(logits.detach(), plan, axis)
+            loss, *found = launch.losses(logits.detach(), plan, axis, dtype=dtype)
         else:
-            loss, found = kernel(logits, plan, axis, with_gradient=False)[0], []
+            kernel = kernel_for(logits, spec.scaled(plan, logits.new_ones(())), axis)  # as in backward
+            loss = kernel(logits, plan, axis, with_gradient=False)[0]
         save(ctx, problem, plan, logits, *found)
         ctx.call = axis, kernel
         return loss
@@ -192,9 +197,12 @@ class _Elements(torch.autograd.Function):
         axis, kernel = ctx.call
         logits, *found, plan = saved(ctx)
         if differentiates_backward(upstream):
-            return differentiable_gradient(logits, plan, axis, upstream), None, None, None
-        plan = spec.scaled(plan, upstream)
-        return launch.gradient(logits, plan, axis, *found) if found else kernel(logits, plan, axis)[1], None, None, None
+            gradient = differentiable_gradient(logits, plan, axis, upstream)
+        elif found:
+            gradient = launch.gradient(logits, plan, axis, *found, upstream=upstream)
+        else:
+            gradient = kernel(logits, spec.scaled(plan, upstream), axis)[1]
+        return gradient, None, None, None, None, None
 
 
 def loss(call, dtype=None):
@@ -208,11 +216,11 @@ def loss(call, dtype=None):
     if not with_gradient:
         return kernel(logits, plan, axis, False, summed)[0]
     if not summed:
-        return _Elements.apply(logits, call.problem, plan, axis)
+        return _Elements.apply(logits, call.problem, plan, axis, kernel, dtype)
     if logits.itemsize > 2:
         return _summed(logits, call.problem, plan, axis, kernel)
-    if logits.is_cpu and kernel is not triton:
+    if kernel is triton:
+        return _GuardedSummed.apply(logits, call.problem, plan, axis, dtype)
+    if logits.is_cpu:
         return _HalfSummed.apply(logits, call.problem, plan, axis, kernel)
-    if kernel is triton and logits.dtype is torch.bfloat16:
-        return _GuardedSummed.apply(logits, call.problem, plan, axis, dtype or float_of(logits))
-    return _Elements.apply(logits, call.problem, plan, axis).sum()  # float16's upstream gradient is seldom 1
+    return _Elements.apply(logits, call.problem, plan, axis, kernel, None).sum()

@@ -18,7 +18,8 @@ NUMPY_DTYPES = (torch.float32, torch.float64)
 
 
 def triton(logits, plan, *args, **options):
-    return launch.triton(logits, cpu_kernels.plan_as_tensors(plan), *args, **options)
+    plan = plan if logits.is_cuda else cpu_kernels.plan_as_tensors(plan)
+    return launch.triton(logits, plan, *args, **options)
 
 
 KERNELS = {**cpu_kernels.KERNELS, "triton": triton}

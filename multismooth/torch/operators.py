@@ -46,8 +46,8 @@ def logits_gradient(
     v: Tensor | None, mask: Tensor | None, softcap: Tensor | None, axis: int, peaks: Tensor, totals: Tensor,
     upstream: Tensor,
 ) -> Tensor:  # fmt: skip
-    plan = spec.scaled(plan_of(labels, a, b, v_sum, z_loss, active, v, mask, softcap), upstream)
-    return launch.gradient(logits, plan, axis, peaks, totals, torch.empty_like(logits))
+    plan = plan_of(labels, a, b, v_sum, z_loss, active, v, mask, softcap)
+    return launch.gradient(logits, plan, axis, peaks, totals, torch.empty_like(logits), upstream)
 
 
 @logits_gradient.register_fake

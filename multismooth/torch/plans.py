@@ -38,7 +38,7 @@ def planned(problem, settings):
 
 def marks_nothing(problem, settings):
     """Whether a mean over no elements becomes NaN by its plan alone: see `Settings.nothing_is_nan`."""
-    seen = problem.logits.is_cpu or settings.soft or problem.weight is not None or requested() is not None
+    seen = problem.logits.is_cpu or settings.soft or requested() is not None
     return not seen and compat.eligible(problem.logits) and gpu.knows(problem, settings)
 
 

@@ -58,13 +58,17 @@ class Launches(TorchDispatchMode):
         return SimpleNamespace(tl=kernels.tl, **{name: Watched(name) for name in names})
 
 
-def as_on_a_gpu(monkeypatch):
-    """Launches, after a CPU has been made to look like a GPU: nobody reads a tensor's values, Triton is chosen."""
+def as_on_a_gpu(monkeypatch, watched=True):
+    """Launches, after a CPU has been made to look like a GPU: nobody reads a tensor's values, Triton is chosen.
+
+    watched: the launches of kernels are counted.
+    """
     choice = need("multismooth.torch.gpu.choice")
     backend = need("multismooth.torch.backend")
     launches, kernels = Launches(), choice.compiled()
-    watched = launches.watching(kernels)
-    monkeypatch.setattr(choice, "compiled", lambda: watched)
+    if watched:
+        counted = launches.watching(kernels)
+        monkeypatch.setattr(choice, "compiled", lambda: counted)
     monkeypatch.setattr(choice, "works_on", lambda place: True)
     monkeypatch.setattr(choice, "device", lambda tensor: True)
     for module in list(sys.modules.values()):

@@ -8,9 +8,11 @@ from functools import lru_cache
 import torch
 
 from multismooth.torch.compat import without_modes
+from multismooth.torch.gpu.dispatch import version
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 MIN_CAPABILITY = (8, 0)  # of NVIDIA's GPUs
+MIN_TRITON = (3, 5)  # 3.2 to 3.4 do not compile the kernels
 MAX_CLUSTER_BLOCKS = 16  # that share an element, where a GPU has clusters of thread blocks
 
 
@@ -38,14 +40,16 @@ def device(tensor):
 def works_on(place):
     """Whether the kernels run on a torch.device: the smallest of them is launched there once.
 
-    Where there is no C compiler, or a Triton that does not suit the GPU, that fails. It is one warning, and PyTorch's
-    own operators compute the losses. AMD's GPUs, which PyTorch also calls CUDA devices, are left out.
+    Where there is no C compiler, or a Triton that is too old or does not suit the GPU, that fails. It is one warning,
+    and PyTorch's own operators compute the losses. AMD's GPUs, which PyTorch also calls CUDA devices, are left out.
     """
     if place.type == "cuda" and (torch.version.hip or torch.cuda.get_device_capability(place) < MIN_CAPABILITY):
         return False
     try:
         if compiled() is None:
             return False
+        if not interpreted() and version() < MIN_TRITON:
+            raise RuntimeError("Triton {}.{} is older than {}.{}".format(*version(), *MIN_TRITON))
         with without_modes():
             one = torch.ones(1, device=place)
             with torch.cuda.device_of(one):
@@ -91,6 +95,4 @@ def max_cluster_blocks(device):
 
 def compiles_clusters():
     """Whether this Triton compiles our reductions over several blocks. Up to Triton 3.8 its compiler fails."""
-    from triton import __version__
-
-    return tuple(int(part) for part in __version__.split(".")[:2]) >= (3, 9)
+    return version() >= (3, 9)

@@ -35,6 +35,7 @@ from multismooth.torch.gpu.plan_kernels import everyday, guard, sums
 from multismooth.torch.gpu.soft_cap import cap_of
 from multismooth.torch.gpu.tile_arithmetic import (
     LOWEST_PEAK,
+    coefficient,
     coefficients,
     edges,
     gradient_factors,
@@ -66,6 +67,7 @@ def forward(
 ):  # fmt: skip
     """Losses, peaks and totals (B·P), from one read.
 
+    With a ticket, `losses` has room for the sum of each tile, and the last program writes that of all to `total_loss`.
     The loss of an element whose logits do not count is 0, or NaN if its a is: so a plan marks a mean over nothing.
     """
     batch, p, exists = tile_elements(B, P, ROWS)
@@ -81,9 +83,11 @@ def forward(
         ROWS, COLS, GROUP, VEC, EDGE, COMPUTE, "",
     )  # fmt: skip
     loss = loss_of(peak, total, v_sum_z, anchor, z_y, v, K, a, b, v_sum, z_loss, plan[4] is not None)
-    tl.store(losses + element, tl.where(active, loss, tl.where(a == a, 0.0, a)), mask=exists)
-    tl.store(peaks + element, peak, mask=exists)
-    tl.store(totals + element, total, mask=exists)
+    if peaks is not None:
+        tl.store(peaks + element, peak, mask=exists)
+        tl.store(totals + element, total, mask=exists)
+    store_losses(losses, tl.where(active, loss, tl.where(a == a, 0.0, a)), element, exists, ticket)
+    add_up(losses, total_loss, ticket)
 
 
 @triton.jit
@@ -98,11 +102,8 @@ def backward(
     SKIP_IF_ONE: `gradient` already holds the gradient for an upstream gradient of 1. Only the device can see that
     number, so the kernel looks and returns.
     """
-    factor = 1.0
-    if upstream is not None:
-        factor = tl.load(upstream).to(COMPUTE)
     if SKIP_IF_ONE:  # noqa: SIM102 the compiler knows the first condition, the device alone the second
-        if factor == 1:
+        if tl.load(upstream).to(COMPUTE) == 1:
             return
     batch, p, exists = tile_elements(B, P, ROWS)
     left = tl.program_id(0) * COLS
@@ -113,6 +114,7 @@ def backward(
         cap = cap_of(plan, STEPS, COMPUTE)
     peak, total = tl.load(peaks + element, mask=exists, other=0), tl.load(totals + element, mask=exists, other=1)
     if upstream is not None:
+        factor = coefficient(upstream, element, exists, STEPS[5], COMPUTE)
         a, b, z_loss = a * factor, b * factor, z_loss * factor
     a, b, scale = gradient_factors(active, peak, total, a, b, v_sum, z_loss, plan[4] is not None)
     lead, first, last = row_bounds(start, K, VEC, EDGE)

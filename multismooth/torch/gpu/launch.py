@@ -9,9 +9,11 @@ from functools import lru_cache
 
 import torch
 
-from multismooth.torch.gpu import choice, tiles
+from multismooth.torch.gpu import choice, dispatch, tiles
+from multismooth.torch.gpu.arguments import arguments_of, upstream_of
 from multismooth.torch.gpu.choice import device, fits, interpreted, supports
-from multismooth.torch.gpu.layout import arranged, without_axis
+from multismooth.torch.gpu.layout import arranged
+from multismooth.torch.gpu.tiles import ACCESS_BYTES
 from multismooth.torch.namespace import float_of
 
 __all__ = [
@@ -28,9 +30,8 @@ __all__ = [
     "triton",
 ]
 
-# Registers per thread. At 64, two blocks of 512 threads fit on one multiprocessor, so one loads while the other
-# computes.
-REGISTERS_FOR_TWO_BLOCKS = 64
+# Registers of two blocks on one multiprocessor, of which one loads while the other computes.
+REGISTERS = 2**16
 
 MAX_GRID_AXIS = 2**15  # of the axes 1 and 2 of a grid; CUDA allows 65,535
 
@@ -46,17 +47,9 @@ MAX_GUARDED = 5  # arguments
 RESCALE_PROGRAMS = 8  # for each multiprocessor, at most
 
 
-def coefficient(value, shape, logits):
-    """(a number or a tensor, STEP): None for a number, 0 for a tensor of one entry, 1 for one entry per element."""
-    if value is None:
-        return None, None
-    if isinstance(value, torch.Tensor) and value.is_cpu and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, (int, float)):
-        if logits.dtype is not torch.float64:
-            return float(value), None
-        value = torch.full((), value, dtype=torch.float64, device=logits.device)  # a number has 32 bits in a kernel
-    return (value, 0) if value.numel() == 1 else (value.expand(shape).contiguous(), 1)
+def tiles_of(layout, tile):
+    """The number of tiles."""
+    return layout.batch * -(-layout.positions // tile.rows)
 
 
 def grid_of(tiles, programs):
@@ -64,82 +57,83 @@ def grid_of(tiles, programs):
     return programs, min(tiles, MAX_GRID_AXIS), -(-tiles // MAX_GRID_AXIS)
 
 
-def sum_of(loss, dtype):
-    """The sum of the losses in a dtype, or the losses for None."""
-    return loss if dtype is None else loss.sum().to(dtype)
-
-
 class Call:
-    """The arguments of one call as the kernels take them, and a method for each kernel, which takes the tile."""
+    """The arguments of one call as the kernels take them, and a method for each kernel, which takes the tile.
 
-    def __init__(self, logits, plan, axis, with_gradient=True, out=None, summed=None):
-        logits = logits.detach()
-        self.summed, self.const, self.ticket = summed, plan.const, getattr(plan, "ticket", None)
-        self.elements, self.dtype = without_axis(logits.shape, axis), float_of(logits)
+    summed: the sum of the losses is asked for in their place. dtype: of the losses or their sum.
+    """
+
+    def __init__(self, logits, plan, axis, with_gradient=True, out=None, summed=False, dtype=None):
+        self.elements, self.dtype = plan.labels.shape, float_of(logits)
+        self.summed, self.loss_dtype = summed, dtype or self.dtype
+        self.const, self.ticket = plan.const, getattr(plan, "ticket", None)
         self.logits, self.gradient, self.layout = arranged(logits, axis, with_gradient, out)
-        values = (plan.a, plan.b, plan.v_sum, plan.z_loss, plan.softcap)
-        values, self.steps = zip(*(coefficient(value, self.elements, logits) for value in values), strict=True)
-        active = None if plan.active is None else plan.active.expand(self.elements).contiguous()
-        rows = (None if row is None else row.reshape(-1) for row in (plan.v, plan.mask))
-        *values, softcap = values
-        self.plan = ((plan.labels.contiguous(), *values, active, softcap), *rows)
-        self.needs_few_registers = logits.itemsize == 2 and plan.v is None and plan.mask is None
+        self.plan, self.steps = arguments_of(plan, logits)
 
-    def forward(self, tile):
-        """(losses, peaks, totals) of all elements."""
-        found = tuple(self._empty(self.elements) for _ in range(3))
-        self._launch(choice.compiled().forward, tile, *found)
-        return self._with_const(found[0]), *found[1:]
+    def losses(self, kernel, tile, keeps=True):
+        """(losses or their sum, peaks, totals), by `forward` or `both`. keeps: else the losses alone.
 
-    def both(self, tile, keeps=True):
-        """(losses or their sum, peaks, totals), and `self.gradient` is written. keeps: else the losses alone."""
-        number, kernel = self._tiles(tile), choice.compiled().both
+        `both` writes `self.gradient`, too.
+        """
+        number = tiles_of(self.layout, tile)
         peaks, totals = (self._empty(self.elements) if keeps else None for _ in range(2))
         few = self.logits.numel() <= MAX_LOGITS_ADDED_UP and number <= MAX_TILES_ADDED_UP
         if self.summed and self.ticket is not None and self.const is None and few and tile.ctas == 1:
-            total = self._empty((), self.summed)
+            total = self._empty((), self.loss_dtype)
             self._launch(kernel, tile, self._empty(number), peaks, totals, total, self.ticket)
             return total, peaks, totals
-        loss = self._empty(self.elements)
+        is_result = not self.summed and self.const is None
+        loss = self._empty(self.elements, self.loss_dtype if is_result else None)
         self._launch(kernel, tile, loss, peaks, totals)
-        return sum_of(self._with_const(loss), self.summed), peaks, totals
+        if not is_result:
+            loss = loss if self.const is None else loss + self.const
+            loss = (loss.sum() if self.summed else loss).to(self.loss_dtype)
+        return loss, peaks, totals
 
     def backward(self, tile, peaks, totals, upstream=None, skip_if_one=False):
-        """Write `self.gradient`, from what `forward` or `both` found. Several programs share an element's classes."""
+        """Write `self.gradient`, from what `losses` found. Several programs share an element's classes."""
+        step = None
+        if upstream is not None:
+            upstream, step = upstream_of(upstream, self.elements)
         programs = -(-self.layout.classes // tile.cols)
-        more = {"programs_per_element": programs, "upstream": upstream, "skip_if_one": skip_if_one}
+        more = {"programs_per_element": programs, "upstream": upstream, "step": step, "skip_if_one": skip_if_one}
         self._launch(choice.compiled().backward, tile, None, peaks, totals, **more)
 
     def gradient_in(self, out):
         """The gradient, copied to the caller's tensor where a kernel could not write to it."""
         return self.gradient if out is None or self.gradient is out else out.copy_(self.gradient)
 
-    def _with_const(self, loss):
-        return loss if self.const is None else loss + self.const
-
-    def _tiles(self, tile):
-        return self.layout.batch * -(-self.layout.positions // tile.rows)
-
     def _empty(self, shape, dtype=None):
         return torch.empty(shape, dtype=dtype or self.dtype, device=self.logits.device)
 
     def _launch(
         self, kernel, tile, losses, peaks, totals, total=None, ticket=None, programs_per_element=1, upstream=None,
-        skip_if_one=False,
+        step=None, skip_if_one=False,
     ):  # fmt: skip
-        kernels, at = choice.compiled(), self.layout
-        compute = kernels.tl.float64 if self.dtype is torch.float64 else kernels.tl.float32
-        tensors = [tensor for tensor in (self.logits, self.gradient) if tensor is not None]
-        tile = tiles.with_wide_accesses(tile, at, tensors)
-        long_resident = tile.group == 0 and tile.cols >= tiles.MAX_TILE_TWO_BLOCKS
-        registers = REGISTERS_FOR_TWO_BLOCKS if self.needs_few_registers and long_resident else None
-        with torch.cuda.device_of(self.logits):
-            kernel[grid_of(self._tiles(tile), programs_per_element)](
-                self.logits, self.gradient, losses, peaks, totals, total, ticket, upstream, *self.plan,
-                at.batch, at.classes, at.positions, *at.logits_strides, *at.gradient_strides, self.steps,
-                skip_if_one, tile.rows, tile.cols, tile.group, tile.ctas, tile.vec, tile.edge, compute,
-                num_warps=tile.warps, num_ctas=tile.ctas, maxnreg=registers, enable_fp_fusion=True,
-            )  # fmt: skip
+        logits, gradient, (plan, v, mask) = self.logits, self.gradient, self.plan
+        unaligned = logits.data_ptr() % ACCESS_BYTES or (gradient is not None and gradient.data_ptr() % ACCESS_BYTES)
+        few_registers = logits.itemsize == 2 and v is None and mask is None
+        kind = (
+            self.layout, tile, logits.dtype, not unaligned, few_registers, programs_per_element, (*self.steps, step),
+            skip_if_one,
+        )  # fmt: skip
+        launch = dispatch.launch_of(kernel, kind, lambda: prepared(*kind))
+        launch(logits, logits, gradient, losses, peaks, totals, total, ticket, upstream, plan, v, mask)
+
+
+def prepared(layout, tile, dtype, aligned, few_registers, programs_per_element, steps, skip_if_one):
+    """What `dispatch.launch_of` asks about a kernel of logits: (grid, last arguments, options)."""
+    tile = tiles.with_wide_accesses(tile, layout, dtype.itemsize, aligned)
+    compute = choice.compiled().tl.float64 if dtype is torch.float64 else choice.compiled().tl.float32
+    long_resident = tile.group == 0 and tile.cols >= tiles.MAX_TILE_TWO_BLOCKS
+    for_two_blocks = max(REGISTERS // (2 * tiles.WARP * tile.warps), 64)
+    registers = for_two_blocks if few_registers and long_resident else None
+    fixed = (
+        layout.batch, layout.classes, layout.positions, *layout.logits_strides, *layout.gradient_strides, steps,
+        skip_if_one, tile.rows, tile.cols, tile.group, tile.ctas, tile.vec, tile.edge, compute,
+    )  # fmt: skip
+    options = {"num_warps": tile.warps, "num_ctas": tile.ctas, "maxnreg": registers}
+    return grid_of(tiles_of(layout, tile), programs_per_element), fixed, options
 
 
 # --- losses and gradients --------------------------------------------------------------------------------------------
@@ -147,23 +141,26 @@ class Call:
 
 def triton(logits, plan, axis, with_gradient=True, summed=False, out=None):
     """(losses or their sum, gradient of their sum or None): a kernel as `multismooth.torch.choice` calls it."""
-    dtype = float_of(logits) if summed else None
     if not with_gradient:
-        return sum_of(losses(logits, plan, axis)[0], dtype), None
-    return losses_and_gradient(logits, plan, axis, out, keeps=False, summed=dtype)[:2]
+        return losses(logits, plan, axis, summed, keeps=False)[0], None
+    return losses_and_gradient(logits, plan, axis, out, summed, keeps=False)[:2]
 
 
-def losses(logits, plan, axis):
-    """(losses of the elements, peaks, totals) from one read of the logits: lse = peak + log total."""
-    call = Call(logits, plan, axis, with_gradient=False)
-    return call.forward(tiles.forward_tile(call.layout, logits.itemsize))
+def losses(logits, plan, axis, summed=False, dtype=None, keeps=True):
+    """(losses of the elements or their sum, peaks, totals) from one read of the logits: lse = peak + log total.
+
+    dtype: of the losses or their sum. keeps: peaks and totals are needed, for a gradient.
+    """
+    call = Call(logits, plan, axis, with_gradient=False, summed=summed, dtype=dtype)
+    return call.losses(choice.compiled().forward, tiles.forward_tile(call.layout, logits.itemsize), keeps)
 
 
 def gradient(logits, plan, axis, peaks, totals, out=None, upstream=None, skip_if_one=False):
     """The gradient of the summed loss, from one more read and what `losses` found: with any plan for these labels.
 
-    upstream: a tensor of one number, which multiplies the gradient before it is rounded. skip_if_one: `out` already
-    holds the gradient for an upstream of 1, so the kernel reads nothing if that is the number.
+    upstream: a tensor of one number, or of one for each element, which multiplies the gradient before it is rounded.
+    skip_if_one: `out` already holds the gradient for an upstream of 1, so the kernel reads nothing if that is the
+    number.
     """
     call = Call(logits, plan, axis, out=out)
     tile = tiles.backward_tile(call.layout, logits.itemsize)
@@ -171,18 +168,15 @@ def gradient(logits, plan, axis, peaks, totals, out=None, upstream=None, skip_if
     return call.gradient_in(out)
 
 
-def losses_and_gradient(logits, plan, axis, out=None, keeps=True, summed=None):
-    """(losses or their sum, gradient of their sum, peaks, totals), by the kernels that read the logits least often.
-
-    keeps: peaks and totals are needed, for another gradient. summed: the dtype of the losses' sum, which is asked
-    for in their place.
-    """
-    call = Call(logits, plan, axis, out=out, summed=summed)
-    tile = tiles.both_tile(call.layout, logits.itemsize, choice.max_cluster_blocks(logits.device))
+def losses_and_gradient(logits, plan, axis, out=None, summed=False, dtype=None, keeps=True):
+    """(losses or their sum, gradient of their sum, peaks, totals), by the kernels that read the logits least often."""
+    call = Call(logits, plan, axis, out=out, summed=summed, dtype=dtype)
+    blocks, has_rows = choice.max_cluster_blocks(logits.device), plan.v is not None or plan.mask is not None
+    tile = tiles.both_tile(call.layout, logits.itemsize, blocks, has_rows)
     if tile is None:
-        loss, *found = losses(logits, plan, axis)
-        return sum_of(loss, summed), gradient(logits, plan, axis, *found, out), *found
-    loss, *found = call.both(tile, keeps)
+        loss, *found = losses(logits, plan, axis, summed, dtype)
+        return loss, gradient(logits, plan, axis, *found, out), *found
+    loss, *found = call.losses(choice.compiled().both, tile, keeps)
     return loss, call.gradient_in(out), *found
 
 
@@ -195,9 +189,10 @@ def rescaled_(memory, factor):
     supported = has_no_gaps and factor.numel() == 1 and choice.device(memory) and memory.dtype is not torch.float64
     if not supported:
         return memory.mul_(factor)
-    programs = min(-(-memory.numel() // RESCALE_BLOCK), RESCALE_PROGRAMS * multiprocessors(memory.device))
-    with torch.cuda.device_of(memory):
-        choice.compiled().rescale[(programs,)](memory, factor, memory.numel(), RESCALE_BLOCK, enable_fp_fusion=True)
+    size = memory.numel()
+    programs = min(-(-size // RESCALE_BLOCK), RESCALE_PROGRAMS * multiprocessors(memory.device))
+    rescale, kind = choice.compiled().rescale, (size, programs)
+    dispatch.launch_of(rescale, kind, lambda: ((programs,), (size, RESCALE_BLOCK), {}))(memory, memory, factor)
     return memory
 
 
@@ -215,10 +210,15 @@ def guarded(limited):
     found = [torch.empty_like(value, dtype=torch.float32) for value in values]
     sizes = [value.numel() for value in values]
     highest = [high for _, high in limited.values()]
-    given = (tuple(entries + [None] * (MAX_GUARDED - len(values))) for entries in (values, found, sizes, highest))
-    with torch.cuda.device_of(values[0]):
-        programs = -(-max(sizes) // GUARD_BLOCK)
-        choice.compiled().guard[(programs,)](*given, GUARD_BLOCK, enable_fp_fusion=True)
+    values, given, sizes, highest = (
+        (*entries, *[None] * (MAX_GUARDED - len(entries))) for entries in (values, found, sizes, highest)
+    )
+    programs = -(-max(size for size in sizes if size) // GUARD_BLOCK)
+
+    def prepare():
+        return (programs,), (sizes, highest, GUARD_BLOCK), {}
+
+    dispatch.launch_of(choice.compiled().guard, (sizes, highest), prepare)(values[0], values, given)
     return dict(zip(limited, found, strict=True))
 
 

@@ -143,7 +143,7 @@ def everyday(
         number, weights = class_sums(weight, mask, K, 8 * BLOCK)
     else:
         number, weights = tl.load(header), tl.load(header + 1)
-    factor, of_uncounted = scale, 0.0
+    factor, of_uncounted, nothing = scale, 0.0, False
     if DIVISOR != "none":
         if header is None:
             total, some = share_sums(
@@ -159,7 +159,8 @@ def everyday(
             total = tl.maximum((total if fixed_share is None else fixed_share * size) + add, floor)
             factor *= reciprocal(total, some, weight is None)
             if NOTHING_IS_NAN:
-                of_uncounted = tl.where(total == 0, float("nan"), 0.0)
+                nothing = (total == 0) & (some == 0)
+                of_uncounted = tl.where(nothing, float("nan"), 0.0)
     for start in range(p * BLOCK, size, programs * BLOCK):
         i = start + tl.arange(0, BLOCK)
         here = i < size
@@ -171,6 +172,8 @@ def everyday(
         f = factor * s
         smooth = f * mass * w if WEIGHTS == "target" else f * mass
         f = tl.where(valid | (counted == 0), f, float("nan"))  # a label that names no existing class
+        if NOTHING_IS_NAN:  # then elements with the class weight 0 do not count either
+            counted = counted & (nothing == 0)
         logits_count = (here if MODE[2] else counted) & (s != 0)
         counted = counted & (s != 0)
         tl.store(labels + i, label, mask=here)

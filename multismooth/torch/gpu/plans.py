@@ -10,6 +10,7 @@ run `plan_of` on two labels (a class, the ignored one) and let a kernel pick one
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from multismooth.implementations import is_requested
 from multismooth.namespace import XP as NUMPY
 from multismooth.plan import plan_of
 from multismooth.problem import Problem
-from multismooth.spec import Plan
 from multismooth.torch.gpu import choice
+from multismooth.torch.gpu.arguments import KernelPlan, coefficient
+from multismooth.torch.gpu.dispatch import launch_of
 
 # Up to this many elements one block of threads makes the plan. It goes through the labels twice. With more elements the
 # time of the forty launches no longer matters.
@@ -28,47 +30,57 @@ MAX_ELEMENTS = 2**17
 ELEMENTS_AT_A_TIME = 2**10  # one for each thread of a block
 WARPS = 32  # of a block
 COEFFICIENTS = ("a", "b", "const", "z_loss")  # in the order of the kernel's pairs
-SUPPORTED_ARGUMENTS = ("logits", "targets", "label_smoothing", "z_loss", "logit_softcap", "normalizer")
 
 
 def supports(problem, settings):
     """Whether this is such a call, on a device where Triton's kernels run."""
-    z, convention = problem.logits, settings.convention
-    if settings.soft or convention.exclude or convention.smooth_denominator is not None or z.dtype is torch.float64:
+    z, targets, smoothing, weight, prior, mask, sample_weight, z_loss, _, normalizer = problem
+    convention = settings.convention
+    if not (weight is prior is mask is sample_weight is None) or settings.soft or z.dtype is torch.float64:
         return False
-    if problem.z_loss is not None and convention.divides_z_loss(weighted=False) is not None:
+    if any(isinstance(value, torch.Tensor) for value in (smoothing, z_loss, normalizer)):
         return False
-    arguments = zip(problem._fields, problem, strict=True)
-    if any(value is not None for name, value in arguments if name not in SUPPORTED_ARGUMENTS):
+    if convention.exclude or convention.smooth_denominator is not None:
         return False
-    if any(isinstance(value, torch.Tensor) for value in (problem.label_smoothing, problem.z_loss, problem.normalizer)):
+    if z_loss is not None and convention.divides_z_loss(weighted=False) is not None:
         return False
-    if problem.normalizer == 0:  # the result may be NaN: see `reduction.reciprocal`
+    if normalizer == 0:  # the result may be NaN: see `reduction.reciprocal`
         return False
-    return 0 < problem.targets.numel() <= MAX_ELEMENTS and z.shape[settings.axis] > 1 and choice.device(z)
+    return 0 < targets.numel() <= MAX_ELEMENTS and z.shape[settings.axis] > 1 and choice.device(z)
+
+
+class Lookup(NamedTuple):
+    """What calls of one kind have in common."""
+
+    pairs: tuple  # (of a class, of the ignored label) of each coefficient, or None for one that the plan does not have
+    sums: tuple[float, float]  # Σu and Σv
+    some_inactive: bool
+    fixed: tuple  # the last arguments of the kernel
 
 
 @lru_cache(1024)
-def plan_of_two_labels(settings, classes, label_smoothing, z_loss):
-    """The plan of a class and of the ignored label. Each entry is a pair of numbers, or None."""
-    ignored = settings.ignore_index
+def lookup_of(settings, classes, size, label_smoothing, z_loss, divides_by_count):
+    """The Lookup of calls with these settings and numbers."""
+    ignored, convention = settings.ignore_index, settings.convention
     labels = np.array([0 if ignored != 0 else 1, 0 if ignored is None else ignored])
     problem = Problem(np.broadcast_to(np.zeros(()), (2, classes)), labels, label_smoothing, z_loss=z_loss)
     plan = plan_of(problem, settings._replace(axis=1, valid=True, clean=ignored is None), NUMPY)
-    names = (*COEFFICIENTS, "denominator_share", "active")
-    return plan._replace(labels=None, **{name: pair(getattr(plan, name)) for name in names})
+    active, pairs = pair(plan.active), tuple(pair(getattr(plan, name)) for name in COEFFICIENTS)
+    floor = -math.inf if convention.denominator_floor is None else convention.denominator_floor
+    fixed = (
+        size, classes, ignored, *map(float, pair(plan.denominator_share)), float(convention.denominator_add),
+        float(floor), divides_by_count, settings.nothing_is_nan, ELEMENTS_AT_A_TIME,
+    )  # fmt: skip
+    return Lookup(pairs, (plan.u_sum, plan.v_sum), not (active is None or all(active)), fixed)
 
 
-class CountedPlan(Plan):
-    """A Plan whose kernel has set a counter to 0, with which the kernels of logits add up the losses themselves."""
-
-    ticket = None
-
-
-def counted(plan, ticket, softcap=None):
-    """The plan with the counter, and with the soft cap, which no kernel of plans needs to know."""
-    plan = CountedPlan(*plan._replace(softcap=softcap))
-    plan.ticket = ticket
+def made(logits, softcap, ticket, labels, active, a, b, z_loss=None, const=None, rows=(None, None), sums=(1.0, 1.0)):
+    """The KernelPlan of tensors whose entries lie side by side. rows: v and mask; sums: Σu and Σv."""
+    (v, mask), (u_sum, v_sum) = rows, sums
+    cap, cap_step = coefficient(softcap, (), logits)
+    steps = 1, 1, None if type(v_sum) is float else 0, None if z_loss is None else 1, cap_step
+    plan = KernelPlan(labels, None, v, a, b, u_sum, v_sum, const, z_loss, 1.0, 1.0, None, None, active, mask, softcap)
+    plan.ticket, plan.arguments = ticket, (((labels, a, b, v_sum, z_loss, active, cap), v, mask), steps)
     return plan
 
 
@@ -83,29 +95,21 @@ def pair(value):
 
 def planned(problem, settings):
     """`reduction.reduced_plan`, by one launch."""
-    targets, convention = problem.targets.contiguous(), settings.convention
-    classes = problem.logits.shape[settings.axis]
-    divides_by_count = settings.reduction == "mean" and problem.normalizer is None
-    plan = plan_of_two_labels(settings, classes, problem.label_smoothing, problem.z_loss)
-    factor = 1.0 if problem.normalizer is None else 1.0 / problem.normalizer
-    pairs = tuple(
-        None if value is None else (factor * value[0], factor * value[1])
-        for value in (getattr(plan, name) for name in COEFFICIENTS)
-    )
-    memory = tuple(None if value is None else torch.empty_like(targets, dtype=torch.float32) for value in pairs)
-    labels = torch.empty_like(targets)
-    active = None if plan.active is None or all(plan.active) else torch.empty_like(targets, dtype=torch.bool)
-    ticket = ticket_for(settings, targets)
-    floor = -math.inf if convention.denominator_floor is None else convention.denominator_floor
-    with torch.cuda.device_of(targets):
-        choice.compiled().lookup[(1,)](
-            targets, labels, active, ticket, memory, pairs, targets.numel(), classes, settings.ignore_index,
-            *map(float, plan.denominator_share), float(convention.denominator_add), float(floor), divides_by_count,
-            settings.nothing_is_nan, ELEMENTS_AT_A_TIME, num_warps=WARPS, enable_fp_fusion=True,
-        )  # fmt: skip
-    coefficients = dict(zip(COEFFICIENTS, memory, strict=True))
-    plan = plan._replace(labels=labels, active=active, denominator_share=1.0, label_weight=1.0, **coefficients)
-    return counted(plan, ticket, problem.logit_softcap)
+    targets, normalizer = problem.targets.contiguous(), problem.normalizer
+    classes, size = problem.logits.shape[settings.axis], targets.numel()
+    divides_by_count = settings.reduction == "mean" and normalizer is None
+    kind = settings, classes, size, problem.label_smoothing, problem.z_loss, divides_by_count
+    pairs, sums, some_inactive, fixed = lookup_of(*kind)
+    if normalizer is not None:
+        factor = 1.0 / normalizer
+        pairs = tuple([None if value is None else (factor * value[0], factor * value[1]) for value in pairs])
+    labels, ticket, dtype = torch.empty_like(targets), ticket_for(settings, targets), torch.float32
+    memory = tuple([None if value is None else torch.empty_like(targets, dtype=dtype) for value in pairs])
+    active = torch.empty_like(targets, dtype=torch.bool) if some_inactive else None
+    launch = launch_of(choice.compiled().lookup, fixed, lambda: ((1,), fixed, {"num_warps": WARPS}))
+    launch(targets, targets, labels, active, ticket, memory, pairs)
+    a, b, const, z_loss = memory
+    return made(problem.logits, problem.logit_softcap, ticket, labels, active, a, b, z_loss, const, sums=sums)
 
 
 # --- arrays among the arguments: class weights, a class mask, sample weights, ε per element, a normalizer -----------
@@ -171,45 +175,48 @@ def mode_of(problem, settings):
 
 def planned_from_arrays(problem, settings):
     """`reduction.reduced_plan`, by one launch, or by two where there are many elements or classes."""
-    z, targets, convention = problem.logits, problem.targets.contiguous(), settings.convention
-    classes, size, mode = z.shape[settings.axis], targets.numel(), mode_of(problem, settings)
-    kernels, device = choice.compiled(), targets.device
-    a, b = (torch.empty_like(targets, dtype=torch.float32) for _ in range(2))
+    z, targets, weight, mask = problem.logits, problem.targets.contiguous(), problem.weight, problem.class_mask
+    classes, size, mode, device = z.shape[settings.axis], targets.numel(), mode_of(problem, settings), targets.device
+    labels, ticket, dtype = torch.empty_like(targets), ticket_for(settings, targets), torch.float32
+    a, b = torch.empty_like(targets, dtype=dtype), torch.empty_like(targets, dtype=dtype)
     squares = None if problem.z_loss is None else torch.empty_like(a)
     has_inactive = problem.sample_weight is not None or (settings.ignore_index is not None and not mode[2])
     active = torch.empty_like(targets, dtype=torch.bool) if has_inactive else None
-    shares = problem.class_mask is not None or mode[3] == "per_term"
-    v, v_sum = (torch.empty(n, dtype=torch.float32, device=device) for n in (classes, 1)) if shares else (None, None)
+    has_row = mask is not None or mode[3] == "per_term"
+    v, v_sum = (torch.empty(n, dtype=dtype, device=device) for n in (classes, 1)) if has_row else (None, None)
     normalizer = problem.normalizer
     if isinstance(normalizer, float):
-        normalizer = torch.full((), normalizer, dtype=torch.float32, device=device)
+        normalizer = torch.full((), normalizer, dtype=dtype, device=device)
+    given = targets, weight, mask, problem.sample_weight, problem.label_smoothing, problem.z_loss or 0.0
     steps = step_of(problem.sample_weight, size), step_of(problem.label_smoothing, size)
-    given = (targets, problem.weight, problem.class_mask, problem.sample_weight, problem.label_smoothing)
-    given = (*given, problem.z_loss or 0.0)
-    labels, floor = torch.empty_like(targets), convention.denominator_floor
-    fixed = {"all": 1.0, "classes": float(classes)}.get(mode[4])
-    header, programs, ticket = None, 1, ticket_for(settings, targets)
-    with torch.cuda.device_of(targets):
-        if size > MAX_ELEMENTS_IN_ONE_LAUNCH or classes > MAX_CLASSES_IN_ONE_LAUNCH:
-            header = torch.empty(2 + 2 * PROGRAMS, dtype=torch.float32, device=device)
-            programs = min(-(-max(size, classes) // BLOCK), MAX_PROGRAMS)
-            kernels.sums[(PROGRAMS,)](
-                header, *given, size, classes, settings.ignore_index, steps, mode, BLOCK,
-                num_warps=WARPS_OF_EVERYDAY, enable_fp_fusion=True,
-            )  # fmt: skip
-        kernels.everyday[(programs,)](
-            header, ticket, labels, active, a, b, squares, v, v_sum, *given, normalizer, size, classes,
-            settings.ignore_index, fixed, convention.denominator_add, -math.inf if floor is None else floor,
-            convention.scale, steps, mode, settings.nothing_is_nan, PROGRAMS, BLOCK,
-            num_warps=WARPS_OF_EVERYDAY, enable_fp_fusion=True,
-        )  # fmt: skip
+    kind, header = (settings, size, classes, steps, mode), None
+    if size > MAX_ELEMENTS_IN_ONE_LAUNCH or classes > MAX_CLASSES_IN_ONE_LAUNCH:
+        header = torch.empty(2 + 2 * PROGRAMS, dtype=dtype, device=device)
+        launch_of(choice.compiled().sums, kind, lambda: prepared_sums(*kind))(targets, header, *given)
+    launch = launch_of(choice.compiled().everyday, (kind, header is None), lambda: prepared_everyday(*kind, header))
+    launch(targets, header, ticket, labels, active, a, b, squares, v, v_sum, *given, normalizer)
     row = [1] * z.ndim
     row[settings.axis] = classes
-    plan = Plan(
-        labels, a=a, b=b, v=None if v is None else v.view(row), v_sum=1.0 if v_sum is None else v_sum,
-        z_loss=squares, active=active, mask=None if problem.class_mask is None else problem.class_mask.view(row),
+    rows = tuple([None if x is None else x.view(row) for x in (v, mask)])
+    sums = 1.0, 1.0 if v_sum is None else v_sum
+    return made(z, problem.logit_softcap, ticket, labels, active, a, b, squares, rows=rows, sums=sums)
+
+
+def prepared_sums(settings, size, classes, steps, mode):
+    """What `launch_of` asks about `sums`."""
+    return (PROGRAMS,), (size, classes, settings.ignore_index, steps, mode, BLOCK), {"num_warps": WARPS_OF_EVERYDAY}
+
+
+def prepared_everyday(settings, size, classes, steps, mode, header):
+    """What `launch_of` asks about `everyday`."""
+    convention = settings.convention
+    programs = 1 if header is None else min(-(-max(size, classes) // BLOCK), MAX_PROGRAMS)
+    share, floor = {"all": 1.0, "classes": float(classes)}.get(mode[4]), convention.denominator_floor
+    fixed = (
+        size, classes, settings.ignore_index, share, convention.denominator_add, -math.inf if floor is None else floor,
+        convention.scale, steps, mode, settings.nothing_is_nan, PROGRAMS, BLOCK,
     )  # fmt: skip
-    return counted(plan, ticket, problem.logit_softcap)
+    return (programs,), fixed, {"num_warps": WARPS_OF_EVERYDAY}
 
 
 def knows(problem, settings):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 WARP = 32  # threads
 MAX_WARPS = 32  # of a block
 LOGITS_PER_THREAD = 32
+LOGITS_PER_THREAD_CLUSTER = 64  # where blocks share a row, which costs each thread many instructions besides
 ACCESS_BYTES = 16  # of the widest memory access
 
 # --- sizes of tiles, in logits ---------------------------------------------------------------------------------------
@@ -42,7 +43,9 @@ BACKWARD_TILE = 2**12
 L2_BYTES = 40 * 2**20  # of the 50 MiB of an H100 or H200
 MULTIPROCESSORS = 132  # of an H100 or H200
 WARPS_OF_A_MULTIPROCESSOR = 32  # with 33 to 64 registers per thread, so 1,024 threads fit
-LOGITS_PER_THREAD_READ_TWICE = 64  # with 32, a thread may need 32 registers, and twice as many rows are in flight
+# So many logits per thread. With fewer, a thread may need so few registers that more rows are in flight. With more it
+# spills: at edges, in 16 warps, and where each class has a share or a mask of its own (Triton 3.6 and 3.9).
+LOGITS_PER_THREAD_READ_TWICE, LOGITS_PER_THREAD_AT_EDGES, LOGITS_PER_THREAD_WITH_ROWS = 64, 32, 16
 
 # --- thresholds ------------------------------------------------------------------------------------------------------
 
@@ -93,10 +96,13 @@ def backward_tile(layout, itemsize):
     return looping_tile(layout, itemsize, BACKWARD_TILE)
 
 
-def both_tile(layout, itemsize, max_blocks):
-    """The Tile of `both`; None if the rows are so long that `forward` and then `backward` should compute them."""
+def both_tile(layout, itemsize, max_blocks, has_rows=False):
+    """The Tile of `both`; None if the rows are so long that `forward` and then `backward` should compute them.
+
+    has_rows: each class has a share or a mask of its own.
+    """
     tile = resident_tile(layout, itemsize, max_blocks)
-    return tile_read_twice(layout, itemsize) if tile is None else tile
+    return tile_read_twice(layout, itemsize, has_rows) if tile is None else tile
 
 
 def resident_tile(layout, itemsize, max_blocks):
@@ -111,7 +117,7 @@ def resident_tile(layout, itemsize, max_blocks):
     if cols <= two_blocks:
         return tile_of(1, cols)
     if cols <= two_blocks * max_blocks:
-        return tile_of(1, two_blocks)._replace(cols=cols, ctas=cols // two_blocks)
+        return Tile(1, cols, 0, two_blocks // (WARP * LOGITS_PER_THREAD_CLUSTER), ctas=cols // two_blocks)
     return tile_of(1, cols) if cols <= one_block else None
 
 
@@ -122,7 +128,7 @@ def tile_of_short_rows(layout):
     return Tile(rows, cols, 0, max(rows * cols // (WARP * per_thread), 1))
 
 
-def tile_read_twice(layout, itemsize):
+def tile_read_twice(layout, itemsize, has_rows):
     """The Tile of a row that `both` reads twice, or None.
 
     So few blocks fit on a multiprocessor that the L2 cache holds the rows in flight: one of 32 warps, or several of 16
@@ -134,8 +140,13 @@ def tile_read_twice(layout, itemsize):
     rows = L2_BYTES // (MULTIPROCESSORS * layout.classes * itemsize)
     if rows == 0:
         return None
-    warps = max(WARPS_OF_A_MULTIPROCESSOR >> (rows.bit_length() - 1), 8)
-    return Tile(1, warps * WARP * LOGITS_PER_THREAD_READ_TWICE, ACCESS_BYTES // itemsize, warps)
+    warps, vec = max(WARPS_OF_A_MULTIPROCESSOR >> (rows.bit_length() - 1), 8), ACCESS_BYTES // itemsize
+    per_thread = LOGITS_PER_THREAD_READ_TWICE
+    if has_rows:
+        per_thread = LOGITS_PER_THREAD_WITH_ROWS
+    elif warps == 16 or (warps > 16 and layout.classes % vec):
+        per_thread = LOGITS_PER_THREAD_AT_EDGES
+    return Tile(1, warps * WARP * per_thread, vec, warps)
 
 
 def looping_tile(layout, itemsize, size):
@@ -154,15 +165,17 @@ def looping_tile(layout, itemsize, size):
     return tile_of(1, cols, ACCESS_BYTES // itemsize)
 
 
-def with_wide_accesses(tile, layout, tensors):
-    """The Tile that accesses 16 bytes at a time, if the classes of all tensors (logits, gradient) lie so in memory.
+def with_wide_accesses(tile, layout, itemsize, aligned):
+    """The Tile that accesses 16 bytes at a time, if the classes of logits and gradient lie so in memory.
+
+    aligned: both begin at a multiple of 16 bytes.
 
     A row may start between two accesses, if it does so in the logits and in the gradient alike. Its first and last
     few logits are then the tile's edge.
     """
     steps = list(zip(layout.logits_strides, layout.gradient_strides, strict=True))
-    vec = ACCESS_BYTES // tensors[0].itemsize
-    if steps.pop() != (1, 1) or any(tensor.data_ptr() % ACCESS_BYTES for tensor in tensors):
+    vec = ACCESS_BYTES // itemsize
+    if steps.pop() != (1, 1) or not aligned:
         return tile
     if all(step % vec == 0 for step in (layout.classes, *sum(steps, ()))):
         return tile._replace(vec=min(vec, tile.cols))
