@@ -17,6 +17,7 @@ from multismooth.jax import alternatives as fast
 from multismooth.jax import classes, linear
 from multismooth.jax.namespace import XP
 from multismooth.jax.options import OPTIONS
+from multismooth.jax.rows import split_rows
 from multismooth.problem import Call
 from multismooth.reduction import here
 from multismooth.spec import rank
@@ -174,7 +175,10 @@ class JaxBackend(backend.Backend):
     def _head(self, hidden, classifier, bias, chunk_rows, call):
         if call.settings.axis_name:
             classes.check_split(call.settings.axis_name, {"classifier": classifier, "bias": bias}, {})
-        static = linear.Static(chunk_rows, call.settings, self.product)
+        rows = split_rows(hidden, classifier, call.settings.axis)
+        if rows and chunk_rows:  # which counts the rows of all devices
+            chunk_rows = -(-chunk_rows // rows.devices)
+        static = linear.Static(chunk_rows, call.settings, self.product, rows)
         return static, hidden, classifier, bias, call.problem._replace(logits=None)
 
     def alternative(self, call, alternative):

@@ -7,7 +7,6 @@ JAX differentiates checkpointed chunks instead for reduction "none", for derivat
 weights, and where the caller brings a `dot_general`.
 """
 
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,8 +18,9 @@ from jax.sharding import PartitionSpec
 from multismooth import linear, spec
 from multismooth.jax import chunks, kernel
 from multismooth.jax import classes as split
+from multismooth.jax import rows as own_rows
 from multismooth.jax.namespace import XP
-from multismooth.jax.varying import compiler_placed, placement, summed_like, vary_over, varying_axes
+from multismooth.jax.varying import summed_like, vary_over, varying_axes
 from multismooth.reduction import factors, term_factors
 
 
@@ -50,6 +50,7 @@ class Static(NamedTuple):
     chunk_rows: int | None
     settings: Any
     product: Product = DEFAULT_PRODUCT
+    rows: own_rows.Rows | None = None
 
 
 def template(hidden, classifier, settings):
@@ -77,69 +78,11 @@ def _flattened(static, hidden, classifier, bias, problem, factors=factors):
         mask = jnp.broadcast_to(mask, (*shape, classes)).reshape(rows, classes)
         problem = problem._replace(class_mask=mask) if cut_like_rows else problem
     plan = split.plan_of(problem._replace(class_mask=mask), settings)  # jit drops it where there is no mean
-    mean = factors([(plan, problem.logits)], problem, settings, XP)
+    across = own_rows.across(static.rows, problem.logits)
+    mean = factors([(plan, problem.logits)], problem, settings, XP, across)
     if not isinstance(rows, int):
-        hidden, problem = _padded(hidden, problem, size)
+        hidden, problem = chunks.padded(hidden, problem, size)
     return hidden, problem, settings, shape, mean, size
-
-
-def _padded(hidden, problem, size):
-    """Whole chunks where the number of rows is open: the last row, with weight 0, fills up the last chunk."""
-    rows = hidden.shape[0]
-    index = jnp.arange((rows + size - 1) // size * size)
-    existing = jnp.minimum(index, rows - 1)
-
-    def pad(array):
-        return array if spec.rank(array) == 0 else array[existing]
-
-    s = jnp.ones((), problem.logits.dtype) if problem.sample_weight is None else pad(problem.sample_weight)
-    return pad(hidden), problem._replace(
-        targets=pad(problem.targets),
-        label_smoothing=pad(problem.label_smoothing),
-        sample_weight=jnp.where(index < rows, s, jnp.zeros_like(s)),
-    )
-
-
-def _scan(body, carry, hidden, problem, settings, shape, size):
-    """Fold `body(carry, (hidden, Problem) of a chunk)` over all rows: equal chunks by lax.scan, then the rest.
-
-    Returns the carry and the outputs per row, in the shape of the elements.
-    """
-    rows, mask = hidden.shape[0], problem.class_mask
-    cut_mask = spec.rank(mask) == 2 and chunks.even(rows, size) and mask.shape[0] == rows
-    values = (hidden, problem.targets, problem.label_smoothing, problem.sample_weight, mask, jnp.arange(rows))
-    is_per_row = [cut_mask if value is mask else spec.rank(value) > 0 for value in values]
-
-    def chunk(carry, arrays):
-        arrays = iter(arrays)
-        chunk_hidden, targets, epsilon, s, chunk_mask, index = (
-            next(arrays) if per_row else value for value, per_row in zip(values, is_per_row, strict=True)
-        )
-        if spec.rank(mask) > 1 and not cut_mask:
-            chunk_mask = None if rows == 0 else linear.mask_rows(mask, index, shape, XP)
-        chunk_shape = chunk_hidden.shape[0], problem.logits.shape[1]
-        chunk_problem = problem._replace(
-            logits=jnp.broadcast_to(jnp.zeros((), problem.logits.dtype), chunk_shape),
-            targets=targets,
-            label_smoothing=epsilon,
-            sample_weight=s,
-            class_mask=chunk_mask,
-        )
-        return body(carry, (chunk_hidden, chunk_problem))
-
-    arrays = [value for value, per_row in zip(values, is_per_row, strict=True) if per_row]
-    if rows == 0:
-        carry, out = chunk(carry, arrays)
-    else:
-        full = rows // size * size
-        whole = arrays if full == rows else [array[:full] for array in arrays]
-        carry, out = jax.lax.scan(chunk, carry, [chunks.stacked(array, size) for array in whole])
-        out = jax.tree.map(chunks.unstacked, out)
-        if full != rows:
-            carry, rest = chunk(carry, [array[full:] for array in arrays])
-            out = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), out, rest)
-    count = math.prod(shape)  # without the rows of `_padded`
-    return carry, jax.tree.map(lambda x: x[:count].reshape(*shape, *x.shape[1:]), out)
 
 
 def _chunk(static, hidden, classifier, bias, problem, settings, mean):
@@ -179,12 +122,11 @@ def _plain(static, hidden, classifier, bias, problem, checkpoint=True):
         return (total, each) if settings.reduction == "none" else (total + jnp.sum(each), None)
 
     zero = vary_over(jnp.zeros((), problem.logits.dtype), axes)
-    total, each = _scan(body, zero, rows, problem, settings, shape, size)
+    total, each = chunks.folded(body, zero, rows, problem, settings, shape, size)
     return each if settings.reduction == "none" else total
 
 
-@partial(jax.jit, static_argnums=0)
-def terms(static, hidden, classifier, bias, problem):
+def _terms(static, hidden, classifier, bias, problem):
     """The Terms, differentiated by JAX. Backward makes every chunk's logits again."""
     operands = hidden, classifier, bias, problem
     (hidden, classifier, bias, problem), *_ = _varying(static, operands)
@@ -201,7 +143,7 @@ def terms(static, hidden, classifier, bias, problem):
         chunk_hidden, chunk_problem = chunk
         return carry, chunk_terms(chunk_hidden, classifier, bias, chunk_problem)
 
-    return _scan(body, None, rows, problem, settings, shape, size)[1]
+    return chunks.folded(body, None, rows, problem, settings, shape, size)[1]
 
 
 def _add_product(total, g, hidden, precision):
@@ -244,7 +186,7 @@ def _gradients(static, hidden, classifier, bias, problem):
     d_classifier = jnp.zeros(classifier.shape, classifier.dtype if settings.accumulate == "input" else dtype)
     zeros = vary_over((d_classifier, None if bias is None else jnp.zeros(bias.shape, dtype)), all_axes)
     start = vary_over(jnp.zeros((), dtype), axes), *zeros
-    (total, d_classifier, d_bias), (d_hidden, each) = _scan(body, start, rows, problem, settings, shape, size)
+    (total, d_classifier, d_bias), (d_hidden, each) = chunks.folded(body, start, rows, problem, settings, shape, size)
     value = each if settings.reduction == "none" else total
     return value, (jnp.moveaxis(d_hidden, -1, static.settings.axis), d_classifier, d_bias)
 
@@ -269,24 +211,43 @@ def _summed_jvp(static, primals, tangents):
 
 
 @partial(jax.jit, static_argnums=0)
-def loss(static, hidden, classifier, bias, problem):
+def loss(static, *operands):
     evaluate = _plain if static.settings.reduction == "none" or static.product.dot_general else _summed
-    result = _placement_of_result(static, hidden)
-    return compiler_placed(partial(evaluate, static), result, hidden, classifier, bias, problem)
+
+    def of_all_rows(*operands):
+        return _over_rows(static, evaluate(static, *operands))
+
+    return _placed(of_all_rows, static, lambda *head: _of_loss(static, head), operands)
 
 
 @partial(jax.jit, static_argnums=0)
-def loss_and_grad(static, hidden, classifier, bias, problem):
-    def evaluate(*operands):
+def loss_and_grad(static, *operands):
+    def of_all_rows(*operands):
         value, gradients = _gradients(static, *operands)
-        return value, jax.tree.map(lambda g, of: summed_like(g.astype(of.dtype), of), gradients, operands[:3])
+        gradients = jax.tree.map(lambda g, of: summed_like(g, of).astype(of.dtype), gradients, operands[:3])
+        return _over_rows(static, value), gradients
 
-    result = _placement_of_result(static, hidden), jax.tree.map(placement, (hidden, classifier, bias))
-    return compiler_placed(evaluate, result, hidden, classifier, bias, problem)
+    return _placed(of_all_rows, static, lambda *head: (_of_loss(static, head), head), operands)
 
 
-def _placement_of_result(static, hidden):
+@partial(jax.jit, static_argnums=0)
+def terms(static, *operands):
+    return _placed(partial(_terms, static), static, lambda *head: _of_elements(static, head), operands)
+
+
+def _placed(function, static, results, operands):
+    return own_rows.placed(function, static.rows, static.settings.axis, results, *operands)
+
+
+def _over_rows(static, value):
+    """The loss of a call, from that of the rows here."""
+    return value if static.settings.reduction == "none" else own_rows.summed(static.rows, value)
+
+
+def _of_loss(static, head):
     """Where a loss lies: on every device, or for reduction "none" where its element's features do."""
-    where = list(placement(hidden))
-    del where[static.settings.axis]
-    return PartitionSpec(*where) if static.settings.reduction == "none" else PartitionSpec()
+    return _of_elements(static, head) if static.settings.reduction == "none" else PartitionSpec()
+
+
+def _of_elements(static, head):
+    return own_rows.of_elements(head[0], static.settings.axis)

@@ -70,4 +70,5 @@ def compiler_placed(function, result, *operands):
     if not meshes:
         return function(*operands)
     result = jax.tree.map(lambda spec: NamedSharding(meshes[0], spec), result)
-    return jax.sharding.auto_axes(function, out_sharding=result)(*operands)
+    axes = meshes[0].explicit_axes  # inside `shard_map` others are manual, and stay so
+    return jax.sharding.auto_axes(function, axes=axes, out_sharding=result)(*operands)

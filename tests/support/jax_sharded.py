@@ -3,12 +3,14 @@
 `python jax_sharded.py PART…` checks parts and prints what it compared.
 """
 
+import math
 import sys
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
 from jax_sharded_calls import (
     BOTH,
     CALLS,
@@ -17,6 +19,7 @@ from jax_sharded_calls import (
     ROWS,
     ROWS_OF_A_PRIOR,
     SEEDS,
+    K,
     compiled,
     drawn,
     expected_head,
@@ -92,21 +95,23 @@ def split_calls(calls, place):
     }
 
 
-def found_in_shard_map(place, settings, parameters, loss, loss_and_grad, terms):
-    """What `expected_loss` and `expected_head` hold, found inside `shard_map`, with gradients formed outside of it."""
+def found_in_shard_map(place, settings, parameters, functions, mesh, answers):
+    """Some of what `expected_in_shard_map` holds, found inside `shard_map`, with gradients formed outside of it."""
     names = place["k"]
-    loss, loss_and_grad, terms = (partial(f, axis_name=names) for f in (loss, loss_and_grad, terms))
+    loss, loss_and_grad, terms = (partial(f, axis_name=names) for f in functions)
     each = "n" if settings.get("reduction") == "none" else ""
 
     def found(letters, arrays):
         gradients = tuple(letters[name] for name in parameters)
         own = {name: letters[name] for name in letters if name != "normalizer"}
         without = {name: value for name, value in settings.items() if name != "reduction"}
+        inside_of_mesh = partial(mapped, mesh=mesh)
 
         def summed(**arrays):
-            return mapped(lambda arrays: over_rows(place, jnp.sum(loss(**arrays, **settings))), letters, place, "")(
-                arrays
+            of_mesh = inside_of_mesh(
+                lambda arrays: over_rows(place, jnp.sum(loss(**arrays, **settings))), letters, place, ""
             )
+            return of_mesh(arrays)
 
         def both(arrays):
             value, gradient = loss_and_grad(**arrays, **settings)
@@ -122,52 +127,96 @@ def found_in_shard_map(place, settings, parameters, loss, loss_and_grad, terms):
 
         named = dict(zip(parameters, gradients, strict=True))
         elements = own["targets"].replace("k", "")
-        return {
-            "total": total(summed, parameters)(arrays),
-            "inside": mapped(inside, letters, place, named)(arrays),
-            "both": mapped(both, letters, place, (each, named if len(parameters) > 1 else gradients[0]))(arrays),
-            "terms": mapped(lambda arrays: tuple(terms(**arrays, **without)), own, place, (elements,) * 5)(
-                {name: arrays[name] for name in own}
-            ),
+        found = {
+            "total": lambda: total(summed, parameters)(arrays),
+            "inside": lambda: inside_of_mesh(inside, letters, place, named)(arrays),
+            "both": lambda: inside_of_mesh(
+                both, letters, place, (each, named if len(parameters) > 1 else gradients[0])
+            )(arrays),
+            "terms": lambda: inside_of_mesh(
+                lambda arrays: tuple(terms(**arrays, **without)), own, place, (elements,) * 5
+            )({name: arrays[name] for name in own}),
         }
+        return {name: found[name]() for name in answers}
 
     return found
 
 
-def in_shard_map(places, calls, head):
-    for place in places:
-        of_place = split_calls(calls, place)
-        for name, call in of_place.items():
-            function = None
-            for seed in range(SEEDS):
-                letters, arrays, settings = drawn(call, seed)
-                if head:
-                    letters, arrays = head_of(letters, arrays, seed)
-                    wanted, both = expected_head(arrays, settings), "linear_loss_and_grad"
-                    of = (
-                        ["hidden", "classifier", "bias"],
-                        *(partial(f, chunk_rows=4) for f in (ms.linear_loss, ms.linear_loss_and_grad, ms.linear_terms)),
-                    )
-                else:
-                    wanted, both = expected_loss(arrays, settings), "loss_and_grad"
-                    of = ["logits"], ms.loss, ms.loss_and_grad, ms.terms
-                if function is None:
-                    function = compiled(partial(found_in_shard_map(place, settings, *of), letters))
-                wanted |= {"inside": wanted["total"][1], "both": wanted.pop(both)}
-                if head:
-                    others = {name: value for name, value in arrays.items() if name != "normalizer"}
-                    without = {name: value for name, value in settings.items() if name != "reduction"}
-                    wanted["terms"] = tuple(reference.linear_terms(**others, **without))
-                same(function(arrays), wanted)
-        report(place, of_place)
+def expected_in_shard_map(letters, arrays, settings, head, more):
+    """The answers of the NumPy backend. Gradients of `more` classes, which are padding, are 0."""
+    expected = (expected_head if head else expected_loss)(arrays, settings)
+    value, gradients = expected["total"]
+    gradients = {name: padded_classes(letters[name], array, more) for name, array in gradients.items()}
+    loss = expected["linear_loss_and_grad" if head else "loss_and_grad"][0]
+    if head:
+        others = {name: value for name, value in arrays.items() if name != "normalizer"}
+        without = {name: value for name, value in settings.items() if name != "reduction"}
+        terms = tuple(reference.linear_terms(**others, **without))
+    else:
+        terms = expected["terms"]
+    both = loss, gradients if head else gradients["logits"]
+    return {"total": (value, gradients), "inside": gradients, "both": both, "terms": terms}
+
+
+def padded_classes(letters, array, more, value=0):
+    return np.pad(array, [(0, more if letter == "k" else 0) for letter in letters], constant_values=value)
+
+
+def padded(letters, arrays, classes, more):
+    """The call with `more` classes that do not exist, and that hold what would be noticed."""
+    if not more:
+        return letters, arrays
+    if "class_mask" not in arrays:
+        letters, arrays = letters | {"class_mask": "k"}, arrays | {"class_mask": np.ones(classes, bool)}
+    filling = {"logits": 9.0, "classifier": 9.0, "bias": 9.0, "weight": 2.0}
+    return letters, {n: padded_classes(letters[n], array, more, filling.get(n, 0)) for n, array in arrays.items()}
+
+
+ANSWERS = ("total", "inside", "both", "terms")
+OF_LOGITS = ["logits"], (ms.loss, ms.loss_and_grad, ms.terms)
+OF_A_HEAD = (
+    ["hidden", "classifier", "bias"],
+    tuple(partial(f, chunk_rows=4) for f in (ms.linear_loss, ms.linear_loss_and_grad, ms.linear_terms)),
+)
+
+
+def in_shard_map(place, calls, head, mesh=MESHES["auto"], classes=K, answers=ANSWERS):
+    """`classes`: how many exist. The others are padding, so that all devices have parts of equal size."""
+    of, parts = OF_A_HEAD if head else OF_LOGITS, parts_of(mesh, place["k"])
+    for call in calls.values():
+        function = None
+        for seed in range(SEEDS):
+            letters, arrays, settings = drawn(call, seed, classes)
+            if head:
+                letters, arrays = head_of(letters, arrays, seed)
+            expected = expected_in_shard_map(letters, arrays, settings, head, -classes % parts)
+            letters, arrays = padded(letters, arrays, classes, -classes % parts)
+            if function is None:
+                function = compiled(partial(found_in_shard_map(place, settings, *of, mesh, answers), letters))
+            same(function(arrays), {name: expected[name] for name in answers})
+    report(place, calls)
+
+
+def parts_of(mesh, names):
+    return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
 
 
 def loss_in_shard_map():
-    in_shard_map([BOTH, CLASSES, {"k": "model"}], CALLS, head=False)
+    for place in (BOTH, CLASSES, {"k": "model"}):
+        in_shard_map(place, split_calls(CALLS, place), head=False)
 
 
 def head_in_shard_map():
-    in_shard_map([BOTH, CLASSES], HEADS, head=True)
+    for place in (BOTH, CLASSES):
+        in_shard_map(place, split_calls(HEADS, place), head=True)
+
+
+def worlds():
+    """Classes on 1, 2, 3, 4 and 8 devices. 13 are in parts of unequal size; on 8 devices, one has none of them."""
+    for devices in (1, 2, 3, 4, 8):
+        mesh = Mesh(np.array(jax.devices()[:devices]), ("model",))
+        for head, calls in ((False, CALLS), (True, HEADS)):
+            in_shard_map({"k": "model"}, calls, head, mesh, classes=13, answers=("total", "both"))
 
 
 if __name__ == "__main__":

@@ -23,18 +23,18 @@ ABSENT = (3, 10)
 EXISTS = ~np.isin(np.arange(K), ABSENT)
 SEEDS = 5
 
-# Every array has a letter for each axis: n and t elements, k classes, d features.
+# Every array has a letter for each axis: n and t elements, k classes, d features. It is drawn for a number of classes.
 OTHERS = {
-    "weight": ("k", lambda r: r.uniform(0.5, 2, K)),
-    "prior": ("k", lambda r: r.dirichlet(np.ones(K))),
-    "class_mask": ("k", lambda r: EXISTS),
-    "mask of each": ("nk", lambda r: EXISTS | (r.uniform(size=(N, 1)) < 0.5)),
-    "sample_weight": ("n", lambda r: r.uniform(0, 2, N) * (r.uniform(size=N) < 0.8)),
-    "label_smoothing": ("n", lambda r: r.uniform(0.05, 0.4, N)),
-    "logit_softcap": ("", lambda r: np.array(r.uniform(2, 5))),
-    "z_loss": ("", lambda r: np.array(r.uniform(0.01, 0.2))),
-    "normalizer": ("", lambda r: np.array(r.uniform(3, 9))),
-    "rows of a prior": ("jk", lambda r: r.dirichlet(np.ones(K), K)),
+    "weight": ("k", lambda r, k: r.uniform(0.5, 2, k)),
+    "prior": ("k", lambda r, k: r.dirichlet(np.ones(k))),
+    "class_mask": ("k", lambda r, k: EXISTS[:k]),
+    "mask of each": ("nk", lambda r, k: EXISTS[:k] | (r.uniform(size=(N, 1)) < 0.5)),
+    "sample_weight": ("n", lambda r, k: r.uniform(0, 2, N) * (r.uniform(size=N) < 0.8)),
+    "label_smoothing": ("n", lambda r, k: r.uniform(0.05, 0.4, N)),
+    "logit_softcap": ("", lambda r, k: np.array(r.uniform(2, 5))),
+    "z_loss": ("", lambda r, k: np.array(r.uniform(0.01, 0.2))),
+    "normalizer": ("", lambda r, k: np.array(r.uniform(3, 9))),
+    "rows of a prior": ("jk", lambda r, k: r.dirichlet(np.ones(k), k)),
 }
 BOTH, CLASSES, ROWS = {"n": "data", "k": "model"}, {"k": ("data", "model")}, {"n": ("data", "model")}
 EXCLUDES = multismooth.Convention(spread="others", exclude=ABSENT)
@@ -57,31 +57,31 @@ MESHES = {
 }
 
 
-def drawn(call, seed):
+def drawn(call, seed, classes=K):
     """({name: letters}, {name: array}, settings) of a call; soft rows have no mass on absent classes."""
     r, (soft, others, settings) = np.random.default_rng(seed), call
     images = settings.get("axis") == 1
     letters, arrays = {"logits": "nkt" if images else "nk"}, {}
-    size = dict(zip("nktd", (N, K, T, D), strict=True))
+    size = dict(zip("nktd", (N, classes, T, D), strict=True))
     arrays["logits"] = 3 * r.normal(size=[size[x] for x in letters["logits"]])
     if soft:
-        letters["targets"], rows = "nk", r.dirichlet(np.ones(K), N) * EXISTS
+        letters["targets"], rows = "nk", r.dirichlet(np.ones(classes), N) * EXISTS[:classes]
         arrays["targets"] = rows / rows.sum(-1, keepdims=True)
     else:
         letters["targets"] = "nt" if images else "n"
-        labels = r.choice(np.flatnonzero(EXISTS), size=[size[x] for x in letters["targets"]])
+        labels = r.choice(np.flatnonzero(EXISTS[:classes]), size=[size[x] for x in letters["targets"]])
         arrays["targets"] = np.where(r.uniform(size=labels.shape) < 0.2, -100, labels)
     for word in others.split():
         name = {"mask_of_each": "class_mask", "rows_of_a_prior": "prior"}.get(word, word)
         letters[name], draw = OTHERS[word.replace("_", " ") if name != word else word]
-        arrays[name] = draw(r)
+        arrays[name] = draw(r, classes)
     return letters, arrays, settings
 
 
 def head_of(letters, arrays, seed):
     """The same call of a linear head: features, classifier and bias in place of the logits."""
-    r = np.random.default_rng(seed)
-    own = {"hidden": ("nd", (N, D)), "classifier": ("kd", (K, D)), "bias": ("k", (K,))}
+    r, classes = np.random.default_rng(seed), arrays["logits"].shape[-1]
+    own = {"hidden": ("nd", (N, D)), "classifier": ("kd", (classes, D)), "bias": ("k", (classes,))}
     letters = {name: word for name, (word, _) in own.items()} | {n: w for n, w in letters.items() if n != "logits"}
     values = {name: r.normal(size=shape) for name, (_, shape) in own.items()}
     return letters, values | {name: value for name, value in arrays.items() if name != "logits"}
@@ -145,10 +145,10 @@ def same(found, expected):
     jax.tree.map(lambda x, y: assert_close(*(np.asarray(value, float) for value in (x, y))), found, expected)
 
 
-def mapped(function, letters, place, out):
+def mapped(function, letters, place, out, mesh=MESHES["auto"]):
     """The function of a dictionary of arguments inside `shard_map`. `out`: letters of the axes of its results."""
     where = jax.tree.map(lambda word: P(*[place.get(x) for x in word]), out)
-    return jax.shard_map(function, mesh=MESHES["auto"], in_specs=(specs_inside(letters, place),), out_specs=where)
+    return jax.shard_map(function, mesh=mesh, in_specs=(specs_inside(letters, place),), out_specs=where)
 
 
 def specs_inside(letters, place):

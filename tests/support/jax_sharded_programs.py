@@ -1,12 +1,20 @@
 """Run by test_jax_sharding on eight CPU devices: what the compiled programs of split arrays compute and send.
 
-Prints a JSON object: {name: {"flops": of one device, "once" and "in a loop": {collective: how many}}}.
+Prints a JSON object: {name: {"flops": of one device, "once" and "in a loop": {collective: how many}}}. Among the
+collectives, "classifier" counts sums over devices of an array as large as a device's part of the classifier.
 """
 
 import json
+import os
 import re
+import tempfile
 from collections import Counter
 from functools import partial
+from math import prod
+from pathlib import Path
+
+PRINTED = tempfile.TemporaryDirectory()  # where XLA prints the programs of calls outside of `jit`
+os.environ["XLA_FLAGS"] += f" --xla_dump_to={PRINTED.name} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=jit_loss"
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +28,7 @@ jax.config.update("jax_enable_x64", True)
 N, K, D = 64, 1024, 16
 MESH = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "model"))
 EXPLICIT = jax.make_mesh((2, 4), ("data", "model"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
-COLLECTIVE = re.compile(r"= .*? (all-gather|all-to-all|all-reduce|collective-permute|reduce-scatter)(?:-start)?\(")
+COLLECTIVE = re.compile(r"= (.*?) (all-gather|all-to-all|all-reduce|collective-permute|reduce-scatter)(?:-start)?\(")
 BOTH, CLASSES, ROWS = P("data", "model"), P(None, "model"), P("data", None)
 
 
@@ -39,8 +47,11 @@ def collectives(text):
         todo += called.get(name, set()) - looped
     counts = Counter(), Counter()
     for name, lines in blocks.items():
-        counts[name in looped].update(found[1] for line in lines if (found := COLLECTIVE.search(line)))
-    return counts
+        for result, collective in (found.groups() for line in lines if (found := COLLECTIVE.search(line))):
+            counts[name in looped][collective] += 1
+            sizes = [prod(map(int, filter(None, size.split(",")))) for size in re.findall(r"\w+\[([\d,]*)\]", result)]
+            counts[name in looped]["classifier"] += sum(size >= K // 4 * D for size in sizes)
+    return [+count for count in counts]
 
 
 def program(function, mesh, *arrays):
@@ -51,6 +62,20 @@ def program(function, mesh, *arrays):
         compiled = jax.jit(jax.value_and_grad(function, argnums=floating)).lower(*given).compile()
     once, in_a_loop = collectives(compiled.as_text())
     return {"flops": compiled.cost_analysis()["flops"], "once": once, "in a loop": in_a_loop}
+
+
+def outside_of_jit(mesh, classes, call):
+    """The programs of a call outside of `jit`, as one."""
+    shapes = ((N, D), float, P("data")), ((K, D), float, P(classes)), ((N,), int, P("data"))
+    arrays = [jax.device_put(jnp.ones(s, dtype), NamedSharding(mesh, spec)) for s, dtype, spec in shapes]
+    jax.config.update("jax_enable_compilation_cache", False)  # what is read from there is not printed
+    before = set(Path(PRINTED.name).iterdir())
+    call(*arrays)
+    jax.config.update("jax_enable_compilation_cache", True)
+    new = set(Path(PRINTED.name).iterdir()) - before
+    texts = [path.read_text() for path in new if path.name.endswith("after_optimizations.txt")]
+    once, in_a_loop = map(lambda counts: sum(counts, Counter()), zip(*map(collectives, texts), strict=True))
+    return {"once": once, "in a loop": in_a_loop}
 
 
 def loss(mesh, where):
@@ -92,9 +117,19 @@ if __name__ == "__main__":
         "head: classes": head(MESH, None, "model"),
         "head: rows": head(MESH, "data", None),
         "head: rows and classes": head(MESH, "data", "model"),
+        "head on explicit: rows": head(EXPLICIT, "data", None),
         "head on explicit: rows and classes": head(EXPLICIT, "data", "model"),
         "head: rows in shard_map": head(MESH, "data", "model", rows),
         "head: rows alone in shard_map": head(MESH, "data", None, rows),
         "head: rows and classes in shard_map": head(MESH, "data", "model", every),
+    }
+    HEAD = partial(ms.linear_loss, chunk_rows=16)
+    found |= {
+        f"outside of jit, {what}: rows and {classes}": outside_of_jit(MESH, classes, call)
+        for classes in (None, "model")
+        for what, call in (
+            ("differentiated", jax.value_and_grad(HEAD, argnums=(0, 1))),
+            ("loss_and_grad", partial(ms.linear_loss_and_grad, chunk_rows=16)),
+        )
     }
     print(json.dumps(found))
