@@ -115,16 +115,23 @@ class Backend:
         return self.tracing()
 
     def ordinary(self, problem):
-        """Whether all arrays are plain ones, without subclasses that may change how the call is computed."""
+        """Whether all arrays are plain ones, without subclasses that may change how the call is computed.
+
+        Otherwise each call like it goes through `arguments`.
+        """
         return True
 
-    def views(self, problem, axis, scores):
-        """(the first element's logits or None, the Problem's fields after the logits as NumPy arrays).
+    def view(self, array):
+        """The function that shows NumPy the values of arrays like this one, in each call of a kind.
 
-        The fields are None if NumPy cannot read this device's memory. The result is None if NumPy cannot read one of
-        the arrays on the CPU. `scores`: whether the logits have values, and not only a shape.
+        It returns None where the values are on a device, and raises TypeError or RuntimeError for an array that NumPy
+        cannot read, so that `arguments` looks at it.
         """
-        return None
+        raise NotImplementedError
+
+    def row_view(self, z, axis):
+        """The same for the first element's logits. Where they cannot be read now, the function returns None."""
+        raise NotImplementedError
 
     def template(self, shape, dtype, like):
         """Zeros of this shape that take no memory, on `like`'s device. dtype None: the framework's default float."""

@@ -13,13 +13,22 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import NamedTuple
 
 from multismooth.errors import complain
 
 NAMES: tuple[str, ...] = ("spec", "columns", "whole", "chunked", "numba", "triton")
 FUSED: tuple[str, ...] = ("columns", "whole", "chunked")
 
-_requested: ContextVar = ContextVar("implementation", default=None)
+
+class Request(NamedTuple):
+    """What a caller of `implementation` asks for."""
+
+    names: tuple[tuple[str, ...], ...]  # groups of kernels, in the order in which they are wanted
+    ran: list[str]
+
+
+REQUEST: ContextVar[Request | None] = ContextVar("implementation", default=None)
 
 
 @contextmanager
@@ -45,31 +54,17 @@ def implementation(*names: str) -> Iterator[list[str]]:
             raise complain("names", f"some of {', '.join(NAMES)}, fused", repr(name), "Without names all may run.")
     groups = tuple(FUSED if name == "fused" else (name,) for name in names)
     ran: list[str] = []
-    token = _requested.set((groups or (NAMES,), ran))
+    token = REQUEST.set(Request(groups or (NAMES,), ran))
     try:
         yield ran
     finally:
-        _requested.reset(token)
-
-
-def requested():
-    """The names that the caller requested, as a key for cached choices. None outside of `implementation`."""
-    choice = _requested.get()
-    return None if choice is None else choice[0]
-
-
-def record(name):
-    """Append the name to the caller's list inside `implementation`. Returns the name."""
-    choice = _requested.get()
-    if choice is not None:
-        choice[1].append(name)
-    return name
+        REQUEST.reset(token)
 
 
 def is_requested(name):
     """Whether the caller requested this implementation by name."""
-    choice = _requested.get()
-    return choice is not None and (name,) in choice[0]
+    request = REQUEST.get()
+    return request is not None and (name,) in request.names
 
 
 def select(*supported):
@@ -77,10 +72,11 @@ def select(*supported):
 
     `supported` are the names of the kernels that can compute the call, the best one first.
     """
-    choice = _requested.get()
-    if choice is None:
+    request = REQUEST.get()
+    if request is None:
         return supported[0]
-    for name in (name for group in choice[0] for name in supported if name in group):
-        return record(name)
-    wanted = " or ".join(name for group in choice[0] for name in group)
+    for name in (name for group in request.names for name in supported if name in group):
+        request.ran.append(name)
+        return name
+    wanted = " or ".join(name for group in request.names for name in group)
     raise complain("implementation", f"one that computes this call here: {', '.join(supported)}", wanted, "Name none.")

@@ -5,12 +5,15 @@
 0.391311
 """
 
+from functools import partial
+from operator import itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from multismooth import alternatives, linear, spec
+from multismooth.api import argument_checks
 from multismooth.api.functions import Functions
 from multismooth.api.prior_functions import online_prior
 from multismooth.api.public import public
@@ -21,7 +24,7 @@ from multismooth.cpu.buffers import age_buffers, gradient_memory
 from multismooth.cpu.kernels import without_warnings
 from multismooth.cpu.layout import layout_of
 from multismooth.errors import complain
-from multismooth.implementations import record, requested, select
+from multismooth.implementations import REQUEST, select
 from multismooth.namespace import XP
 from multismooth.plan import with_numbers
 from multismooth.recording import plan_program
@@ -50,10 +53,14 @@ __all__ = [
 def plan_and_kernel(call, with_gradient):
     """(the plan of a call, the name of its kernel: the best for its size, or the one that the caller requested)."""
     problem, settings, memo, values = call
-    known = None if memo is None else memo.kernels.get(key := (with_gradient, requested()))
+    request = REQUEST.get()
+    key = with_gradient, request and request.names
+    known = None if memo is None else memo.kernels.get(key)
     if known is not None:
         program, name = known
-        return with_numbers(reduced_plan(problem, settings, XP)) if program is None else program(*values), record(name)
+        if request is not None:
+            request.ran.append(name)
+        return with_numbers(reduced_plan(problem, settings, XP)) if program is None else program(*values), name
     plan = with_numbers(reduced_plan(problem, settings, XP))
     name = select(*choice.supports(problem.logits, plan, settings.axis))
     if memo is not None:
@@ -149,16 +156,15 @@ class NumpyBackend(Backend):
         return array
 
     def first_row(self, z, axis, validate):
-        first = tuple(slice(None) if k == axis else 0 for k in range(z.ndim))
-        return z[first] if z.size and z.strides[axis] else None
+        return z[argument_checks.first_element(z.ndim, axis)] if z.size and z.strides[axis] else None
 
-    def views(self, problem, axis, scores):
-        values = [*problem[1:]]
-        if values[0].dtype == np.uint64:  # of which half is negative in int64: no label may wrap to another
-            values[0] = np.minimum(values[0], np.iinfo(np.int64).max)
-        if values[0].dtype.kind in "iu":
-            values[0] = values[0].astype(np.int64, copy=False)
-        return self.first_row(problem.logits, axis, None) if scores else None, values
+    def view(self, array):
+        if array.dtype == np.uint64:  # of which half is negative in int64: no label may wrap to another
+            return lambda labels: np.minimum(labels, np.iinfo(np.int64).max).astype(np.int64)
+        return partial(np.asarray, dtype=np.int64) if array.dtype.kind in "iu" else np.asarray
+
+    def row_view(self, z, axis):
+        return itemgetter(argument_checks.first_element(z.ndim, axis))
 
     def template(self, shape, dtype, like):
         return np.broadcast_to(np.zeros((), dtype=dtype or np.float64), shape)

@@ -69,7 +69,7 @@ class Call(NamedTuple):
     problem: Problem
     settings: Settings
     memo: Memo | None = None  # None: the first call of its kind, or a call that cannot be cached
-    values: Any = None  # with a memo: the Problem's fields after the logits as NumPy arrays, if NumPy can read them
+    values: Any = None  # with a memo: the Problem's fields as NumPy sees them, and of the logits at most one element's
 
 
 Array = TypeVar("Array")

@@ -67,9 +67,9 @@ def test_random_calls_of_one_kind_are_what_each_is_alone(functions):
     for structure in range(STRUCTURES):
         for seed in range(structure * problems.VARIATIONS, structure * problems.VARIATIONS + 4):
             drawn = problems.problem(seed)
-            before = len(remembered[0]._call._entries)
+            before = len(remembered[0]._call._kinds)
             found, alone = made(remembered, drawn), made(functions(), drawn)
-            hits += len(remembered[0]._call._entries) == before
+            hits += len(remembered[0]._call._kinds) == before
             for mine, right in zip(found, alone, strict=True):
                 assert_close(mine, right)
     assert hits > STRUCTURES  # most kinds are remembered, or this test says nothing
@@ -245,12 +245,12 @@ def test_ignored_labels_beside_a_mask_of_each_element(functions):
     assert once == again
 
 
-def test_entries_are_bounded(functions, monkeypatch):
-    monkeypatch.setattr(call_cache, "MAX_ENTRIES", 5)
+def test_kinds_are_bounded(functions, monkeypatch):
+    monkeypatch.setattr(call_cache, "MAX_KINDS", 5)
     own, array, _ = functions()
     for rows in range(1, 20):
         own.loss(array(np.zeros((rows, 3)) - 1), array(np.zeros(rows, int)))
-        assert 0 < len(own._call._entries) <= 5
+        assert 0 < len(own._call._kinds) <= 5
 
 
 def test_public_functions_pickle_by_name():
@@ -288,7 +288,7 @@ def test_a_weight_that_wants_a_gradient_gets_it_after_one_that_does_not():
 def test_a_recorded_plan_is_the_plan_of_other_numbers(monkeypatch):
     """Recorded with one set of numbers, replayed with others."""
     functions, replayed = Functions(mn.NumpyBackend()), 0
-    monkeypatch.setattr(functions._call, "_entries", Never())
+    monkeypatch.setattr(functions._call, "_kinds", Never())
 
     def call(seed):
         drawn = problems.problem(seed, reckless=False)
@@ -301,7 +301,7 @@ def test_a_recorded_plan_is_the_plan_of_other_numbers(monkeypatch):
         (first, settings), *others = map(call, seeds)
         settings = settings._replace(clean=False, valid=False)
         fixed = {"label_smoothing", "z_loss"}
-        program = plan_program(first.logits.shape, True, first[1:], settings)
+        program = plan_program(first.logits.shape, True, first, settings)
         assert (program is None) == (first.logits.ndim == 1)
         if program is None:
             continue
@@ -309,7 +309,7 @@ def test_a_recorded_plan_is_the_plan_of_other_numbers(monkeypatch):
             problem = problem._replace(**{k: getattr(first, k) for k in fixed if isinstance(getattr(first, k), float)})
             if [np.shape(x) for x in problem] != [np.shape(x) for x in first]:
                 continue
-            found, right = program(*problem[1:]), reduced_plan(problem, settings, XP)
+            found, right = program(*problem), reduced_plan(problem, settings, XP)
             for name in ("labels", "u", "v", "a", "b", "u_sum", "v_sum", "const", "z_loss", "active", "mask"):
                 mine, theirs = getattr(found, name), getattr(right, name)
                 assert (mine is None) == (theirs is None), name

@@ -158,6 +158,11 @@ def existing(mask, excluded, num_classes):
         yield "convention", included(excluded, num_classes)
 
 
+def first_element(ndim, axis):
+    """The index of the first element's logits."""
+    return 0 if ndim == 2 and axis == 1 else tuple(slice(None) if k == axis else 0 for k in range(ndim))
+
+
 def included(excluded, num_classes):
     """The (K,) mask of the classes that a convention does not exclude."""
     return ~np.isin(np.arange(num_classes), excluded)

@@ -38,6 +38,10 @@ class Functions(HeadFunctions, AlternativeFunctions, NormalizerFunctions, PriorF
         self._call = CallCache(self._arguments)
         self._call_of_shape = CallCache(self._arguments, scores=False)
 
+    def elsewhere(self, method):
+        """The `public.Elsewhere` of calls that this method of ours does not compute. None: it computes all."""
+        return None
+
     def loss(self, logits: Scores, targets: Labels, **options: Unpack[LossOptions]) -> Loss:
         """−Σ_k w_k q_k log softmax(logits)_k per element, reduced, with q = (1 − ε′)·t + ε′·r. In nats.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from functools import wraps
 from inspect import Parameter, signature
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from multismooth.api.options import signature_of
 
@@ -48,19 +48,33 @@ SYNONYMS = {
 }
 
 
+class Elsewhere(NamedTuple):
+    """Where calls of a method go whose first argument is not of these types, and those with one of these keywords."""
+
+    function: Callable
+    types: tuple[type, ...]
+    keywords: tuple[str, ...]
+
+
 def public(method: Callable[Arguments, Result], module: str) -> Callable[Arguments, Result]:
     """A bound method of `Functions` as a function of a module."""
-    backend = method.__self__._backend  # type: ignore[attr-defined]
-    written = signature_of(method, backend.options, backend.types)
-    known = frozenset(written.parameters)
+    functions: Any = method.__self__  # type: ignore[attr-defined]
+    written = signature_of(method, functions._backend.options, functions._backend.types)
+    known, elsewhere = frozenset(written.parameters), functions.elsewhere(method)
+    usual = known if elsewhere is None else known.difference(elsewhere.keywords)
 
     @wraps(method)
     def call(*args: Arguments.args, **options: Arguments.kwargs) -> Result:
+        function = method
+        if elsewhere is not None and not (args and type(args[0]) in elsewhere.types):
+            function = elsewhere.function
         for name in options:
             if name not in known:
                 raise unexpected(call.__name__, name, written.parameters)
+            if name not in usual:
+                function = elsewhere.function
         try:
-            return method(*args, **options)
+            return function(*args, **options)
         except TypeError:
             wrong = misused(call, args, options)
             if wrong is None:

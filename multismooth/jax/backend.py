@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from multismooth import alternatives, backend, binary
+from multismooth.api import argument_checks
 from multismooth.errors import complain
 from multismooth.jax import alternatives as fast
 from multismooth.jax import classes, linear
@@ -95,6 +96,7 @@ class JaxBackend(backend.Backend):
         return readable(np.asarray(array))
 
     def first_row(self, z, axis, validate):
+        first = argument_checks.first_element(z.ndim, axis)
         # Logits may still be computing. To wait for them here would stall the caller's pipeline.
         if (
             not isinstance(z, jax.Array)
@@ -107,19 +109,19 @@ class JaxBackend(backend.Backend):
         part = z.addressable_shards[0].data
         if part.shape[axis] != z.shape[axis]:  # the classes are split over devices, and a part of a row says nothing
             return None
-        first = tuple(slice(None) if k == axis else 0 for k in range(z.ndim))
         return readable(np.asarray(part)[first] if on_cpu(part) else np.asarray(part[first]))
 
-    def views(self, problem, axis, scores):
-        values = []
-        for value in problem[1:]:
-            if self.is_array(value):
-                value = self.values(value, None)
-                if value is None:
-                    return None
-                value = value.astype(np.int64) if value.dtype.kind in "iu" else value
-            values.append(value)
-        return self.first_row(problem.logits, axis, None) if scores else None, values
+    def view(self, array):
+        return self._view
+
+    def _view(self, array):
+        values = self.values(array, None)
+        if values is None:
+            raise TypeError("an array that is not on this host's CPU")
+        return values.astype(np.int64) if values.dtype.kind in "iu" else values
+
+    def row_view(self, z, axis):
+        return lambda z: self.first_row(z, axis, None)
 
     def template(self, shape, dtype, like):
         return jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(dtype or float))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from multismooth import spec
-from multismooth.api import containers
+from multismooth.api import argument_checks, containers
 from multismooth.backend import Backend, summing, total
 from multismooth.errors import complain
 from multismooth.implementations import select
@@ -40,9 +40,10 @@ def sum_over_group(total, group):
     return sharding.summed(total, group)
 
 
-def first_element(ndim, axis):
-    """The index of the first element's logits."""
-    return tuple(slice(None) if k == axis else 0 for k in range(ndim))
+def on_a_device(tensor):
+    """None, for the values of a tensor that NumPy cannot see. They are not waited for."""
+    if tensor.layout is not torch.strided or tensor.is_neg():
+        raise TypeError("a tensor that the kernels cannot read")
 
 
 class TorchBackend(Backend):
@@ -132,7 +133,7 @@ class TorchBackend(Backend):
     def first_row(self, z, axis, validate=None):
         if z.numel() == 0:
             return None
-        first = first_element(z.ndim, axis)
+        first = argument_checks.first_element(z.ndim, axis)
         if z.device.type != "cpu" or z.dtype not in KNOWN_TO_NUMPY:
             return self.values(z[first], validate)
         values = self.values(z, validate)
@@ -143,32 +144,16 @@ class TorchBackend(Backend):
     def ordinary(self, problem):
         return all(compat.plain_tensor(x) for x in problem if isinstance(x, torch.Tensor))
 
-    def views(self, problem, axis, scores):
-        z, targets, smoothing, weight, prior, mask, sample_weight, z_loss, softcap, normalizer = problem
-        row, on_cpu = None, z.is_cpu
-        if not (scores and on_cpu) and (z.layout is not torch.strided or z.is_neg()):
-            return None
-        if not on_cpu:
-            return (None, None) if targets.layout is torch.strided else None
-        try:  # NumPy takes no other layout, no pending minus sign and no gradient
-            if scores and z.dtype in KNOWN_TO_NUMPY:
-                row = z.detach().numpy()
-                row = row[0] if axis == 1 and z.ndim == 2 else row[first_element(z.ndim, axis)]
-            elif scores:
-                row = z.detach()[first_element(z.ndim, axis)].float().numpy()
-            return row, (
-                targets.numpy(),
-                smoothing if type(smoothing) is float else smoothing.numpy(),
-                None if weight is None else weight.numpy(),
-                None if prior is None else prior.numpy(),
-                None if mask is None else mask.numpy(),
-                None if sample_weight is None else sample_weight.numpy(),
-                z_loss if z_loss is None or type(z_loss) is float else z_loss.numpy(),
-                softcap if softcap is None or type(softcap) is float else softcap.numpy(),
-                normalizer if normalizer is None or type(normalizer) is float else normalizer.numpy(),
-            )
-        except (TypeError, RuntimeError, IndexError):  # or there is no first element
-            return None
+    def view(self, array):
+        return torch.Tensor.numpy if array.is_cpu else on_a_device
+
+    def row_view(self, z, axis):
+        first = argument_checks.first_element(z.ndim, axis)
+        if not z.is_cpu:
+            return on_a_device
+        if z.dtype in KNOWN_TO_NUMPY:
+            return lambda z: z.detach().numpy()[first]
+        return lambda z: z.detach()[first].float().numpy()
 
     def tracing(self):
         return torch.compiler.is_compiling()

@@ -4,7 +4,7 @@ import torch
 
 from multismooth.cpu import choice as cpu
 from multismooth.cpu.buffers import age_buffers
-from multismooth.implementations import is_requested, record, requested, select
+from multismooth.implementations import REQUEST, is_requested, select
 from multismooth.torch import capped, cpu_kernels
 from multismooth.torch.gpu import launch
 from multismooth.torch.plans import planned, program
@@ -34,20 +34,21 @@ def plan_and_kernel(call, with_gradient=True):
     """(the call's plan, its kernel)."""
     problem, settings, memo, values = call
     age_buffers()
-    key = with_gradient, (wanted := requested())
+    request = REQUEST.get()
+    key = with_gradient, request and request.names
     known = None if memo is None else memo.kernels.get(key)
     if known is not None:
         replay, name, kernel = known
-        if wanted is not None:
-            record(name)
+        if request is not None:
+            request.ran.append(name)
         return planned(problem, settings) if replay is None else replay(*values), kernel
     plan, logits, axis = planned(problem, settings), problem.logits, settings.axis
     name = select(*supports(logits, plan, axis, with_gradient))
     if memo is not None:
-        replay = program(problem, settings, values)
-        small = name == "numba" and replay is not None and cpu.small(cpu_kernels.as_numpy(logits), plan, axis)
-        fast = capped.kernel_with_cap(cpu_kernels.small_numba, plan) if small else kernel_of(name, plan)
-        memo.kernels[key] = replay, name, fast
+        replay, kernel = program(problem, settings, values), kernel_of(name, plan)
+        if replay is not None and cpu_kernels.few(name, logits, plan, axis, settings.reduction != "none"):
+            kernel = capped.kernel_with_cap(cpu_kernels.SMALL[name], plan)
+        memo.kernels[key] = replay, name, kernel
     return plan, kernel_of(name, plan)
 
 

@@ -222,16 +222,11 @@ def whole_summed(logits, plan, axis, with_gradient):
             and classes < chunk.MIN_CLASSES_SUMMED_AGAIN
         ):
             smooth = torch.mv(lp, lp.new_full((classes,), 1 / classes)).numpy()
-        with np.errstate(invalid="ignore", over="ignore"):
-            return kernels.summed_loss(lp.numpy(), plan, axis, smooth), None
+        return kernels.summed_loss(lp.numpy(), plan, axis, smooth), None
     known = lp.numpy()
     target = kernels.negative_target(known, plan, axis)
     g = torch.from_numpy(target)
-    if target.size <= kernels.MAX_BLAS_ENTRIES:
-        with np.errstate(invalid="ignore", over="ignore"):
-            loss = kernels.inner(target, known)
-    else:
-        loss = inner(g, lp)
+    loss = kernels.inner(target, known) if target.size <= kernels.MAX_BLAS_ENTRIES else inner(g, lp)
     if plan.const is not None:
         loss += kernels.constant(plan.const, lp.numel() // classes)
     if (
@@ -241,6 +236,20 @@ def whole_summed(logits, plan, axis, with_gradient):
     if scratch is None:
         return loss, log_softmax_backward(g, lp, axis, dtype)
     return loss, log_softmax_backward(g, lp, axis, dtype, out=g)
+
+
+def small_whole(logits, plan, axis, with_gradient=True, summed=False, out=None, upstream=1.0):
+    """`whole` for a kind of call that `few` accepts."""
+    lp, gradient = torch.log_softmax(logits, axis), None
+    known = lp.numpy()
+    if with_gradient:
+        target = kernels.negative_target(known, plan, axis)
+        loss, gradient = np.vdot(target, known), log_softmax_backward(torch.from_numpy(target), lp, axis, lp.dtype)
+    else:
+        loss = kernels.summed_loss(known, plan, axis)
+    if out is not None or not summed or not math.isfinite(loss):  # the first two may differ from call to call
+        return whole(logits, plan, axis, with_gradient, summed, out)
+    return torch.from_numpy(np.asarray(loss, known.dtype)), gradient
 
 
 def inner(x, y):
@@ -257,3 +266,14 @@ def inner(x, y):
 
 
 KERNELS = {"columns": columns, "whole": whole, "chunked": chunked, "numba": numba}
+SMALL = {"whole": small_whole, "numba": small_numba}  # the same, for kinds of calls that `few` accepts
+
+
+def few(name, logits, plan, axis, summed):
+    """Whether `SMALL` has a kernel for calls like this one, whose plan NumPy makes and this kernel is to compute."""
+    if name == "numba":
+        return cpu.small(as_numpy(logits), plan, axis)
+    known = all(x is None for x in (plan.u, plan.mask, plan.const, plan.z_loss))
+    long = logits.shape[axis] >= MIN_CLASSES_FOR_ROWS or logits.numel() <= MIN_LOGITS_TO_TRANSPOSE  # as in `log_p`
+    fits = logits.dtype in PRESENT_ABSENT and logits.numel() <= kernels.MAX_BLAS_ENTRIES
+    return name == "whole" and summed and known and long and fits

@@ -5,10 +5,12 @@ from functools import wraps
 import torch
 
 from multismooth.api.functions import Functions
+from multismooth.api.public import Elsewhere
 from multismooth.errors import complain
 from multismooth.torch.options import OWN
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)
+IN_PARTS = ("loss", "terms", "loss_and_grad", "linear_loss", "linear_terms", "linear_loss_and_grad")
 
 
 def placed(tensor):
@@ -16,24 +18,31 @@ def placed(tensor):
     return type(tensor) not in PLAIN and hasattr(tensor, "device_mesh") and hasattr(tensor, "placements")
 
 
-def also_in_parts(method):
-    """The method of `Functions`, which calls its namesake in `sharding` for tensors that are in parts."""
-    name = method.__name__
+class TorchFunctions(Functions):
+    def elsewhere(self, method):
+        """Tensors that are in parts go to the namesake of the method in `sharding`."""
+        name, backend = method.__name__, self._backend
+        if name not in IN_PARTS:
+            return None
 
-    @wraps(method)
-    def call(self, *arguments, **options):
-        first = arguments[0] if arguments else options.get("hidden", options.get("logits"))
-        if options.get("group") is None and (type(first) in PLAIN or not placed(first)):
-            for own in OWN:
-                if own in options:
-                    options = _without_own(options)
-                    break
-            return method(self, *arguments, **options)
-        from multismooth.torch import sharding  # which imports torch.distributed
+        @wraps(method)
+        def call(*arguments, **options):
+            first = arguments[0] if arguments else options.get("hidden", options.get("logits"))
+            if options.get("group") is None and not placed(first):
+                return method(*arguments, **_without_own(options))
+            from multismooth.torch import sharding  # which imports torch.distributed
 
-        return sharding.call(name, self._backend, *arguments, **options)
+            return sharding.call(name, backend, *arguments, **options)
 
-    return call
+        return Elsewhere(call, PLAIN, OWN)
+
+    @wraps(Functions.normalizer)
+    def normalizer(self, targets, *arguments, **options):
+        if not placed(targets):
+            return super().normalizer(targets, *arguments, **options)
+        from multismooth.torch import sharding
+
+        return sharding.placed_normalizer(super().normalizer, targets, *arguments, **options)
 
 
 def _without_own(options):
@@ -43,20 +52,3 @@ def _without_own(options):
             expected, got = "None without group=", repr(options[name])
             raise complain(name, expected, got, "Pass the group over whose ranks the classes are split.")
     return {key: value for key, value in options.items() if key not in OWN}
-
-
-class TorchFunctions(Functions):
-    loss = also_in_parts(Functions.loss)
-    terms = also_in_parts(Functions.terms)
-    loss_and_grad = also_in_parts(Functions.loss_and_grad)
-    linear_loss = also_in_parts(Functions.linear_loss)
-    linear_terms = also_in_parts(Functions.linear_terms)
-    linear_loss_and_grad = also_in_parts(Functions.linear_loss_and_grad)
-
-    @wraps(Functions.normalizer)
-    def normalizer(self, targets, *arguments, **options):
-        if not placed(targets):
-            return super().normalizer(targets, *arguments, **options)
-        from multismooth.torch import sharding
-
-        return sharding.placed_normalizer(super().normalizer, targets, *arguments, **options)

@@ -14,8 +14,8 @@ import torch
 
 from multismooth import spec
 from multismooth.api import argument_checks, target_checks
-from multismooth.api.call_cache import Entry, kind_of, remember
-from multismooth.api.value_checks import expectations
+from multismooth.api.call_cache import kind_of, remember
+from multismooth.api.kinds import Kind, expectations, views_of
 from multismooth.errors import SmoothingError, TargetError, complain
 from multismooth.problem import Call, Problem, Settings
 from multismooth.registry import conventions
@@ -26,7 +26,7 @@ from multismooth.torch.plans import marks_nothing
 
 LOGITS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 LABELS = (torch.int64, torch.uint8)
-ENTRIES: dict[tuple, tuple[Entry, torch.dtype]] = {}  # by kind of call: its Entry and the result's dtype
+KINDS: dict[tuple, tuple[Kind, torch.dtype]] = {}  # of calls, each with the result's dtype
 ABSENT = [None] * (len(Problem._fields) - 4)  # a Problem's fields after the class weights, which no drop-in has
 
 
@@ -59,13 +59,13 @@ def checked_call(backend, logits, target, weight, ignore_index, reduction, label
                 target.device, weight if weight is None else kind_of(weight), ignore_index, type(ignore_index),
                 reduction, label_smoothing, type(label_smoothing), torch.is_autocast_enabled(logits.device.type),
             )  # fmt: skip
-            entry, dtype = ENTRIES.get(key, (None, None))
+            kind, dtype = KINDS.get(key, (None, None))
         except (AttributeError, TypeError, RuntimeError):  # an argument is not a tensor, or its device has no autocast
-            key = entry = None
-        if entry is not None:
-            call = entry.call(backend, [logits, target, None, weight, *ABSENT])
+            key = kind = None
+        if kind is not None:
+            call = kind.call([logits, target, None, weight, *ABSENT])
             if call is not None:
-                settings, labels = call.settings, call.values[0]
+                settings, labels = call.settings, call.values[1]
                 some_ignored = not (settings.clean or settings.soft)  # `quick_check` accepts only class weights > 0
                 return call, reduction == "mean" and some_ignored and bool((labels == ignore_index).all()), dtype
     problem, settings, labels, dtype = checked(
@@ -85,13 +85,13 @@ def marked(call, empty):
 
 
 def _remember(backend, key, problem, settings, given, dtype):
-    """Cache an Entry for calls of this kind, if `quick_check` can check them. It is stricter than `checked`."""
-    expect = expectations(problem, settings) if backend.ordinary(problem) else None
-    taken = (problem.logits, problem.targets, problem.weight)
-    if expect is None or any(own is not other for own, other in zip(taken, given, strict=True)):
+    """Keep the Kind of this call, if `quick_check` can check calls like it. It is stricter than `checked`."""
+    expect = expectations(problem, settings, scores=False) if backend.ordinary(problem) else None
+    views, taken = views_of(backend, problem, settings.axis), (problem.logits, problem.targets, problem.weight)
+    if expect is None or views is None or any(own is not other for own, other in zip(taken, given, strict=True)):
         return
     given = [given[0], given[1], None, given[2], *ABSENT]
-    remember(ENTRIES, key, (Entry(problem, given, (), settings, expect, scores=False), dtype))
+    remember(KINDS, key, (Kind(problem, given, (), views, settings, expect), dtype))
 
 
 def checked(backend, logits, target, weight, ignore_index, reduction, label_smoothing):

@@ -8,7 +8,7 @@ GPU one launch makes the plan of a common kind of call (`gpu.plans`).
 import numpy as np
 import torch
 
-from multismooth.implementations import is_requested, requested
+from multismooth.implementations import REQUEST, is_requested
 from multismooth.namespace import XP as NUMPY
 from multismooth.plan import with_numbers
 from multismooth.recording import plan_program
@@ -38,7 +38,7 @@ def planned(problem, settings):
 
 def marks_nothing(problem, settings):
     """Whether a mean over no elements becomes NaN by its plan alone: see `Settings.nothing_is_nan`."""
-    seen = problem.logits.is_cpu or settings.soft or requested() is not None
+    seen = problem.logits.is_cpu or settings.soft or REQUEST.get() is not None
     return not seen and compat.eligible(problem.logits) and gpu.knows(problem, settings)
 
 
@@ -52,10 +52,7 @@ def in_numpy(problem, settings):
 
 
 def program(problem, settings, values):
-    """`planned` for calls of this kind, as a function of `values`. None if each call needs `planned` itself.
-
-    `values` are the Problem's fields after the logits as NumPy arrays.
-    """
+    """`planned` for calls of this kind, as a function of their `values`. None if each call needs `planned` itself."""
     if values is None or not in_numpy(problem, settings):
         return None
     return plan_program(problem.logits.shape, problem.logits.dtype is torch.float64, values, settings)
