@@ -15,7 +15,7 @@ import pytest
 from requirements import need
 
 SUPPORT = Path(__file__).parent / "support"
-PROBLEMS, PARTS = 2000, 5
+PROBLEMS, PARTS = 2000, 8
 EXACT = 1e-12
 
 
