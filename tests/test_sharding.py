@@ -15,7 +15,7 @@ import pytest
 from requirements import need
 
 SUPPORT = Path(__file__).parent / "support"
-PROBLEMS, PARTS = 2000, 5
+PROBLEMS, PARTS = 2000, 8
 EXACT = 1e-12
 
 
@@ -68,6 +68,14 @@ ALIKE = {  # the same error on every rank
     "an overlap": ("ShardError", "classes 3 to 3 in two parts"),
     "too few": ("ShardError", "classes 11 to 11 in no part"),
     "chunks differ": ("ShardError", "chunk_rows"),
+    "plain labels differ": ("ShardError", "`targets`: expected the same on every rank; got another one on rank 1"),
+    "plain rows differ": ("ShardError", "`targets`"),
+    "plain ε differs": ("ShardError", "`label_smoothing`"),
+    "plain ε per element differs": ("ShardError", "`label_smoothing`"),
+    "plain sample weights differ": ("ShardError", "`sample_weight`"),
+    "sample weights on one rank": ("ShardError", "`sample_weight`"),
+    "plain rows of a mask differ": ("ShardError", "class_mask"),
+    "labels placed on one rank": ("ShardError", "are DTensors"),
 }
 ON_ONE = {  # a rank's own error, and ShardError on the others
     "a label outside on one rank": {"ShardError"},  # on ranks 0 and 2; rank 1 has the LabelError, and is dead later
@@ -175,5 +183,5 @@ def test_single_calls_equal_one_process():
 
 def test_they_compile_as_one_graph():
     for rank in found("sharded_compiled"):
-        assert set(rank) == {"group", "head", "classes", "elements"}
+        assert set(rank) == {"group", "head", "classes", "rows", "elements"}
         assert max(rank.values()) < EXACT

@@ -3,6 +3,7 @@
 import json
 import logging
 import warnings
+from dataclasses import replace
 
 import ranks
 import torch
@@ -10,12 +11,15 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+import multismooth
 import multismooth.torch as ms
 
 WORLD = 2
 torch.manual_seed(0)
 LOGITS, LABELS = torch.randn(6, 8, dtype=torch.float64), torch.tensor([0, 3, -100, 7, 2, 5])
 HIDDEN, CLASSIFIER = torch.randn(6, 3, dtype=torch.float64), torch.randn(8, 3, dtype=torch.float64)
+ROWS = LOGITS.softmax(1)
+MIXED = {"convention": replace(multismooth.conventions["torch-kl-div"], class_weights="mixture")}
 WEIGHT = torch.linspace(0.5, 1.5, 8, dtype=torch.float64)
 
 
@@ -42,6 +46,9 @@ def main(rank):
         "group": distance(lambda z: ms.loss(z, LABELS, group=group, weight=WEIGHT), LOGITS[:, classes]),
         "head": distance(lambda h, w: ms.linear_loss(h, w, LABELS, group=group), HIDDEN, CLASSIFIER[classes]),
         "classes": distance(lambda z: ms.loss(z, LABELS).full_tensor(), placed(1)),
+        "rows": distance(
+            lambda z: ms.loss(z, ROWS[:, classes], group=group, weight=WEIGHT, **MIXED), LOGITS[:, classes]
+        ),
         "elements": distance(lambda z: ms.loss(z, LABELS).full_tensor(), placed(0)),
     }
 

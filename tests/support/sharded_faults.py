@@ -54,6 +54,11 @@ def placed(placements, tensor=LOGITS):
     return distribute_tensor(tensor, mesh, placements, src_data_rank=None)
 
 
+def by_rows(rank, labels=LABELS, **options):
+    """The loss of DTensors with elements split."""
+    return ms.loss(placed([Shard(0)]), labels, **options)
+
+
 def strided():
     mesh = DeviceMesh("cpu", torch.arange(WORLD))
     part = LOGITS[:, :4].contiguous()
@@ -69,6 +74,7 @@ def uneven(rank):
     return ms.loss(DTensor.from_local(part, mesh, [Shard(1)], run_check=False), LABELS)
 
 
+EXISTING = torch.ones(5, 12, dtype=torch.bool)
 WEIGHT = torch.linspace(0.5, 1.5, 12, dtype=torch.float64)
 FAULTS = {
     "labels outside": lambda rank: call(rank, labels=changed(LABELS, 1, 12)),
@@ -96,6 +102,14 @@ FAULTS = {
     "split features": lambda rank: ms.linear_loss(placed([Shard(1)], HIDDEN), placed([Shard(1)], CLASSIFIER), LABELS),
     "parts of unequal size": uneven,
     "a plain part": lambda rank: ms.loss(placed([Shard(0)]), LABELS[2 * rank : 2 * rank + 2]),
+    "plain labels differ": lambda rank: by_rows(rank, changed(LABELS, 4, only(rank, 5, 7))),
+    "plain rows differ": lambda rank: by_rows(rank, LOGITS.roll(int(rank == 1), 0).softmax(1)),
+    "plain ε differs": lambda rank: by_rows(rank, label_smoothing=only(rank, 0.2, 0.1)),
+    "plain ε per element differs": lambda rank: by_rows(rank, label_smoothing=torch.full((5,), only(rank, 0.2, 0.1))),
+    "plain sample weights differ": lambda rank: by_rows(rank, sample_weight=torch.arange(5) > only(rank, 0, 1)),
+    "sample weights on one rank": lambda rank: by_rows(rank, sample_weight=only(rank, torch.ones(5))),
+    "plain rows of a mask differ": lambda rank: by_rows(rank, class_mask=changed(EXISTING, (4, 3), rank != 1)),
+    "labels placed on one rank": lambda rank: by_rows(rank, only(rank, placed([Shard(0)], LABELS), LABELS)),
     "a plain label outside": lambda rank: ms.loss(placed([Shard(0)]), changed(LABELS, 4, 12)),
     "rows per class": lambda rank: call(rank, prior=torch.eye(12, dtype=torch.float64)),
     "a rank is dead": lambda rank: os._exit(0) if rank == 1 else call(rank),

@@ -135,6 +135,22 @@ def errors(rank):
     (wanted,) = torch.autograd.grad(ms.loss(LOGITS, LABELS, label_smoothing=epsilon), epsilon)
     (own,) = torch.autograd.grad(ms.loss(z, LABELS, label_smoothing=epsilon, group=group), epsilon)
     found["the gradient of ε"] = [distance(own, wanted), 1e-14]
+    square = DeviceMesh("cpu", torch.arange(WORLD).view(2, 2))
+    sample_weight = torch.linspace(0.5, 2, N, dtype=torch.float64)
+    for name, value in (("label_smoothing", torch.tensor(0.2, dtype=torch.float64)), ("sample_weight", sample_weight)):
+        learned = value.clone().requires_grad_()
+        (wanted,) = torch.autograd.grad(ms.loss(LOGITS, LABELS, **{name: learned}), learned)
+        logits, learned = (
+            distribute_tensor(x, square, kinds, src_data_rank=None)
+            for x, kinds in ((LOGITS, [Shard(0), Shard(1)]), (value, [Replicate(), Replicate()]))
+        )
+        loss = ms.loss(logits, LABELS, **{name: learned.requires_grad_()})
+        (own,) = torch.autograd.grad(loss.full_tensor(), learned)
+        found[f"the gradient of {name}, placed"] = [distance(own.full_tensor(), wanted), 1e-14]
+    cap = torch.tensor(5.0, dtype=torch.float64, requires_grad=True)
+    with torch.no_grad():  # so that nobody asks for its gradient
+        capped = ms.loss(z, LABELS, logit_softcap=cap, group=group)
+        found["a learned soft cap"] = [distance(capped, ms.loss(LOGITS, LABELS, logit_softcap=cap)), 1e-14]
     out = torch.empty_like(z)
     ms.loss_and_grad(z.detach(), LABELS, group=group, out=out)
     found["out="] = [distance(out, once), 0.0]

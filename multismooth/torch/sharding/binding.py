@@ -17,7 +17,7 @@ from multismooth.plan import plan_of
 from multismooth.problem import Problem
 from multismooth.torch.namespace import XP
 from multismooth.torch.sharding import constants
-from multismooth.torch.sharding.exchange import reduced
+from multismooth.torch.sharding.exchange import summed
 from multismooth.torch.sharding.split import SplitClasses
 
 
@@ -146,13 +146,7 @@ def across(split, z):
     if not split.element_groups:
         return reduction.here
 
-    def added(total):
-        total = XP.constant(total, z)
-        for group in split.element_groups:
-            total = reduced(total, "sum", group)
-        return total
-
-    return added
+    return lambda total: summed(XP.constant(total, z), split.element_groups)
 
 
 def factors_of(plan, bound, factors=reduction.factors):

@@ -144,7 +144,7 @@ def reduction_of(name, backend, logits, targets, layout, options):
         size = z.shape[-1 if settings["axis"] is None else settings["axis"]]
         return binding.bind(backend, z, given, settings, layout.split(size))
 
-    bound, agreement = agreed(name, bind, layout, logits.device, validate, layout.whole(targets, options))
+    bound, agreement = agreed(name, bind, layout, logits.device, validate, layout.uncut(targets, options))
     return Reduction(bound, agreement, name == "terms")
 
 
@@ -214,7 +214,7 @@ def placed_normalizer(normalizer, targets, num_classes, **options):
         if name in options:
             options[name] = elements.part(name, options[name])
     if "weight" in options:
-        options["weight"] = placement.whole(options["weight"])
+        options["weight"] = place.whole("weight", options["weight"])
     groups = place.groups(*range(targets.ndim))
     if options.get("group") is not None:
         groups = (*groups, options.pop("group"))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch.autograd.function import once_differentiable
 from torch.distributed import _functional_collectives as functional
 
 from multismooth import spec
@@ -39,8 +40,23 @@ def summed(total, group):
     """The sum of a number over the ranks of a group, or of several groups one after the other."""
     total = total if isinstance(total, torch.Tensor) else torch.tensor(total, dtype=torch.float64)
     for own in group if isinstance(group, tuple) else (group,):
-        total = reduced(total, "sum", own)
+        total = Summed.apply(total, own)
     return total
+
+
+class Summed(torch.autograd.Function):
+    """A sum over ranks, each of which has its own part of the loss. Older PyTorch has no derivative of its own sum."""
+
+    @staticmethod
+    def forward(ctx, total, group):
+        ctx.group = group
+        found = reduced(total, "sum", group)
+        return found.clone() if found is total else found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):
+        return reduced(upstream, "sum", ctx.group), None
 
 
 # --- Statistics -----------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def head_of(name, backend, inputs, targets, layout, options, sums_hidden):
         axis = bound.settings.axis
         return hidden.shape[axis], hidden.dtype, own["chunk_rows"]
 
-    validate, whole = options.get("validate"), layout.whole(targets, options)
+    validate, whole = options.get("validate"), layout.uncut(targets, options)
     bound, agreement = agreed(name, bind, layout, hidden.device, validate, whole, head)
     return HeadReduction(bound, agreement, name.endswith("terms"), own, sums_hidden)
 

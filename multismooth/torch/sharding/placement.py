@@ -65,7 +65,7 @@ class Place(NamedTuple):
             checked_placements(name, value)
             if tuple(value.shape) == self.shape and value.device_mesh == self.mesh:
                 return value.redistribute(self.mesh, self.placements).to_local()
-            value = value.full_tensor()
+        value = self.whole(name, value)
         if not isinstance(value, torch.Tensor) or value.ndim == 0:
             return value
         shape = argument_checks.broadcasts(name, value.shape, self.shape, "the global shape")
@@ -74,6 +74,16 @@ class Place(NamedTuple):
             if size != 1 or self.shape[axis] == 1:
                 value = value.narrow(axis, self.offset[axis], self.size[axis])
         return value
+
+    def whole(self, name, value):
+        """All of an argument that processes have different elements of. So they have parts of its gradient."""
+        if not isinstance(value, DTensor):
+            return value
+        if value.device_mesh != self.mesh and value.requires_grad and torch.is_grad_enabled():
+            got, remedy = str(value.device_mesh), f"Pass {name}.detach(), or put it on the mesh of the logits."
+            raise complain(name, "the logits' mesh, for an argument with a gradient", got, remedy, ShardError)
+        sums = [Partial("sum") if isinstance(p, Shard) else Replicate() for p in self.placements]
+        return value.full_tensor(grad_placements=sums if value.device_mesh == self.mesh else None)
 
     def result(self, part, placements=None):
         """A DTensor on the mesh: of this place, or a number that `placements` say how to add up."""
@@ -91,11 +101,6 @@ def tensor(targets):
 def has_rows(targets):
     """Whether these are soft targets."""
     return targets.is_floating_point() or targets.dtype is torch.bool
-
-
-def whole(value):
-    """A (K,) argument or a number, of which every process has all."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 class Elements(NamedTuple):
@@ -148,11 +153,11 @@ class Elements(NamedTuple):
                 mask = self.logits.part(name, value)
                 local[name] = mask.expand(self.logits.size)
             elif name in ("weight", "prior", "class_mask", "z_loss", "logit_softcap", "normalizer"):
-                local[name] = whole(value)
+                local[name] = elements.whole(name, value)
         place = self.logits if has_rows(targets) else elements
         return place.part("targets", targets), {**local, "axis": self.axis}
 
-    def whole(self, targets, options):
+    def uncut(self, targets, options):
         """The arguments that are no DTensors, so that each process has those of all elements of all ranks."""
         given = {**options, "targets": tensor(targets)}
         numbers = torch.Tensor, float, int, type(None)

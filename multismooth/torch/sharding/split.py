@@ -74,7 +74,7 @@ class Shards(NamedTuple):
         """(targets, options) with this process's parts, which the caller has passed."""
         return targets, options
 
-    def whole(self, targets, options):
+    def uncut(self, targets, options):
         """The arguments of all elements of all ranks: no rank has other elements."""
         return {}
 
