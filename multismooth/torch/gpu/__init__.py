@@ -4,7 +4,9 @@ plans            makes the plan of an everyday call on the device, in one launch
 choice           says which calls the kernels compute, and on which devices
 layout           sees logits of any shape and strides as (B, K, P)
 tiles            chooses the tile of a kernel
+arguments        a plan as the kernels take it
 launch           launches the kernels
+dispatch         launches a kernel again without Triton's search for it
 kernels          the kernels of logits: `forward`, `backward`, `both`; and `lookup`, `rescale`
 plan_kernels     the kernels that make a plan from arrays: `everyday`, `sums`, `guard`
 tile_arithmetic  what the kernels compute of a tile

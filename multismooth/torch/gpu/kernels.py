@@ -12,10 +12,10 @@ tests/test_gpu_compiled.py` prints all of it. An H200 can issue 27 instructions 
 
     K                     forward   backward  both       what keeps the row in `both`
     1,000                 18 (18)   12 (13)   18 (20)    1 warp
-    32,000                19 (20)   13 (14)   23         2 blocks of 16 warps and 64 registers: two fit together
-    50,257 (edges)        22 (24)   15 (16)   33         4 blocks
-    128,256               19 (20)   13 (14)   24         8 blocks
-    262,144               19 (20)   13 (14)   24         16 blocks
+    32,000                19 (20)   13 (14)   19         2 blocks of 8 warps and 128 registers: two fit together
+    50,257 (edges)        22 (24)   15 (16)   26         4 blocks
+    128,256               19 (20)   13 (14)   20         8 blocks
+    262,144               19 (20)   13 (14)   20         16 blocks
     32,000, no cluster                        20 (22)    1 block of 32 warps
     128,256, no cluster                       25 (27)    nothing: the row is read twice
     150, images           53 (56)   20 (20)   54 (53)    1 block of 8 warps: 32 elements side by side
