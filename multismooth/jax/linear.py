@@ -20,7 +20,7 @@ from multismooth.jax import chunks, kernel
 from multismooth.jax import classes as split
 from multismooth.jax import rows as own_rows
 from multismooth.jax.namespace import XP
-from multismooth.jax.varying import summed_like, vary_over, varying_axes
+from multismooth.jax.varying import devices_of_the_compiler, summed_like, vary_over, varying_axes
 from multismooth.reduction import factors, term_factors
 
 
@@ -147,13 +147,22 @@ def _terms(static, hidden, classifier, bias, problem):
 
 
 def _add_product(total, g, hidden, precision):
-    """total + gᵀ·hidden, one block of classes after the other, so that there is no second (K, D) buffer."""
+    """total + gᵀ·hidden, one block of classes after the other, so that there is no second (K, D) buffer.
+
+    Where the compiler may split the classes over devices it is one product, because to cut a block out of split classes
+    gathers them. XLA's GPU compiler then also sums over devices once, after the loop, where rows are split.
+    """
+
+    def product(g):
+        return jnp.matmul(g.T, hidden, precision=precision).astype(total.dtype)
 
     def add(start, size, total):
-        product = jnp.matmul(jax.lax.dynamic_slice_in_dim(g, start, size, axis=1).T, hidden, precision=precision)
         part = jax.lax.dynamic_slice_in_dim(total, start, size)
-        return jax.lax.dynamic_update_slice_in_dim(total, part + product.astype(total.dtype), start, axis=0)
+        part = part + product(jax.lax.dynamic_slice_in_dim(g, start, size, axis=1))
+        return jax.lax.dynamic_update_slice_in_dim(total, part, start, axis=0)
 
+    if devices_of_the_compiler() > 1:
+        return total + product(g)
     classes = total.shape[0]
     full, rest = divmod(classes, linear.BLOCK) if isinstance(classes, int) else (0, classes)
     if full:

@@ -42,7 +42,7 @@ def split_rows(hidden, classifier, axis):
     Axes that split the classifier too stay with the compiler: in `shard_map` each device would need all of it. Inside a
     `shard_map` of the caller's all do, because JAX (0.10) does not transpose one inside another.
     """
-    if jax.device_count() == 1 or not hasattr(jax, "shard_map"):
+    if not hasattr(jax, "shard_map"):
         return None
     own, other = _sharding(hidden), _sharding(classifier)
     if not isinstance(own, NamedSharding) or other is None:

@@ -44,7 +44,7 @@ def devices_of_the_compiler():
     """How many devices the compiler may split an array over: all, or those on axes that `shard_map` leaves to it."""
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.manual_axes:
-        return jax.device_count()
+        return max(jax.device_count(), mesh.size)  # a program may be compiled for more devices than are here
     return math.prod(size for name, size in mesh.shape.items() if name not in mesh.manual_axes)
 
 

@@ -16,6 +16,7 @@ from jax_sharded_calls import (
     CALLS,
     CLASSES,
     MESHES,
+    PARAMETERS,
     ROWS,
     ROWS_OF_A_PRIOR,
     SEEDS,
@@ -28,6 +29,7 @@ from jax_sharded_calls import (
     found_loss,
     head_of,
     mapped,
+    of_elements,
     over_rows,
     same,
     specs_of,
@@ -35,24 +37,28 @@ from jax_sharded_calls import (
 )
 
 import multismooth.jax as ms
-import multismooth.numpy as reference
 
 # --- parts ----------------------------------------------------------------------------------------------------------
 
 
-def placed(mesh, places, calls, found, expected, head=False):
-    """Arrays placed on a mesh, under jit: nothing else is said of it."""
-    for place in places:
-        for name, call in calls.items():
-            function = compiled(partial(found, **call[2]))
+def placed(mesh, places, calls, found, expected, head=False, compiled=compiled):
+    """Arrays placed on a mesh, under jit or outside of it: nothing else is said of it.
+
+    Every call has the first place and one other. Each place has each function.
+    """
+    for p, place in enumerate(places):
+        own = [(k, call) for k, call in enumerate(calls.values()) if p == 0 or (p + k) % 2]
+        for k, call in own:
+            answer = ("total", "loss_and_grad", "terms")[(p + k) % 3]
+            function = compiled(partial(found, answer, **call[2]))
             for seed in range(SEEDS):
                 letters, arrays, settings = drawn(call, seed)
                 letters, arrays = head_of(letters, arrays, seed) if head else (letters, arrays)
                 where = {name: NamedSharding(mesh, spec) for name, spec in specs_of(letters, place).items()}
                 with jax.set_mesh(mesh):
                     result = function({name: jax.device_put(arrays[name], where[name]) for name in arrays})
-                same(result, expected(arrays, settings))
-        report(place, calls)
+                same(result, expected(arrays, settings)[answer])
+        report(place, own)
 
 
 def report(place, calls):
@@ -76,8 +82,12 @@ def head_on_auto():
 
 
 def head_on_explicit():
-    calls = {name: HEADS[name] for name in ("everything", "others", "soft", "mask of each")}
-    placed(MESHES["explicit"], [BOTH], calls, found_head, expected_head, head=True)
+    placed(MESHES["explicit"], [BOTH, CLASSES, ROWS], HEADS, found_head, expected_head, head=True)
+
+
+def head_outside_of_jit():
+    calls = {name: HEADS[name] for name in ("everything", "two denominators", "others")}
+    placed(MESHES["auto"], [BOTH], calls, found_head, expected_head, head=True, compiled=lambda function: function)
 
 
 # --- inside shard_map, with the axes that split the classes named -----------------------------------------------------
@@ -95,16 +105,15 @@ def split_calls(calls, place):
     }
 
 
-def found_in_shard_map(place, settings, parameters, functions, mesh, answers):
-    """Some of what `expected_in_shard_map` holds, found inside `shard_map`, with gradients formed outside of it."""
+def found_in_shard_map(place, settings, parameters, functions, mesh, answer):
+    """One of what `expected_in_shard_map` holds, found inside `shard_map`, with gradients formed outside of it."""
     names = place["k"]
     loss, loss_and_grad, terms = (partial(f, axis_name=names) for f in functions)
     each = "n" if settings.get("reduction") == "none" else ""
 
     def found(letters, arrays):
         gradients = tuple(letters[name] for name in parameters)
-        own = {name: letters[name] for name in letters if name != "normalizer"}
-        without = {name: value for name, value in settings.items() if name != "reduction"}
+        own = of_elements(letters)
         inside_of_mesh = partial(mapped, mesh=mesh)
 
         def summed(**arrays):
@@ -134,10 +143,10 @@ def found_in_shard_map(place, settings, parameters, functions, mesh, answers):
                 both, letters, place, (each, named if len(parameters) > 1 else gradients[0])
             )(arrays),
             "terms": lambda: inside_of_mesh(
-                lambda arrays: tuple(terms(**arrays, **without)), own, place, (elements,) * 5
-            )({name: arrays[name] for name in own}),
+                lambda arrays: tuple(terms(**arrays, **of_elements(settings))), own, place, (elements,) * 5
+            )(of_elements(arrays)),
         }
-        return {name: found[name]() for name in answers}
+        return found[answer]()
 
     return found
 
@@ -147,44 +156,35 @@ def expected_in_shard_map(letters, arrays, settings, head, more):
     expected = (expected_head if head else expected_loss)(arrays, settings)
     value, gradients = expected["total"]
     gradients = {name: padded_classes(letters[name], array, more) for name, array in gradients.items()}
-    loss = expected["linear_loss_and_grad" if head else "loss_and_grad"][0]
-    if head:
-        others = {name: value for name, value in arrays.items() if name != "normalizer"}
-        without = {name: value for name, value in settings.items() if name != "reduction"}
-        terms = tuple(reference.linear_terms(**others, **without))
-    else:
-        terms = expected["terms"]
-    both = loss, gradients if head else gradients["logits"]
-    return {"total": (value, gradients), "inside": gradients, "both": both, "terms": terms}
+    both = expected["loss_and_grad"][0], gradients if head else gradients["logits"]
+    return expected | {"total": (value, gradients), "inside": gradients, "both": both}
 
 
 def padded_classes(letters, array, more, value=0):
-    return np.pad(array, [(0, more if letter == "k" else 0) for letter in letters], constant_values=value)
+    width = [(0, more if letter == "k" else 0) for letter in letters]
+    return np.pad(array, width, constant_values=value) if more and letters else array
 
 
 def padded(letters, arrays, classes, more):
     """The call with `more` classes that do not exist, and that hold what would be noticed."""
-    if not more:
-        return letters, arrays
-    if "class_mask" not in arrays:
+    if more and "class_mask" not in arrays:
         letters, arrays = letters | {"class_mask": "k"}, arrays | {"class_mask": np.ones(classes, bool)}
     filling = {"logits": 9.0, "classifier": 9.0, "bias": 9.0, "weight": 2.0}
     return letters, {n: padded_classes(letters[n], array, more, filling.get(n, 0)) for n, array in arrays.items()}
 
 
-ANSWERS = ("total", "inside", "both", "terms")
 OF_LOGITS = ["logits"], (ms.loss, ms.loss_and_grad, ms.terms)
 OF_A_HEAD = (
-    ["hidden", "classifier", "bias"],
+    list(PARAMETERS),
     tuple(partial(f, chunk_rows=4) for f in (ms.linear_loss, ms.linear_loss_and_grad, ms.linear_terms)),
 )
 
 
-def in_shard_map(place, calls, head, mesh=MESHES["auto"], classes=K, answers=ANSWERS):
+def in_shard_map(p, place, calls, head, mesh=MESHES["auto"], classes=K):
     """`classes`: how many exist. The others are padding, so that all devices have parts of equal size."""
     of, parts = OF_A_HEAD if head else OF_LOGITS, parts_of(mesh, place["k"])
-    for call in calls.values():
-        function = None
+    for k, call in enumerate(calls.values()):
+        function, answer = None, ("total", "inside", "both", "terms")[(p + k) % 4]
         for seed in range(SEEDS):
             letters, arrays, settings = drawn(call, seed, classes)
             if head:
@@ -192,8 +192,8 @@ def in_shard_map(place, calls, head, mesh=MESHES["auto"], classes=K, answers=ANS
             expected = expected_in_shard_map(letters, arrays, settings, head, -classes % parts)
             letters, arrays = padded(letters, arrays, classes, -classes % parts)
             if function is None:
-                function = compiled(partial(found_in_shard_map(place, settings, *of, mesh, answers), letters))
-            same(function(arrays), {name: expected[name] for name in answers})
+                function = compiled(partial(found_in_shard_map(place, settings, *of, mesh, answer), letters))
+            same(function(arrays), expected[answer])
     report(place, calls)
 
 
@@ -201,22 +201,25 @@ def parts_of(mesh, names):
     return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
 
 
+def in_places_and_worlds(calls, head):
+    """Classes and rows on a mesh of eight devices, and classes on 1, 2, 3, 4 and 8.
+
+    13 classes are in parts of unequal size; on 8 devices, one part is empty.
+    """
+    in_shard_map(0, BOTH, split_calls(calls, BOTH), head)
+    in_shard_map(1, CLASSES, calls, head, classes=13)
+    for devices in (1, 2, 3, 4):
+        mesh = Mesh(np.array(jax.devices()[:devices]), ("model",)) if devices < 4 else MESHES["auto"]
+        some = {name: call for k, (name, call) in enumerate(calls.items()) if (devices + k) % (3 if head else 2) == 0}
+        in_shard_map(devices, {"k": "model"}, some, head, mesh, classes=13)
+
+
 def loss_in_shard_map():
-    for place in (BOTH, CLASSES, {"k": "model"}):
-        in_shard_map(place, split_calls(CALLS, place), head=False)
+    in_places_and_worlds(CALLS, head=False)
 
 
 def head_in_shard_map():
-    for place in (BOTH, CLASSES):
-        in_shard_map(place, split_calls(HEADS, place), head=True)
-
-
-def worlds():
-    """Classes on 1, 2, 3, 4 and 8 devices. 13 are in parts of unequal size; on 8 devices, one has none of them."""
-    for devices in (1, 2, 3, 4, 8):
-        mesh = Mesh(np.array(jax.devices()[:devices]), ("model",))
-        for head, calls in ((False, CALLS), (True, HEADS)):
-            in_shard_map({"k": "model"}, calls, head, mesh, classes=13, answers=("total", "both"))
+    in_places_and_worlds(HEADS, head=True)
 
 
 if __name__ == "__main__":

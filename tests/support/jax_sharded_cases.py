@@ -13,7 +13,23 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from jax_sharded_calls import BOTH, CALLS, MESHES, D, K, N, compiled, drawn, mapped, over_rows, same, total
+from jax_sharded_calls import (
+    BOTH,
+    CALLS,
+    EXISTS,
+    MESHES,
+    PARAMETERS,
+    D,
+    K,
+    N,
+    compiled,
+    drawn,
+    head_of,
+    mapped,
+    over_rows,
+    same,
+    total,
+)
 from tolerance import assert_close
 
 import multismooth.jax as ms
@@ -121,25 +137,6 @@ def unseen_labels():
     print("invalid labels are NaN", flush=True)
 
 
-def padded():
-    """Classes that do not divide evenly: pad them, and mask the padding."""
-    _, arrays, _ = drawn(CALLS["others"], 0)
-    whole = arrays["logits"][:, : K - 1], np.minimum(arrays["targets"], K - 2)
-    expected = reference.loss_and_grad(*whole, convention="others")
-
-    def call(z, labels):
-        exists = jnp.arange(K) < K - 1
-        return ms.loss_and_grad(z, labels, class_mask=exists, convention="others", axis_name="model")
-
-    z = jnp.pad(whole[0], ((0, 0), (0, 1)))
-    split = P(None, "model")
-    split = jax.shard_map(call, mesh=MESHES["auto"], in_specs=(split, P()), out_specs=(P(), split))
-    loss, gradient = compiled(split)(z, whole[1])
-    same((loss, gradient[:, : K - 1]), expected)
-    assert not gradient[:, K - 1].any()
-    print("padded classes count for nothing", flush=True)
-
-
 def common_offset():
     """float32 logits with a common offset of 100,000, which leaves them steps of 1/128."""
     _, arrays, _ = drawn(CALLS["others"], 0)
@@ -176,6 +173,52 @@ def eager():
         ms.loss(logits, rows)
         assert set(sizes) <= {K}, (spec, sizes)
     print("eager calls read no more than a row", flush=True)
+
+
+def elements_on_two_axes():
+    """Features that are split on both axes of elements, with arguments that broadcast to these or to the classes."""
+    r, sizes = np.random.default_rng(0), (4, D, 8)
+    hidden, classifier = r.normal(size=sizes), r.normal(size=(K, D))
+    labels = r.choice(np.flatnonzero(EXISTS), size=(4, 8))
+    others = {
+        "label_smoothing": r.uniform(0.1, 0.3, (4, 1)),
+        "sample_weight": r.uniform(0, 2, 8),
+        "class_mask": EXISTS[None, :, None] | (r.uniform(size=(1, K, 8)) < 0.5),
+    }
+    loss, gradients = reference.linear_loss_and_grad(hidden, classifier, labels, axis=1, **others)
+    call = partial(ms.linear_loss_and_grad, axis=1, chunk_rows=5)
+    for mesh, function in ((MESHES["explicit"], compiled(call)), (MESHES["auto"], call)):
+        with jax.set_mesh(mesh):
+            own = NamedSharding(mesh, P("data", None, "model")), NamedSharding(mesh, P("data", "model"))
+            found = function(jax.device_put(hidden, own[0]), classifier, jax.device_put(labels, own[1]), **others)
+        same(found, (loss, (*gradients[:2], None)))
+    print("elements may be split on any axis", flush=True)
+
+
+def rows_by_hand():
+    """`shard_map` over the axes of the rows leaves the classes to the compiler, on explicit meshes too."""
+    letters, arrays, _ = drawn((False, "", {}), 0)
+    _, arrays = head_of(letters, arrays, 0)
+    own = {"hidden": P("data"), "classifier": P("model"), "bias": P("model"), "targets": P("data")}
+    loss, gradients = reference.linear_loss_and_grad(**arrays)
+
+    def part(hidden, classifier, bias, labels):
+        count = ms.normalizer(labels, K, axis_name="data")
+        loss, gradients = ms.linear_loss_and_grad(hidden, classifier, labels, bias=bias, normalizer=count, chunk_rows=2)
+        return jax.lax.psum(loss, "data"), gradients
+
+    rows = {name: P("data") if spec == P("data") else P() for name, spec in own.items()}
+    for mesh in MESHES.values():
+        with jax.set_mesh(mesh):
+            given = [jax.device_put(arrays[name], NamedSharding(mesh, spec)) for name, spec in own.items()]
+            split = jax.shard_map(
+                part,
+                axis_names={"data"},
+                in_specs=tuple(rows.values()),
+                out_specs=(P(), tuple(rows[name] for name in PARAMETERS)),
+            )
+            same(compiled(split)(*given), (loss, gradients))
+    print("rows may be split by hand on any mesh", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,17 @@
 """Run by test_jax_sharding on eight CPU devices: what the compiled programs of split arrays compute and send.
 
-Prints a JSON object: {name: {"flops": of one device, "once" and "in a loop": {collective: how many}}}. Among the
+`python jax_sharded_programs.py FOLDER` reads the programs of calls outside of `jit` where XLA prints them. It prints a
+JSON object: {name: {"flops": of one device, "once" and "in a loop": {collective: how many}}}. Among the
 collectives, "classifier" counts sums over devices of an array as large as a device's part of the classifier.
 """
 
 import json
-import os
 import re
-import tempfile
+import sys
 from collections import Counter
 from functools import partial
 from math import prod
 from pathlib import Path
-
-PRINTED = tempfile.TemporaryDirectory()  # where XLA prints the programs of calls outside of `jit`
-os.environ["XLA_FLAGS"] += f" --xla_dump_to={PRINTED.name} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=jit_loss"
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 import multismooth.jax as ms
 
+PRINTED = Path(sys.argv[1])  # where XLA prints its programs
 jax.config.update("jax_enable_x64", True)
 N, K, D = 64, 1024, 16
 MESH = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "model"))
@@ -69,12 +67,12 @@ def outside_of_jit(mesh, classes, call):
     shapes = ((N, D), float, P("data")), ((K, D), float, P(classes)), ((N,), int, P("data"))
     arrays = [jax.device_put(jnp.ones(s, dtype), NamedSharding(mesh, spec)) for s, dtype, spec in shapes]
     jax.config.update("jax_enable_compilation_cache", False)  # what is read from there is not printed
-    before = set(Path(PRINTED.name).iterdir())
+    before = set(PRINTED.iterdir())
     call(*arrays)
     jax.config.update("jax_enable_compilation_cache", True)
-    new = set(Path(PRINTED.name).iterdir()) - before
+    new = set(PRINTED.iterdir()) - before
     texts = [path.read_text() for path in new if path.name.endswith("after_optimizations.txt")]
-    once, in_a_loop = map(lambda counts: sum(counts, Counter()), zip(*map(collectives, texts), strict=True))
+    once, in_a_loop = (sum(counts, Counter()) for counts in zip(*map(collectives, texts), strict=True))
     return {"once": once, "in a loop": in_a_loop}
 
 
@@ -82,9 +80,9 @@ def loss(mesh, where):
     return program(ms.loss, mesh, ((N, K), float, where), ((N,), int, P(where[0])))
 
 
-def head(mesh, rows, classes, function=None):
+def head(mesh, rows, classes, function=None, number=K):
     function = function or partial(ms.linear_loss, chunk_rows=16)
-    return program(function, mesh, ((N, D), float, P(rows)), ((K, D), float, P(classes)), ((N,), int, P(rows)))
+    return program(function, mesh, ((N, D), float, P(rows)), ((number, D), float, P(classes)), ((N,), int, P(rows)))
 
 
 def rows_by_hand(hidden, classifier, labels):
@@ -117,13 +115,21 @@ if __name__ == "__main__":
         "head: classes": head(MESH, None, "model"),
         "head: rows": head(MESH, "data", None),
         "head: rows and classes": head(MESH, "data", "model"),
+        "head of many classes: rows and classes": head(MESH, "data", "model", number=20 * K),
+        "head of many classes on explicit: rows and classes": head(EXPLICIT, "data", "model", number=20 * K),
         "head on explicit: rows": head(EXPLICIT, "data", None),
         "head on explicit: rows and classes": head(EXPLICIT, "data", "model"),
         "head: rows in shard_map": head(MESH, "data", "model", rows),
         "head: rows alone in shard_map": head(MESH, "data", None, rows),
         "head: rows and classes in shard_map": head(MESH, "data", "model", every),
     }
+    elements = (
+        ((4, N // 4, D), float, P(None, "data")),
+        ((K, D), float, P("model")),
+        ((4, N // 4), int, P(None, "data")),
+    )
     HEAD = partial(ms.linear_loss, chunk_rows=16)
+    found |= {"head on explicit: rows and classes, rows on their second axis": program(HEAD, EXPLICIT, *elements)}
     found |= {
         f"outside of jit, {what}: rows and {classes}": outside_of_jit(MESH, classes, call)
         for classes in (None, "model")
