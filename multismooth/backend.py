@@ -125,7 +125,7 @@ class Backend:
         """The function that shows NumPy the values of arrays like this one, in each call of a kind.
 
         It returns None where the values are on a device, and raises TypeError or RuntimeError for an array that NumPy
-        cannot read, so that `arguments` looks at it.
+        cannot read. Then, as without this method, the call goes through `arguments`.
         """
         raise NotImplementedError
 

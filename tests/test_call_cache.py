@@ -245,6 +245,62 @@ def test_ignored_labels_beside_a_mask_of_each_element(functions):
     assert once == again
 
 
+SHAPES = [((64, 100), 1), ((2, 4096), 1), ((300, 12), 1), ((4, 30, 5), 1), ((4, 5, 30), 2), ((100, 1000), 1)]
+
+
+@pytest.mark.parametrize("name", ["whole", "chunked", "numba"])
+@pytest.mark.parametrize(("shape", "axis"), SHAPES)
+def test_a_later_call_has_the_bits_of_the_first(shape, axis, name):
+    """Though a kernel for its kind alone may compute it, with a plan that was recorded."""
+    torch = need("torch")
+    if name == "numba":
+        need("numba")
+    generator, classes = np.random.default_rng(0), shape[axis]
+    z = torch.from_numpy(generator.normal(size=shape).astype(np.float32)).requires_grad_()
+    labels = torch.from_numpy(generator.integers(0, classes - 2, np.delete(shape, axis)))
+    some = torch.from_numpy(generator.random(labels.shape).astype(np.float32))
+    ignored, weight = labels.masked_fill(some < 0.2, -100), torch.linspace(0.5, 1.5, classes)
+    own = torch_functions()[0]
+
+    def bits(targets, options):
+        loss = own.loss(z, targets, **options)
+        (gradient,) = torch.autograd.grad(loss, z)
+        with torch.no_grad():
+            alone = own.loss(z, targets, **options)
+        both = own.loss_and_grad(z, targets, out=torch.empty_like(z), **options)
+        return loss.detach(), gradient, alone, *both
+
+    for options in (
+        {}, {"label_smoothing": 0.0}, {"label_smoothing": some / 4}, {"weight": weight}, {"sample_weight": some},
+        {"class_mask": torch.arange(classes) < classes - 2}, {"prior": weight / weight.sum()}, {"reduction": "sum"},
+        {"z_loss": 0.1}, {"logit_softcap": 3.0},
+    ):  # fmt: skip
+        for targets in (labels, ignored):
+            with multismooth.implementation(name):
+                first, *later = (bits(targets, {"axis": axis} | options) for _ in range(3))
+            for again in later:
+                assert all(map(torch.equal, first, again)), options
+
+
+def test_infinite_logits_bring_no_warning_in_a_later_call_either():
+    torch = need("torch")
+    z, y = torch.randn(8, 40), torch.arange(8)
+    z[:, 20:30], z[3, 5] = -torch.inf, torch.inf
+    own, again = (torch_functions()[0] for _ in range(2))
+    for targets in (y, y.masked_fill(y < 3, -100)):
+        for call in (own.loss, lambda *given: again.loss_and_grad(*given)[0]):
+            with warnings.catch_warnings(), multismooth.implementation("whole"):
+                warnings.simplefilter("error")
+                found = [
+                    call(
+                        z,
+                        targets,
+                    ).item()
+                    for _ in range(3)
+                ]
+            assert found == pytest.approx([found[0]] * 3, nan_ok=True)
+
+
 def test_kinds_are_bounded(functions, monkeypatch):
     monkeypatch.setattr(call_cache, "MAX_KINDS", 5)
     own, array, _ = functions()

@@ -42,6 +42,8 @@ ELSEWHERE = {
     ("multismooth.parity.calling.forms", "IndexError"): "is how a loss of rows refuses a bad label",
     ("multismooth.parity.calling.program", "ValueError"): "is what the program itself says",
     ("multismooth.demo", "ModuleNotFoundError"): "says what to install",
+    ("multismooth.torch.backend", "TypeError"): "is caught: `arguments` looks at an array that NumPy cannot read",
+    ("multismooth.jax.backend", "TypeError"): "the same",
     ("multismooth.recording", "ValueSeen"): "is caught: the plan of such a call is not recorded",
     ("multismooth.torch.sharding.agreement", "self._own"): "is this rank's error, which waited for the other ranks",
     ("multismooth.torch.sharding.agreement", "found"): "is the ShardError of `disagreement`",

@@ -71,9 +71,9 @@ def memos(settings, expect):
 
 def views_of(backend, problem, axis):
     """{place: function that shows NumPy such an array} of a Problem. None if NumPy cannot read one of them."""
-    views = {0: backend.row_view(problem.logits, axis)}
-    views |= {place: backend.view(x) for place, x in enumerate(problem) if place and backend.is_array(x)}
     try:
+        views = {0: backend.row_view(problem.logits, axis)}
+        views |= {place: backend.view(x) for place, x in enumerate(problem) if place and backend.is_array(x)}
         for place, view in views.items():
             view(problem[place])
     except (TypeError, RuntimeError, IndexError):  # or there is no first element

@@ -209,9 +209,7 @@ def whole_summed(logits, plan, axis, with_gradient):
     dtype, classes, scratch = float_of(logits), logits.shape[axis], None
     if logits.numel() >= MIN_LOGITS_SCRATCH and classes >= MIN_CLASSES_FOR_ROWS:
         scratch = torch.from_numpy(SCRATCH.take(logits.numel() * dtype.itemsize)).view(dtype).view(logits.shape)
-    if plan.mask is not None:  # half the lowest logit has no probability, and 0 times its logarithm is 0
-        logits = torch.add(logits, torch.from_numpy(np.where(plan.mask, *PRESENT_ABSENT[dtype])), out=scratch)
-    lp = log_p(logits, axis, dtype, scratch)
+    lp = log_p(present(logits, plan.mask, dtype, scratch), axis, dtype, scratch)
     if not with_gradient:
         smooth = None
         if (
@@ -238,9 +236,16 @@ def whole_summed(logits, plan, axis, with_gradient):
     return loss, log_softmax_backward(g, lp, axis, dtype, out=g)
 
 
+def present(logits, mask, dtype, out=None):
+    """The logits, and at absent classes half the lowest one: it has no probability, and 0 times its logarithm is 0."""
+    if mask is None:
+        return logits
+    return torch.add(logits, torch.from_numpy(np.where(mask, *PRESENT_ABSENT[dtype])), out=out)
+
+
 def small_whole(logits, plan, axis, with_gradient=True, summed=False, out=None, upstream=1.0):
     """`whole` for a kind of call that `few` accepts."""
-    lp, gradient = torch.log_softmax(logits, axis), None
+    lp, gradient = torch.log_softmax(present(logits, plan.mask, logits.dtype), axis), None
     known = lp.numpy()
     if with_gradient:
         target = kernels.negative_target(known, plan, axis)
@@ -273,7 +278,8 @@ def few(name, logits, plan, axis, summed):
     """Whether `SMALL` has a kernel for calls like this one, whose plan NumPy makes and this kernel is to compute."""
     if name == "numba":
         return cpu.small(as_numpy(logits), plan, axis)
-    known = all(x is None for x in (plan.u, plan.mask, plan.const, plan.z_loss))
-    long = logits.shape[axis] >= MIN_CLASSES_FOR_ROWS or logits.numel() <= MIN_LOGITS_TO_TRANSPOSE  # as in `log_p`
+    known = all(x is None for x in (plan.u, plan.const, plan.z_loss))
+    classes = logits.shape[axis]
+    as_they_lie = MIN_CLASSES_FOR_ROWS <= classes < chunk.MIN_CLASSES_SUMMED_AGAIN  # for others `log_p` does more
     fits = logits.dtype in PRESENT_ABSENT and logits.numel() <= kernels.MAX_BLAS_ENTRIES
-    return name == "whole" and summed and known and long and fits
+    return name == "whole" and summed and known and as_they_lie and fits
