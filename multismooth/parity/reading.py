@@ -8,6 +8,7 @@ import numpy as np
 from multismooth import spec
 from multismooth.convention import DIVIDES_BY, Convention
 from multismooth.namespace import XP
+from multismooth.plan import mapped
 from multismooth.problem import Problem, Settings
 from multismooth.reduction import reduced_plan
 
@@ -58,10 +59,11 @@ class Reading:
             optional |= of_sentences(labels, self.reduction, self.normalizer, self.ignore_index)
         return settings | {name: value for name, value in optional.items() if value is not None}
 
-    def loss_and_gradient(self, observation, logits, shape=None):
-        """(loss, gradient) of one observed call, by the specification.
+    def losses_and_gradients(self, observation, shape=None):
+        """(losses, gradients) of all calls of an Observation, by the specification.
 
-        The arguments are not checked, because fn may accept what this library refuses.
+        The arguments are not checked, because fn may accept what this library refuses. The calls have the same labels,
+        so one plan is that of all of them, and they share what `spec` computes of the logits alone.
         """
         arguments = self.settings(observation.labels.reshape(shape or observation.shape))
         if (weights := arguments.get("sample_weight")) is not None:
@@ -69,10 +71,15 @@ class Reading:
         settings = Settings(
             axis=1, **{name: arguments.pop(name) for name in ("convention", "reduction", "ignore_index")}
         )
+        peak, gap, e = observation.exponentials
+        elements = peak.shape
         with np.errstate(all="ignore"):
-            plan = reduced_plan(Problem(logits, observation.labels, **arguments), settings, XP)
-            losses, gradient = spec.losses_and_gradient(logits, plan, settings.axis, XP)
-        return losses if self.reduction == "none" else losses.sum(), gradient
+            plan = reduced_plan(Problem(observation.logits[0], observation.labels, **arguments), settings, XP)
+            plan = mapped(plan, lambda x: np.broadcast_to(x, elements), lambda row: row)
+            found = spec.statistics_of(peak, gap, e, plan, -1, XP)
+            losses = spec.elements(*spec.finished(found, XP), plan, XP)
+            gradients = spec.gradient_of(e, found, plan, -1, XP)
+        return losses if self.reduction == "none" else losses.sum(-1), gradients
 
     def residual(self, observation):
         """The largest difference from fn's loss and gradient, each relative to the largest entry of fn's answer.
@@ -85,20 +92,19 @@ class Reading:
         return min(self._residual(observation, shape) for shape in shapes)
 
     def _residual(self, observation, shape):
-        differences = []
-        for i, logits in enumerate(observation.logits):
-            loss, gradient = self.loss_and_gradient(observation, logits, shape)
-            if np.shape(loss) != observation.loss[i].shape:
-                return np.inf
-            differences.append(_relative_difference(loss, observation.loss[i], 1e-3))
-            if observation.gradient is not None:
-                differences.append(_relative_difference(gradient, observation.gradient[i], 1e-300))
-        return float(np.nan_to_num(max(differences), nan=np.inf))
+        losses, gradients = self.losses_and_gradients(observation, shape)
+        if losses.shape != observation.loss.shape:
+            return np.inf
+        difference = _relative_difference(losses, observation.loss, 1e-3)
+        if observation.gradient is not None:
+            of_gradients = _relative_difference(gradients, observation.gradient, 1e-300)
+            difference = np.maximum(difference, of_gradients)  # Python's max would lose a NaN
+        return float(np.nan_to_num(difference, nan=np.inf))
 
     def excess(self, observation):
         """How much larger this reading's summed loss is than fn's, on the observation's first logits."""
-        loss, _ = self.loss_and_gradient(observation, observation.logits[0])
-        return float(np.sum(loss) - np.sum(observation.loss[0]))
+        losses, _ = self.losses_and_gradients(observation)
+        return float(np.sum(losses[0]) - np.sum(observation.loss[0]))
 
 
 def of_sentences(labels, reduction, normalizer, ignore_index):
@@ -112,8 +118,11 @@ def of_sentences(labels, reduction, normalizer, ignore_index):
     return {"normalizer": max(number, 1.0), "sample_weight": np.broadcast_to(each, labels.shape)}
 
 
-def _relative_difference(value, expected, smallest_scale):
-    return np.abs(value - expected).max() / max(np.abs(expected).max(), smallest_scale)
+def _relative_difference(values, expected, smallest_scale):
+    """The largest difference in a call, relative to the largest entry expected of that call; NaN if one is NaN."""
+    calls = len(expected), -1
+    differences = np.abs(values - expected).reshape(calls).max(1)
+    return (differences / np.maximum(np.abs(expected).reshape(calls).max(1), smallest_scale)).max()
 
 
 # --- in words -------------------------------------------------------------------------------------------------------

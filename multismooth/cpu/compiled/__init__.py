@@ -120,22 +120,29 @@ def compute_part(z, plan, common, out, losses, upstream):
     """`evaluate` for laid out logits that one thread takes at a time; `common` are their `class_arguments`."""
     classes, dtype, with_gradient, inexact = z.shape[1], losses.dtype, out is not None, np.zeros(losses.shape, bool)
     labels = np.ascontiguousarray(plan.labels, np.int64)
-    g = out if with_gradient else np.empty((1,) * z.ndim, z.dtype)
+    read = np.ascontiguousarray(z) if z.ndim == 2 else z
+    g = out if with_gradient else unwritten(read)
     if z.ndim == 2:
         use_scratch = with_gradient and (z.dtype == BFLOAT16 or np.may_share_memory(out, z))
         scratch = np.empty(classes if use_scratch else min(classes, BLOCK), dtype)
         any_inexact = rows(
-            np.ascontiguousarray(z), labels, *coefficients(plan), *common,
+            read, labels, *coefficients(plan), *common,
             g, with_gradient, upstream, use_scratch, scratch, losses, inexact,
         )  # fmt: skip
     else:
         width = min(max(LOGITS_PER_BLOCK // classes, 16), 1024, z.shape[2])
         scratch, lines = np.empty(classes * width, dtype), np.empty((8, width), dtype)
         any_inexact = images(
-            z, labels, *coefficients(plan), *common, g, with_gradient, upstream, width, scratch, lines, losses, inexact
-        )
+            read, labels, *coefficients(plan), *common,
+            g, with_gradient, upstream, width, scratch, lines, losses, inexact,
+        )  # fmt: skip
     if any_inexact:
         repair(z, plan, inexact, losses, out, upstream)
+
+
+def unwritten(z):
+    """What stands for the gradient where nobody wants it: of z's type, because Numba compiles for each type anew."""
+    return z if z.flags.writeable else np.empty((1,) * z.ndim, z.dtype)
 
 
 def small_problem(z, labels, plan, with_gradient):
@@ -145,8 +152,8 @@ def small_problem(z, labels, plan, with_gradient):
     """
     (count, classes), dtype = z.shape, z.dtype
     losses, inexact = np.empty(count, dtype), np.zeros(count, bool)
-    gradient = np.empty(z.shape, dtype) if with_gradient else None
-    g, side_by_side = gradient if with_gradient else np.empty((1, 1), dtype), classes < MIN_CLASSES_FOR_ROWS
+    g = np.empty(z.shape, dtype)  # also where nobody wants it: Numba would compile anew for an array of another layout
+    side_by_side = classes < MIN_CLASSES_FOR_ROWS and count > 1  # `rows` takes half the time for a single element
     own, common = coefficients(plan), class_arguments(plan, classes, dtype, side_by_side)
     if side_by_side:
         width = min(count, ELEMENTS_PER_SMALL_BLOCK)
@@ -159,6 +166,7 @@ def small_problem(z, labels, plan, with_gradient):
     else:
         scratch = np.empty(min(classes, BLOCK), dtype)
         any_inexact = rows(z, labels, *own, *common, g, with_gradient, 1.0, False, scratch, losses, inexact)
+    gradient = g if with_gradient else None
     if any_inexact:
         repair(z, plan._replace(labels=labels), inexact, losses, gradient)
     return losses if plan.const is None else losses + plan.const, gradient

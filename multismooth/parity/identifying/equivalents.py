@@ -47,7 +47,8 @@ def matching_names(readings, observations, rtol):
 def _first_answers(observation, number=3):
     """The observation with few of its answers, which are enough to tell two conventions apart."""
     gradient = observation.gradient
-    return observation._replace(
+    return replace(
+        observation,
         logits=observation.logits[:number],
         loss=observation.loss[:number],
         gradient=None if gradient is None else gradient[:number],
@@ -59,6 +60,7 @@ def _matching_smoothing(convention, readings, observations, rtol):
     num_classes = observations[-1].num_classes
     # `smoothing_for` takes every excluded class for one of the K classes, so the excluded ones beyond K are added
     num_classes += sum(k >= num_classes for k in readings[0].convention.exclude)
+    tried = set()  # equal readings often lead to one candidate
     for reading in readings:
         if convention.spread == "others" and reading.prior is not None:
             continue
@@ -69,6 +71,11 @@ def _matching_smoothing(convention, readings, observations, rtol):
             eps = reading.convention.smoothing_for(convention, reading.label_smoothing, num_classes)
         except ValueError:
             continue
+        arguments = reading.reduction, reading.ignore_index, reading.z_loss, reading.normalizer
+        alike = round(eps, 14), *arguments, id(reading.weight), id(reading.prior)
+        if alike in tried:
+            continue
+        tried.add(alike)
         candidate = replace(reading, convention=convention, label_smoothing=eps)
         if all(candidate.residual(observation) <= rtol for observation in observations):
             return eps

@@ -4,17 +4,22 @@ Labels are repeated, absent and ignored. A problem has one element, a dozen or m
 problems two conventions that differ in anything give different gradients.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from multismooth import spec
 from multismooth.errors import complain
+from multismooth.namespace import XP
 
 OUTSIDE_LABELS = (-100, -1, 255)  # labels that libraries ignore and that usually name no class
 FEW_CLASSES, MANY_CLASSES = 3, 40  # other K on which a reading is tried, where fn takes them
 
 
-class Observation(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Observation:
     """M answers of fn for one vector of N labels, each with other logits."""
 
     labels: np.ndarray  # (N,)
@@ -31,6 +36,12 @@ class Observation(NamedTuple):
     @property
     def per_element(self):
         return self.loss.ndim == 2
+
+    @cached_property
+    def exponentials(self):
+        """(peak, peak − z, exp(z − peak)) of the logits, which every reading of the answers needs."""
+        peak, gap = spec.peak_and_gap(self.logits, -1, XP)
+        return peak, gap, np.exp(-gap)
 
     @property
     def finite(self):
@@ -70,7 +81,7 @@ def observe_or_none(box, labels, num_classes, like=None, **options):
         return None
     if like is not None and len(labels) == 1:
         shape = (-1, 1) if like.per_element else (-1,)
-        observation = observation._replace(loss=observation.loss.reshape(shape))
+        observation = replace(observation, loss=observation.loss.reshape(shape))
     return observation
 
 

@@ -243,4 +243,4 @@ class Search:
 
 def _relabelled(observation, before, after):
     """The observation with another label in the place of one."""
-    return observation._replace(labels=np.where(observation.labels == before, after, observation.labels))
+    return replace(observation, labels=np.where(observation.labels == before, after, observation.labels))
