@@ -1,9 +1,9 @@
 """What a test needs. Without it the test is skipped, or fails where MULTISMOOTH_REQUIRE names what is missing."""
 
-import importlib
 import os
 import re
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -22,7 +22,7 @@ def missing(name, reason):
 def need(name):
     """The module `name`; without it the test (or the test module) is skipped."""
     try:
-        return importlib.import_module(name)
+        return import_module(name)
     except ImportError as error:
         return missing(name.partition(".")[0], f"{name} is not installed ({error})")
 
@@ -40,6 +40,7 @@ def interpreted():
         missing("interpreter", reason)
     if version("triton") < (3, 7) and version("numpy") >= (2, 4):
         missing("interpreter", "the interpreter of Triton before 3.7 fails with NumPy 2.4 and newer")
+    import_module("interpreter").quick()  # late, because it imports this module
 
 
 def has_gpu(framework):
