@@ -223,9 +223,10 @@ class _Problem:
         a, b = self.weigh(t, label_part, smooth_part)
         there = [k for k in range(self.classes) if self.mask[n][k]]
         z = {k: self.logit(n, k) for k in there}
-        total = sum((mp.exp(z[k]) for k in there), mpf(0))
+        powers = {k: mp.exp(z[k]) for k in there}
+        total = sum(powers.values(), mpf(0))
         lse = mp.log(total)
-        p = [mp.exp(z[k]) / total if k in z else mpf(0) for k in range(self.classes)]
+        p = [powers[k] / total if k in z else mpf(0) for k in range(self.classes)]
         surprise = [lse - z[k] if k in z else mpf(0) for k in range(self.classes)]
         plain, _ = self.weigh(t, t, [mpf(0)] * self.classes)
         label_loss, smooth_loss, nll = (_dot(part, surprise) for part in (a, b, plain))
@@ -272,15 +273,18 @@ class _Problem:
         anything = any(e is not None and not e.ignored for e in elements.values())
         return found if anything else [total or mpf("inf") for total in found]  # the mean over nothing is 0
 
-    def total(self):
-        """The loss, summed where the reduction is "none"."""
-        elements = {n: self.element(n) for n in np.ndindex(self.shape)}
+    def elements(self):
+        return {n: self.element(n) for n in np.ndindex(self.shape)}
+
+    def total(self, elements=None):
+        """The loss, summed where the reduction is "none". `elements`: if they are known."""
+        elements = self.elements() if elements is None else elements
         counted = [e for e in elements.values() if e is not None]
         sums = [sum((getattr(e, term) for e in counted), mpf(0)) for term in ("label", "smooth", "square")]
         return sum(map(_over, sums, self.denominators(elements)), mpf(0))
 
     def answer(self):
-        elements = {n: self.element(n) for n in np.ndindex(self.shape)}
+        elements = self.elements()
         label, smooth, square = self.denominators(elements)
         rows = {
             name: np.full((*self.shape, self.classes), mpf(0), dtype=object) for name in ("gradient", "q", "p", "c")
@@ -302,7 +306,7 @@ class _Problem:
             single["lse"][n], predicted[n] = e.lse, e.p.index(max(e.p))
             single["share"][n] = mpf(0) if e.ignored else self.share(e, self.rules.denominator)
         laid = {name: np.moveaxis(values, -1, self.axis) for name, values in rows.items()}
-        loss = single["element"] if self.reduction == "none" else self.total()
+        loss = single["element"] if self.reduction == "none" else self.total(elements)
         return Answer(
             loss,
             laid["gradient"],
