@@ -127,18 +127,18 @@ def modelled(classes, world):
     """{what: µs} for bf16 logits (8192, classes) over `world` GPUs: the exchanges of forward, and the local passes."""
     bandwidth, latency = NEAR if world <= NODE else FAR
     others, numbers = (world - 1) / world, 4 * TOKENS
-    ours = latency + 6 * numbers * (world - 1) / bandwidth
-    if world > NODE:  # the largest logit, then five sums
-        ours = 2 * latency + 2 * 6 * numbers * others / bandwidth
+    ours = latency + 4 * numbers * (world - 1) / bandwidth
+    if world > NODE:  # the largest logit, then three sums
+        ours = 2 * latency + 2 * 4 * numbers * others / bandwidth
     return {
-        "exchange of six numbers": 1e6 * ours,
+        "exchange of four numbers": 1e6 * ours,
         "gather of the logits": 1e6 * (latency + 2 * TOKENS * classes * others / bandwidth),
         "local passes": 1e6 * 3 * 2 * TOKENS * classes / world / MEMORY,  # read, read again, write the gradient
     }
 
 
 def model():
-    yield "| K | GPUs | exchange of six numbers, µs | gather of the logits, µs | local passes over the logits, µs |"
+    yield "| K | GPUs | exchange of four numbers, µs | gather of the logits, µs | local passes over the logits, µs |"
     yield "| --- | --- | --- | --- | --- |"
     for classes in (32768, 131072, 262144):
         for world in (2, 4, 8, 16, 64):

@@ -1,6 +1,6 @@
 """A vocabulary split over 2 processes: as Megatron splits it, as DTensors, and with the sequence split as well.
 
-Neither the logits nor their gradients move between processes, only six numbers per token.
+Neither the logits nor their gradients move between processes, only four numbers per token.
 """
 
 import tempfile

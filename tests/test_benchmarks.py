@@ -362,8 +362,8 @@ def test_what_a_split_vocabulary_moves_is_counted_and_modelled():
     said = printed("--rows", "4", "--classes", "64", "--worlds", "2", "--repeats", "1")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.splitlines()[2:]]
     counted = {row[1]: (int(row[2]), int(row[3])) for row in rows}
-    assert counted["multismooth, validate=False"] == (1, 24)  # six numbers of four bytes
-    assert counted["multismooth"] == (2, 24 + 96 // 4)  # and 96 bytes for 4 elements
+    assert counted["multismooth, validate=False"] == (1, 16)  # four numbers of four bytes
+    assert counted["multismooth"] == (2, 16 + 104 // 4)  # and 104 bytes for 4 elements
     assert counted["gathered logits"][1] > 4 * 32
     page = (BENCHMARKS.parent / "docs" / "scale.md").read_text(encoding="utf-8")
     assert printed("--model").strip() in page

@@ -187,7 +187,8 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     count, seed, CASES = int(sys.argv[1]), int(sys.argv[2]), []
     for size, share in SHARES.items():
-        for _ in range(round(count * share)):
+        rest = count - len(CASES)
+        for _ in range(rest if size == WORLD else round(count * share)):
             CASES.append(Case(seed, size))
             seed += 1
     by_rank = ranks.spawn(main, WORLD)
