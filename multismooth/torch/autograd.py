@@ -149,7 +149,8 @@ class _GuardedSummed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, problem, plan, axis, dtype):
         given, asked = logits.detach(), {"summed": True, "dtype": dtype}
-        if logits.dtype is torch.bfloat16:
+        plan = plan if logits.is_cuda else plan_as_tensors(plan)
+        if logits.dtype is not torch.float16:
             loss, ctx.gradient, *found = launch.losses_and_gradient(given, plan, axis, **asked)
         else:
             (loss, *found), ctx.gradient = launch.losses(given, plan, axis, **asked), None
