@@ -24,6 +24,11 @@ class Classes:
         """The classes whose part of the loss a plan has. They need no `together`."""
         return self
 
+    @property
+    def whole(self):
+        """The class axis of rows that have all classes, because they come from (K,) vectors."""
+        return self
+
     def holds(self, labels):
         """1 where the label is one of these classes, 0 elsewhere."""
         return 1.0

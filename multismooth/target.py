@@ -60,7 +60,7 @@ class Reference(NamedTuple):
     """r, the distribution of the smoothed mass, before it is divided by its sum."""
 
     row: Any  # None for 1/K on every class
-    classes: Any  # its class axis: that of a (K,) vector, of which every process has all, or that of the logits
+    classes: Any  # its class axis: that of rows with all classes, which every process has, or that of the logits
     restricted: bool  # whether some class takes nothing, because it is absent or excluded. Else r sums to 1
     mask: Any  # of the existing classes, broadcastable to the logits; None: all exist
 
@@ -71,7 +71,7 @@ def reference_of(problem, settings, labels, t, classes, xp):
     included = included_classes(settings.convention, classes) if settings.convention.exclude else None
     given = [x for x in (included, mask, prior) if x is not None]
     shared = given and all(rank(x) == 1 for x in given)  # by all elements
-    axes = Classes(given[0], 0, xp) if shared else classes
+    axes = classes.whole if shared else classes
     if prior is not None:
         prior = xp.astype(prior, xp.float_of(z))
         if prior.ndim == 1:
@@ -149,7 +149,7 @@ def divided(reference, sums, problem, settings, classes, xp):
             count = total
         else:  # which excludes the spread "others", so ε′ does not depend on the count
             has_mass = total != 0
-    return r if r is None or axes is classes else classes.row(r), sums, count, has_mass
+    return r if r is None or axes is classes else classes.row(xp.reshape(r, (-1,))), sums, count, has_mass
 
 
 def smoothed_mass(convention, label_smoothing, classes, xp):

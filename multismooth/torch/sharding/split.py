@@ -155,6 +155,12 @@ class SplitClasses(Here):
     def part(self):
         return Here(self.z, self.axis, self.split)
 
+    @property
+    def whole(self):
+        shape = [*self.z.shape]
+        shape[self.axis] = self.count
+        return Classes(self.z.new_zeros(()).expand(shape), self.axis, XP)
+
     def together(self, taken):
         """One exchange for each group that splits the classes; none where nothing is a Part."""
         parts = {name: value for name, value in taken.items() if isinstance(value, Part)}
