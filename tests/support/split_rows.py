@@ -3,6 +3,8 @@
 Every result and every gradient, formed outside and inside, is that of one device. Prints what it compared.
 """
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,9 +104,22 @@ def head_and_gradients(rows, shared, data):
     )
 
 
+DATA = {"labels": LABELS, "soft": SOFT, "each": EACH}
+
+
+@cache
+def on_one_device(function):
+    """What every way to split the rows must give."""
+    return jax.jit(function, compiler_options=QUICKLY)(ROWS, SHARED, DATA)
+
+
+@cache
+def with_gradients(loss):
+    return on_one_device(jax.value_and_grad(loss, argnums=(0, 1)))
+
+
 def check(axes, mesh):
     place = {"rows": P(axes), "shared": P()}
-    data = {"labels": LABELS, "soft": SOFT, "each": EACH}
     where = (place["rows"], place["shared"], place["rows"])
 
     def split(function, out):
@@ -123,14 +138,14 @@ def check(axes, mesh):
                 inside = split(gradient, (place["rows"], place["shared"]))(rows, shared, data)
             return outside, inside
 
-        expected = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), compiler_options=QUICKLY)(ROWS, SHARED, data)
-        outside, inside = jax.jit(both, compiler_options=QUICKLY)(ROWS, SHARED, data)
+        expected = with_gradients(loss)
+        outside, inside = jax.jit(both, compiler_options=QUICKLY)(ROWS, SHARED, DATA)
         same(outside, expected)
         same(inside, expected[1])
     for function, out in OTHERS.values():
         specs = jax.tree.map(place.get, out)
-        found = jax.jit(split(function, specs), compiler_options=QUICKLY)(ROWS, SHARED, data)
-        same(found, jax.jit(function, compiler_options=QUICKLY)(ROWS, SHARED, data))
+        found = jax.jit(split(function, specs), compiler_options=QUICKLY)(ROWS, SHARED, DATA)
+        same(found, on_one_device(function))
     print("split over", *axes, "of", mesh.shape, flush=True)
 
 
