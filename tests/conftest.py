@@ -64,6 +64,9 @@ THOROUGH = re.compile(
     r"|test_check\.py::test_(fixed_weights|a_denominator|the_advice|the_smallest_case_runs|a_label_that|ports_of)"
     r"|test_doctor\.py::test_(a_world|quick_is)"
     r"|test_cli\.py::test_demo_writes"
+    r"|test_readme\.py::test_a_tutorial_runs"
+    r"|test_parity_page\.py::test_the_(test_of_the_page|commands_print)"
+    r"|test_state\.py::test_(machine_code_is_filed|each_state_of_the_helpers)"
     r"|test_sweep\.py::test_(killed_twice|a_process_that_dies)"
     r"|test_(benchmarks|examples|demo|mutants)\.py"
 )
