@@ -41,24 +41,32 @@ import multismooth.jax as ms
 # --- parts ----------------------------------------------------------------------------------------------------------
 
 
-def placed(mesh, places, calls, found, expected, head=False, compiled=compiled):
+ANSWERS = ("total", "loss_and_grad", "terms")
+IN_SHARD_MAP = ("total", "inside", "both", "terms")
+
+
+def placed(mesh, places, calls, found, expected, head=False, compiled=compiled, alone=False):
     """Arrays placed on a mesh, under jit or outside of it: nothing else is said of it.
 
-    Every call has the first place and one other. Each place has each function.
+    alone: each call gives one of the answers, and the next call another one.
     """
     for p, place in enumerate(places):
-        own = [(k, call) for k, call in enumerate(calls.values()) if p == 0 or (p + k) % 2]
-        for k, call in own:
-            answer = ("total", "loss_and_grad", "terms")[(p + k) % 3]
-            function = compiled(partial(found, answer, **call[2]))
+        for k, call in enumerate(calls.values()):
+            answers = (ANSWERS[(p + k) % 3],) if alone else ANSWERS
+            function = compiled(partial(answered, found, answers, call[2]))
             for seed in range(SEEDS):
                 letters, arrays, settings = drawn(call, seed)
                 letters, arrays = head_of(letters, arrays, seed) if head else (letters, arrays)
                 where = {name: NamedSharding(mesh, spec) for name, spec in specs_of(letters, place).items()}
                 with jax.set_mesh(mesh):
                     result = function({name: jax.device_put(arrays[name], where[name]) for name in arrays})
-                same(result, expected(arrays, settings)[answer])
-        report(place, own)
+                wanted = expected(arrays, settings)
+                same(result, {answer: wanted[answer] for answer in answers})
+        report(place, calls)
+
+
+def answered(found, answers, settings, arrays):
+    return {answer: found(answer, arrays, **settings) for answer in answers}
 
 
 def report(place, calls):
@@ -87,7 +95,8 @@ def head_on_explicit():
 
 def head_outside_of_jit():
     calls = {name: HEADS[name] for name in ("everything", "two denominators", "others")}
-    placed(MESHES["auto"], [BOTH], calls, found_head, expected_head, head=True, compiled=lambda function: function)
+    as_it_is = {"compiled": lambda function: function, "alone": True}
+    placed(MESHES["auto"], [BOTH], calls, found_head, expected_head, head=True, **as_it_is)
 
 
 # --- inside shard_map, with the axes that split the classes named -----------------------------------------------------
@@ -105,8 +114,8 @@ def split_calls(calls, place):
     }
 
 
-def found_in_shard_map(place, settings, parameters, functions, mesh, answer):
-    """One of what `expected_in_shard_map` holds, found inside `shard_map`, with gradients formed outside of it."""
+def found_in_shard_map(place, settings, parameters, functions, mesh, answers):
+    """These of what `expected_in_shard_map` holds, found inside `shard_map`, with gradients formed outside of it."""
     names = place["k"]
     loss, loss_and_grad, terms = (partial(f, axis_name=names) for f in functions)
     each = "n" if settings.get("reduction") == "none" else ""
@@ -146,7 +155,7 @@ def found_in_shard_map(place, settings, parameters, functions, mesh, answer):
                 lambda arrays: tuple(terms(**arrays, **of_elements(settings))), own, place, (elements,) * 5
             )(of_elements(arrays)),
         }
-        return found[answer]()
+        return {answer: found[answer]() for answer in answers}
 
     return found
 
@@ -180,11 +189,14 @@ OF_A_HEAD = (
 )
 
 
-def in_shard_map(p, place, calls, head, mesh=MESHES["auto"], classes=K):
-    """`classes`: how many exist. The others are padding, so that all devices have parts of equal size."""
+def in_shard_map(place, calls, head, mesh=MESHES["auto"], classes=K, alone=None):
+    """`classes`: how many exist. The others are padding, so that all devices have parts of equal size.
+
+    alone: the answer of the first call; each call gives one, and the next call another. None: each gives all.
+    """
     of, parts = OF_A_HEAD if head else OF_LOGITS, parts_of(mesh, place["k"])
     for k, call in enumerate(calls.values()):
-        function, answer = None, ("total", "inside", "both", "terms")[(p + k) % 4]
+        function, answers = None, IN_SHARD_MAP if alone is None else (IN_SHARD_MAP[(alone + k) % 4],)
         for seed in range(SEEDS):
             letters, arrays, settings = drawn(call, seed, classes)
             if head:
@@ -192,8 +204,8 @@ def in_shard_map(p, place, calls, head, mesh=MESHES["auto"], classes=K):
             expected = expected_in_shard_map(letters, arrays, settings, head, -classes % parts)
             letters, arrays = padded(letters, arrays, classes, -classes % parts)
             if function is None:
-                function = compiled(partial(found_in_shard_map(place, settings, *of, mesh, answer), letters))
-            same(function(arrays), expected[answer])
+                function = compiled(partial(found_in_shard_map(place, settings, *of, mesh, answers), letters))
+            same(function(arrays), {answer: expected[answer] for answer in answers})
     report(place, calls)
 
 
@@ -206,12 +218,12 @@ def in_places_and_worlds(calls, head):
 
     13 classes are in parts of unequal size; on 8 devices, one part is empty.
     """
-    in_shard_map(0, BOTH, split_calls(calls, BOTH), head)
-    in_shard_map(1, CLASSES, calls, head, classes=13)
+    in_shard_map(BOTH, split_calls(calls, BOTH), head)
+    in_shard_map(CLASSES, calls, head, classes=13)
     for devices in (1, 2, 3, 4):
         mesh = Mesh(np.array(jax.devices()[:devices]), ("model",)) if devices < 4 else MESHES["auto"]
         some = {name: call for k, (name, call) in enumerate(calls.items()) if (devices + k) % (3 if head else 2) == 0}
-        in_shard_map(devices, {"k": "model"}, some, head, mesh, classes=13)
+        in_shard_map({"k": "model"}, some, head, mesh, classes=13, alone=devices)
 
 
 def loss_in_shard_map():
