@@ -58,7 +58,7 @@ def call_of(problem):
 
 def run_both(problem, tile):
     call = call_of(problem)
-    return lambda: (call.both(tile)[0], call.gradient)
+    return lambda: (call.losses(choice.compiled().both, tile)[0], call.gradient)
 
 
 def run_forward_backward(problem):
@@ -68,7 +68,7 @@ def run_forward_backward(problem):
     )
 
     def run():
-        losses, *found = call.forward(forward)
+        losses, *found = call.losses(choice.compiled().forward, forward)
         call.backward(backward, *found)
         return losses, call.gradient
 

@@ -57,8 +57,8 @@ class Recorded:
         return self.recording.add("~{}", operator.invert, self)
 
     def __mul__(self, other):
-        """The product. A factor of exactly 1 needs no operation."""
-        if type(other) is float and other == 1.0 and self.dtype.kind == "f":
+        """The product. A factor of exactly 1 needs no operation, unless the result would be the caller's own array."""
+        if type(other) is float and other == 1.0 and self.dtype.kind == "f" and not self.recording.of_caller(self):
             return self
         return self.recording.add("{} * {}", operator.mul, self, other)
 
@@ -100,11 +100,19 @@ class Recording:
         self._lines = {}  # source: Recorded. What is there already is not computed twice.
         self._constants = {}  # name: what is no array of the call
         self._names = {}
+        self._given = []  # the arrays of the recorded call
 
     def argument(self, name, value):
         """An argument of the replay."""
         found = Recorded(self, name, value)
-        return self.add("{}", lambda x: x, found) if np.ndim(value) == 0 else found
+        if np.ndim(value) == 0:
+            return self.add("{}", lambda x: x, found)
+        self._given.append(value)
+        return found
+
+    def of_caller(self, x):
+        """Whether an array may be a view of an argument, to which the caller may write before backward."""
+        return any(np.may_share_memory(x.value, value) for value in self._given)
 
     def add(self, template, function, *args):
         """function(*args), noted as the template filled with the names of the arguments."""

@@ -44,6 +44,7 @@ ELSEWHERE = {
     ("multismooth.demo", "ModuleNotFoundError"): "says what to install",
     ("multismooth.torch.backend", "TypeError"): "is caught: `arguments` looks at an array that NumPy cannot read",
     ("multismooth.jax.backend", "TypeError"): "the same",
+    ("multismooth.torch.gpu.choice", "RuntimeError"): "is caught: the warning that Triton's kernels are not used",
     ("multismooth.recording", "ValueSeen"): "is caught: the plan of such a call is not recorded",
     ("multismooth.torch.sharding.agreement", "self._own"): "is this rank's error, which waited for the other ranks",
     ("multismooth.torch.sharding.agreement", "found"): "is the ShardError of `disagreement`",
