@@ -54,21 +54,11 @@ def pytest_collection_modifyitems(items):
 # XLA compiles what JAX, Flax and Keras run, Dynamo what is traced; Numba and Triton (or its interpreter) compile, too.
 COMPILERS = re.compile("jax|flax|keras|compil|traced|numba|triton|gpu|cuda|head_operator", re.IGNORECASE)
 
-# More cases of what a shorter test shows, and whole programs. tests/README.md says what `quick` leaves out so.
+# Of many settings of one test a part is enough for `quick`. Other tests are marked where they are written.
 THOROUGH = re.compile(
     r"test_conformance\.py::.*\[[2-9] of "
     r"|test_laws\.py::.*\[(?!(numpy|torch)\])"
     r"|test_hard_inputs\.py::.*vmap over backward"
-    r"|test_sharding\.py::test_random_problems"
-    r"|test_identify\.py::test_(random_conventions|several_k)"
-    r"|test_check\.py::test_(fixed_weights|a_denominator|the_advice|the_smallest_case_runs|a_label_that|ports_of)"
-    r"|test_doctor\.py::test_(a_world|quick_is)"
-    r"|test_cli\.py::test_demo_writes"
-    r"|test_readme\.py::test_a_tutorial_runs"
-    r"|test_parity_page\.py::test_the_(test_of_the_page|commands_print)"
-    r"|test_state\.py::test_(machine_code_is_filed|each_state_of_the_helpers)"
-    r"|test_sweep\.py::test_(killed_twice|a_process_that_dies)"
-    r"|test_(benchmarks|examples|demo|mutants)\.py"
 )
 
 

@@ -11,6 +11,8 @@ import pytest
 from requirements import interpreted, need
 from tolerance import tolerance
 
+pytestmark = pytest.mark.thorough
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 

@@ -115,6 +115,7 @@ def test_every_case_is_the_same_in_every_dtype():
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_the_advice_names_the_denominators_with_their_numbers():
     report = parity.check(by_all_rows, "torch")
     assert not report
@@ -129,6 +130,7 @@ def test_the_advice_names_the_denominators_with_their_numbers():
     assert parity.check(by_all_rows, "keras", ignore_index=-100)
 
 
+@pytest.mark.thorough
 def test_the_advice_says_what_the_z_losses_divide_by():
     weight = np.array([0.25, 4.0, 1.0, 0.5, 8.0])
     settings = {"weight": weight, "z_loss": 0.01, "framework": "numpy"}
@@ -157,6 +159,7 @@ def executed(report, **names):
     return output.getvalue()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("framework", ["torch", "jax", "numpy"])
 def test_the_smallest_case_runs_and_shows_the_difference(framework):
     need(framework)
@@ -243,6 +246,7 @@ def test_pytorchs_own_loss_passes_and_what_it_gets_wrong_is_remarked():
     )
 
 
+@pytest.mark.thorough
 def test_fixed_weights_masks_and_priors_fix_the_number_of_classes():
     weight, mask = np.array([0.5, 2.0, 1.0, 4.0]), np.array([True, True, False, True])
     prior = np.array([0.25, 0.5, 0.125, 0.125])
@@ -259,6 +263,7 @@ def test_fixed_weights_masks_and_priors_fix_the_number_of_classes():
     assert sum(outcome.trial == "masked" for outcome in report.outcomes) == 2
 
 
+@pytest.mark.thorough
 def test_a_denominator_that_only_the_caller_knows_is_asked_for():
     fn = partial(multismooth.numpy.loss_and_grad, convention="marian", normalizer=3.0)
     with pytest.raises(ValueError, match=r"`normalizer`: .*sentences"):
@@ -357,6 +362,7 @@ def test_every_trial_can_be_skipped():
 # --- two ports --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_ports_of_two_frameworks_agree_or_are_told_apart():
     torch, jax = need("torch"), need("jax")
 
@@ -380,6 +386,7 @@ def test_ports_of_two_frameworks_agree_or_are_told_apart():
     assert "loss = fn_b(z" in report.code
 
 
+@pytest.mark.thorough
 def test_a_label_that_only_one_port_ignores_is_found_without_being_told():
     ignoring = partial(multismooth.numpy.loss_and_grad, validate=False)
     counting = partial(multismooth.numpy.loss_and_grad, ignore_index=None, validate=False)

@@ -64,6 +64,7 @@ def test_help_of_demo_teaches():
         assert text in result.output
 
 
+@pytest.mark.thorough
 def test_demo_writes_its_report_and_gives_its_verdict(asked, tmp_path):
     result = invoke("demo", "--quick", "--out", str(tmp_path / "report"))
     assert result.exit_code == 0, result.output

@@ -23,6 +23,8 @@ from multismooth import calibration, demo  # noqa: E402
 from multismooth.demo import Case, Settings, data, metrics, model, page, training, with_flax, with_torch  # noqa: E402
 from multismooth.pages.html import scientific  # noqa: E402
 
+pytestmark = pytest.mark.thorough
+
 TINY = Settings(smoothings=(0.0, 0.1), steps=5, float32_steps=3, batch_size=16)
 SMOOTHED = Case("others", 0.1)
 

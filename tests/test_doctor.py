@@ -119,6 +119,7 @@ def test_an_infinite_error_is_json(quick, monkeypatch):
     assert plain["rows"][0]["error"] == "inf"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("framework", "ways"),
     [
@@ -154,6 +155,7 @@ def test_jax_is_asked_for_its_devices(monkeypatch):
     assert doctor._version("jax") == "broken: RuntimeError: unknown platform"
 
 
+@pytest.mark.thorough
 def test_quick_is_one_convention_and_ends_in_a_verdict(monkeypatch):
     steps = []
     found = doctor.survey(on_step=lambda text, done, total: steps.append((done, total)), quick=True)

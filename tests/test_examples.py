@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from requirements import missing, need
 
+pytestmark = pytest.mark.thorough
+
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 FRAMEWORKS = {"torch", "jax", "flax", "optax", "matplotlib", "sklearn"}
 TRAINERS = {

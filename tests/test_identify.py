@@ -70,6 +70,7 @@ def one_part(cases, part, parts):
     return numbered[part * size : (part + 1) * size]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("part", range(5))
 def test_random_conventions_in_torch_are_recovered(part, capsys):
     torch = need("torch")
@@ -83,6 +84,7 @@ def test_random_conventions_in_torch_are_recovered(part, capsys):
     report(capsys, "torch", len(cases), recovered(cases, identify))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", range(6))
 def test_random_conventions_in_jax_are_recovered(shape, capsys):
     jax = need("jax")
@@ -105,6 +107,7 @@ def test_random_conventions_in_jax_are_recovered(shape, capsys):
         report(capsys, "jax", len(cases), recovered(cases, identify))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("part", range(2))
 def test_random_conventions_are_recovered_from_values_alone(part, capsys):
     def identify(settings, hints):
@@ -277,6 +280,7 @@ def test_a_small_z_loss_in_single_precision_is_not_taken_for_another_denominator
     assert "torch" in found.names
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("spread", ["all", "others"])
 def test_several_k_tell_the_spreads_apart_and_one_k_cannot(spread):
     def fn(z, y, only=None):

@@ -16,7 +16,7 @@ from requirements import need
 
 from multismooth import parity
 
-pytestmark = pytest.mark.filterwarnings("ignore::multismooth.SmoothingWarning")
+pytestmark = [pytest.mark.thorough, pytest.mark.filterwarnings("ignore::multismooth.SmoothingWarning")]
 
 MUTANTS = [
     *mutants_formula.FORMULA,

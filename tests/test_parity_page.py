@@ -190,6 +190,7 @@ def ran(folder, *command):
     return subprocess.run(command, timeout=300, check=False, **environment)
 
 
+@pytest.mark.thorough
 def test_the_commands_print_what_the_page_says(folder):
     need("typer")
     blocks = re.findall(r"^```console\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
@@ -205,6 +206,7 @@ def test_the_commands_print_what_the_page_says(folder):
         assert ended.stdout.strip() == said.strip(), ended.stderr
 
 
+@pytest.mark.thorough
 def test_the_test_of_the_page_passes_and_fails_for_the_port(folder):
     code = re.search(r"^```python title=\"test_losses.py\"\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE).group(1)
     pytest_here = ("pytest", "-q", "-p", "no:cacheprovider", "test_losses.py")

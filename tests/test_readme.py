@@ -199,6 +199,7 @@ def test_the_quickstart_says_what_its_code_gives():
             assert f"{eval(expression, names):.4f}" == number, expression
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", sorted((ROOT / "docs" / "tutorials").glob("*.py")), ids=lambda path: path.stem)
 def test_a_tutorial_runs_and_its_checks_hold(path):
     for framework in ("torch", "matplotlib", "sklearn"):

@@ -31,6 +31,7 @@ def found(script, *arguments):
     return json.loads(run.stdout)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("part", range(PARTS))
 def test_random_problems_on_1_2_3_4_and_8_processes(part):
     """Every convention, argument, function and placement; all ranks of a class group get the same bits."""

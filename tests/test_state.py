@@ -95,6 +95,7 @@ def test_a_changed_helper_recompiles_a_loss_and_an_unchanged_one_does_not(copied
     assert origin == "compiled"
 
 
+@pytest.mark.thorough
 def test_each_state_of_the_helpers_finds_its_own_code(copied):
     package, home = copied
     assert rounded(package, home) == "0x3f80 compiled"
@@ -105,6 +106,7 @@ def test_each_state_of_the_helpers_finds_its_own_code(copied):
     assert rounded(package, home) == "0x3f80 found"
 
 
+@pytest.mark.thorough
 def test_machine_code_is_filed_under_the_code_that_ran_not_under_what_its_file_says_by_now(copied):
     """Python itself runs old bytecode if size and date are the same; what is then compiled is not the new file's."""
     package, home = copied

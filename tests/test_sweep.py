@@ -171,6 +171,7 @@ def command(folder, *more):
     )
 
 
+@pytest.mark.thorough
 def test_killed_twice_and_resumed_it_gives_the_same_table(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder, kills in ((whole, "()"), (killed, "(1, 4)")):
@@ -188,6 +189,7 @@ def test_killed_twice_and_resumed_it_gives_the_same_table(tmp_path):
     assert not list((killed / "found" / "runs").glob("*.part"))
 
 
+@pytest.mark.thorough
 def test_a_process_that_dies_is_an_error_that_says_what_to_do(tmp_path):
     (tmp_path / "own.py").write_text(FILE + DIES_ONCE)
     died = command(tmp_path, "-p", "2")
