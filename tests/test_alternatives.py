@@ -118,6 +118,7 @@ def called(framework, name, *arrays, **settings):
         return np.asarray(function(*arrays, **{key: own(framework, value) for key, value in settings.items()}))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("framework", MODULES)
 @pytest.mark.parametrize(("name", "given"), LAWS)
 def test_a_number_that_changes_nothing_leaves_the_loss(framework, name, given):

@@ -168,6 +168,7 @@ def test_meta_tensors(call):
     like(found, expected)
 
 
+@pytest.mark.compiles
 def test_make_fx_with_symbols(call):
     names = list(call.tensors)
 
@@ -180,6 +181,7 @@ def test_make_fx_with_symbols(call):
         close(found, call.results(call.theirs, call.leaves(tensors)), rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.compiles
 def test_export_with_open_sizes(call):
     class Module(torch.nn.Module):
         def forward(self, tensors):

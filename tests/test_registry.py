@@ -223,6 +223,7 @@ def test_the_registry_needs_the_standard_library_only():
     assert done.stdout.strip() == ""
 
 
+@pytest.mark.thorough
 def test_the_page_of_equivalents_is_up_to_date():
     """`python tests/support/coming_from.py` writes it."""
     assert coming_from.PAGE.read_text(encoding="utf-8") == coming_from.page()

@@ -156,6 +156,7 @@ def test_what_a_call_exchanges(call):
         )  # the sum of ∂hidden; as a DTensor it is Partial
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("of", ["logits", "head"])
 def test_no_combination_of_arguments_needs_more_than_two_collectives_of_eight_numbers(of):
     """Of labels and soft targets, class weights, priors, masks, "kl", excluded classes: DTensors and `group=`."""
@@ -165,6 +166,7 @@ def test_no_combination_of_arguments_needs_more_than_two_collectives_of_eight_nu
     assert max(map(float, result["numbers"])) <= 8
 
 
+@pytest.mark.thorough
 def test_every_rank_has_the_loss_and_the_whole_gradient_of_any_combination():
     """By logits, features and classifier, and by ε and sample weights. Backward sums the features' gradient alone."""
     for case, head, learned, distance, forward, backward in found("sharded_combinations", "values"):

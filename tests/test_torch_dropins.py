@@ -76,6 +76,7 @@ def test_values_and_gradients_are_torchs(op):
                 torch.testing.assert_close(mine, other, rtol=1e-11, atol=1e-12, equal_nan=True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.filterwarnings("ignore:linear_cross_entropy")
 def test_first_derivatives_forward_backward_and_batched(op):
@@ -87,6 +88,7 @@ def test_first_derivatives_forward_backward_and_batched(op):
             assert torch.autograd.gradcheck(function, differentiable(sample), fast_mode=True, **settings)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.filterwarnings("ignore:linear_cross_entropy")
 def test_second_derivatives(op):

@@ -23,6 +23,7 @@ def identified(wild):
     return parity.identify(wild.fn, wild.framework, **options)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("wild", WILD, ids=str)
 def test_what_was_found_is_named_or_refused(wild):
     found = identified(wild)
