@@ -61,7 +61,7 @@ def public(method: Callable[Arguments, Result], module: str) -> Callable[Argumen
     functions: Any = method.__self__  # type: ignore[attr-defined]
     written = signature_of(method, functions._backend.options, functions._backend.types)
     known, elsewhere = frozenset(written.parameters), functions.elsewhere(method)
-    usual = known if elsewhere is None else known.difference(elsewhere.keywords)
+    here = known if elsewhere is None else known.difference(elsewhere.keywords)
 
     @wraps(method)
     def call(*args: Arguments.args, **options: Arguments.kwargs) -> Result:
@@ -71,7 +71,7 @@ def public(method: Callable[Arguments, Result], module: str) -> Callable[Argumen
         for name in options:
             if name not in known:
                 raise unexpected(call.__name__, name, written.parameters)
-            if name not in usual:
+            if name not in here:
                 function = elsewhere.function
         try:
             return function(*args, **options)

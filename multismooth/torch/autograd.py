@@ -11,7 +11,7 @@ import torch
 
 from multismooth import spec
 from multismooth.torch import compat
-from multismooth.torch.choice import kernel_for, plan_and_kernel, triton
+from multismooth.torch.choice import in_tensors, kernel_for, plan_and_kernel, triton
 from multismooth.torch.compat import differentiates_backward
 from multismooth.torch.cpu_kernels import plan_as_tensors
 from multismooth.torch.gpu import launch
@@ -149,7 +149,7 @@ class _GuardedSummed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, problem, plan, axis, dtype):
         given, asked = logits.detach(), {"summed": True, "dtype": dtype}
-        plan = plan if logits.is_cuda else plan_as_tensors(plan)
+        plan = in_tensors(plan, logits)
         if logits.dtype is not torch.float16:
             loss, ctx.gradient, *found = launch.losses_and_gradient(given, plan, axis, **asked)
         else:
@@ -183,7 +183,7 @@ class _Elements(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits, problem, plan, axis, kernel, dtype):
-        plan, found = plan_as_tensors(plan), []
+        plan, found = in_tensors(plan, logits), []
         if kernel is triton:
             loss, *found = launch.losses(logits.detach(), plan, axis, dtype=dtype)
         else:

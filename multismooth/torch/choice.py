@@ -18,8 +18,12 @@ NUMPY_DTYPES = (torch.float32, torch.float64)
 
 
 def triton(logits, plan, *args, **options):
-    plan = plan if logits.is_cuda else cpu_kernels.plan_as_tensors(plan)
-    return launch.triton(logits, plan, *args, **options)
+    return launch.triton(logits, in_tensors(plan, logits), *args, **options)
+
+
+def in_tensors(plan, logits):
+    """The plan in tensors, as that of logits on a GPU is already."""
+    return plan if logits.is_cuda else cpu_kernels.plan_as_tensors(plan)
 
 
 KERNELS = {**cpu_kernels.KERNELS, "triton": triton}

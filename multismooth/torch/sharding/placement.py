@@ -16,6 +16,7 @@ from multismooth.api import argument_checks, target_checks
 from multismooth.errors import ShardError, TargetError, complain
 from multismooth.problem import Terms
 from multismooth.torch.sharding.agreement import CLASSES, ELEMENTS, WHOLE
+from multismooth.torch.sharding.constants import learned
 from multismooth.torch.sharding.split import Split
 
 FROM_LOCAL = "A plain tensor has the global shape; make parts a DTensor by DTensor.from_local(part, mesh, placements)."
@@ -79,7 +80,7 @@ class Place(NamedTuple):
         """All of an argument that processes have different elements of. So they have parts of its gradient."""
         if not isinstance(value, DTensor):
             return value
-        if value.device_mesh != self.mesh and value.requires_grad and torch.is_grad_enabled():
+        if value.device_mesh != self.mesh and learned(value):
             got, remedy = str(value.device_mesh), f"Pass {name}.detach(), or put it on the mesh of the logits."
             raise complain(name, "the logits' mesh, for an argument with a gradient", got, remedy, ShardError)
         sums = [Partial("sum") if isinstance(p, Shard) else Replicate() for p in self.placements]

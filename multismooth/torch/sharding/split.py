@@ -45,9 +45,9 @@ def split_of(group, size, num_classes, class_start):
     """The Split of a group over whose ranks the class axis is split. `size` is the number of classes here."""
     ranks, rank = dist.get_world_size(group), dist.get_rank(group)
     count = ranks * size if num_classes is None else num_classes
-    start, usual = chunk(count, ranks, rank)
-    if class_start is None and size != usual:
-        expected = f"{usual} of {count} classes on rank {rank} of {ranks}, as torch.chunk splits them"
+    start, expected_size = chunk(count, ranks, rank)
+    if class_start is None and size != expected_size:
+        expected = f"{expected_size} of {count} classes on rank {rank} of {ranks}, as torch.chunk splits them"
         raise complain("class_start", expected, f"{size} classes", "Pass class_start=, this rank's first class.")
     start = start if class_start is None else class_start
     if not 0 <= start <= count - size:
