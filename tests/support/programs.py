@@ -33,7 +33,9 @@ def run(*command, imports=(), cwd=".", timeout=300, **environment):
 @functools.cache
 def server():
     command = [sys.executable, "-W", "error", __file__]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    environment = os.environ | {"MPLBACKEND": "agg"}  # Matplotlib reads it when it is imported
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment, **pipes)
     atexit.register(process.communicate)  # it ends where its input ends
     return process
 
