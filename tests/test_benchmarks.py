@@ -3,10 +3,10 @@
 import importlib
 import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import pytest
 from requirements import interpreted, need
 from tolerance import tolerance
@@ -358,8 +358,9 @@ def test_what_a_split_vocabulary_moves_is_counted_and_modelled():
     need("torch")
 
     def printed(*arguments):
-        command = [sys.executable, str(BENCHMARKS / "scale.py"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        ended = programs.run(BENCHMARKS / "scale.py", *arguments, imports=["torch", "numba", "rich.console"])
+        ended.check_returncode()
+        return ended.stdout
 
     said = printed("--rows", "4", "--classes", "64", "--worlds", "2", "--repeats", "1")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.splitlines()[2:]]

@@ -2,13 +2,12 @@
 
 import doctest
 import re
-import subprocess
-import sys
 from functools import partial
 from itertools import cycle
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 from requirements import need
 
@@ -185,9 +184,7 @@ def folder(tmp_path):
 
 def ran(folder, *command):
     """What a module prints, run as a program in a folder."""
-    command = [sys.executable, "-m", *command]
-    environment = {"encoding": "utf-8", "cwd": folder, "capture_output": True}
-    return subprocess.run(command, timeout=300, check=False, **environment)
+    return programs.run("-m", *command, imports=["torch", "numba", "typer", "rich.console"], cwd=folder)
 
 
 @pytest.mark.thorough

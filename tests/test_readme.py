@@ -4,13 +4,12 @@ import ast
 import doctest
 import os
 import re
-import subprocess
-import sys
 import textwrap
 import tomllib
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 from requirements import need
 
@@ -208,8 +207,8 @@ def test_a_tutorial_runs_and_its_checks_hold(path):
         need("optax")
     code = path.read_text(encoding="utf-8")
     assert "assert " in code
-    environment = os.environ | {"MPLBACKEND": "agg"}
-    ended = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, env=environment, check=False)
+    imports = "torch._dynamo", "numba", "sklearn.datasets", "matplotlib.pyplot"
+    ended = programs.run(path, imports=imports)
     assert ended.returncode == 0, ended.stderr
 
 

@@ -1,15 +1,13 @@
 """The sweep: what a run measures, the means, files and kills, parallel processes, the page, the command."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 from requirements import need
 
@@ -165,9 +163,9 @@ def before_training(label_smoothing, seed):
 
 def command(folder, *more):
     arguments = ["sweep", "own.py:train", "-e", "0,0.1,0.3", "--seeds", "2", "--out", "found", *more]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "400"}
-    return subprocess.run(
-        [sys.executable, "-m", "multismooth", *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    imports = "numba", "typer", "rich.console", "matplotlib.figure", "sklearn.datasets"
+    return programs.run(
+        "-m", "multismooth", *arguments, imports=imports, cwd=folder, PYTHONPATH=str(ROOT), COLUMNS="400"
     )
 
 

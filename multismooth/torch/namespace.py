@@ -5,13 +5,6 @@ import torch
 
 from multismooth.namespace import Namespace
 
-try:
-    from torch.fx.experimental.symbolic_shapes import has_static_value
-except ImportError:  # an older torch, whose compiler then makes a new graph for each size
-
-    def has_static_value(a):  # type: ignore[misc]
-        return True
-
 
 def float_of(z):
     return torch.float64 if z.dtype == torch.float64 else torch.float32
@@ -19,7 +12,11 @@ def float_of(z):
 
 def known(size):
     """Whether a size is a fixed number, and not a compiler's symbol."""
-    return type(size) is int and (not torch.compiler.is_compiling() or has_static_value(size))
+    if type(size) is not int or not torch.compiler.is_compiling():
+        return type(size) is int
+    shapes = torch.fx.experimental.symbolic_shapes  # PyTorch imports it when it compiles, and it takes long
+    # An older torch has no such function. Its compiler then makes a new graph for each size.
+    return not hasattr(shapes, "has_static_value") or shapes.has_static_value(size)
 
 
 def number(size, z):

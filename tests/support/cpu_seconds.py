@@ -1,11 +1,12 @@
 """A pytest plugin: a test that takes more than MULTISMOOTH_CPU_LIMIT CPU seconds fails, and the slowest are listed.
 
 It counts CPU seconds, because on a shared machine a test may wait long for its turn. A module's or class's fixtures
-count for the first test that needs them, child processes once they have ended.
+count for the first test that needs them. Child processes count while they run on Linux, elsewhere once they have ended.
 """
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -16,9 +17,24 @@ START = pytest.StashKey[float]()
 
 
 def cpu_seconds():
-    """Of this process and its ended children, so far."""
+    """Of this process and its children, so far."""
     times = os.times()
-    return time.process_time() + times.children_user + times.children_system
+    return time.process_time() + times.children_user + times.children_system + sum(map(of_a_child, children()))
+
+
+def children():
+    """The processes that the main thread has started and that run."""
+    found = Path(f"/proc/self/task/{os.getpid()}/children")
+    return found.read_text().split() if found.exists() else []
+
+
+def of_a_child(process):
+    """The CPU seconds of a child and of its own children that have ended; none where it has just ended itself."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def pytest_configure(config):

@@ -1,0 +1,71 @@
+"""Runs Python programs in forks of one process that has imported their frameworks: the imports take longer than most.
+
+A program runs as `python -W error path arguments` or `python -W error -m module arguments` runs it: as `__main__`, with
+its arguments, folder, output and exit code. Of multismooth nothing is imported before the fork. What a test process
+starts first stays until its end, for all tests that run programs.
+"""
+
+import atexit
+import functools
+import gc
+import json
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+
+
+def run(*command, imports=(), cwd=".", timeout=300, **environment):
+    """What a program printed and its exit code. The modules of `imports` are those that it may find imported."""
+    with tempfile.TemporaryDirectory() as output:
+        command = [str(word) for word in command]
+        print(json.dumps([imports, [command, str(cwd), timeout, environment, output]]), file=server().stdin, flush=True)
+        code = int(server().stdout.readline())
+        texts = [(Path(output) / name).read_text(encoding="utf-8") for name in ("stdout", "stderr")]
+    return subprocess.CompletedProcess(command, code, *texts)
+
+
+@functools.cache
+def server():
+    command = [sys.executable, "-W", "error", __file__]
+    environment = os.environ | {"MPLBACKEND": "agg"}  # Matplotlib reads it when it is imported
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment, **pipes)
+    atexit.register(process.communicate)  # it ends where its input ends
+    return process
+
+
+def serve():
+    for line in sys.stdin:
+        imports, wanted = json.loads(line)
+        for name in imports:
+            import_module(name)
+        gc.freeze()  # else a fork's collector copies what is shared
+        fork = multiprocessing.get_context("fork").Process(target=program, args=wanted)
+        fork.start()
+        fork.join()
+        print(fork.exitcode, flush=True)
+
+
+def program(command, cwd, timeout, environment, output):
+    """The life of a fork. multiprocessing ends it without taking apart what was imported, which is half of its time."""
+    signal.alarm(timeout)
+    os.environ.update(environment)
+    os.chdir(cwd)
+    for number, name in enumerate(("stdout", "stderr"), 1):
+        os.dup2(os.open(Path(output) / name, os.O_WRONLY | os.O_CREAT), number)
+    if command[0] == "-m":
+        sys.argv, sys.path[0] = command[1:], cwd
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv, sys.path[0] = command, str(Path(command[0]).parent)
+        runpy.run_path(command[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    serve()
