@@ -3,6 +3,7 @@
 import os
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import import_module
 
 import numpy as np
@@ -181,19 +182,37 @@ class JaxAdapter(Adapter):
         return self.run(self.compiled(getattr(self.functions(), function)), arrays, settings)
 
     def value_and_grad(self, function, *arrays, wrt=(0,), cotangent=None, **settings):
-        jax = need("jax")
+        compute = differentiated(getattr(self.functions(), function), tuple(wrt))
+        return self.run(self.compiled(compute), arrays, settings | {"cotangent": cotangent})
 
-        call = getattr(self.functions(), function)
 
-        def compute(*arrays, **settings):
-            def scalar(*arrays):
-                value = call(*arrays, **settings)
-                return (value if cotangent is None else (value * cotangent).sum()), value
+@cache
+def differentiated(function, wrt):
+    """The function that returns (value, gradients) of a function of JAX arrays."""
+    jax = need("jax")
 
-            (_, value), grads = jax.value_and_grad(scalar, argnums=tuple(wrt), has_aux=True)(*arrays)
-            return value, grads
+    def compute(*arrays, cotangent, **settings):
+        def scalar(*arrays):
+            value = function(*arrays, **settings)
+            return (value if cotangent is None else (value * cotangent).sum()), value
 
-        return self.run(self.compiled(compute), arrays, settings)
+        (_, value), grads = jax.value_and_grad(scalar, argnums=wrt, has_aux=True)(*arrays)
+        return value, grads
+
+    return compute
+
+
+@cache
+def jitted(function, fixed):
+    """One compiled function for all calls that differ in what is traced alone. `fixed`: the other arguments."""
+    fixed = dict(fixed)
+
+    def compute(traced):
+        named = fixed | traced
+        positions = [name for name in named if name.startswith("array ")]
+        return function(*[named.pop(name) for name in sorted(positions)], **named)
+
+    return need("jax").jit(compute, compiler_options=XLA_DEFAULTS)
 
 
 class JitJaxAdapter(JaxAdapter):
@@ -203,19 +222,12 @@ class JitJaxAdapter(JaxAdapter):
     """
 
     def compiled(self, function):
-        jax = need("jax")
+        jax, numbers = need("jax"), ("label_smoothing", "z_loss", "logit_softcap")
 
         def call(*arrays, **settings):
-            positions = [f"array {i}" for i in range(len(arrays))]
-            named = dict(zip(positions, arrays, strict=True)) | settings
-            numbers = "label_smoothing", "z_loss", "logit_softcap"
+            named = {f"array {i}": array for i, array in enumerate(arrays)} | settings
             traced = {k: v for k, v in named.items() if k in numbers or isinstance(v, jax.Array)}
-
-            def compute(traced):
-                every = named | traced
-                return function(*[every.pop(position) for position in positions], **every)
-
-            return jax.jit(compute, compiler_options=XLA_DEFAULTS)(traced)
+            return jitted(function, tuple((k, v) for k, v in named.items() if k not in traced))(traced)
 
         return call
 
