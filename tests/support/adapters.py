@@ -3,7 +3,6 @@
 import os
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cache
 from importlib import import_module
 
 import numpy as np
@@ -182,37 +181,19 @@ class JaxAdapter(Adapter):
         return self.run(self.compiled(getattr(self.functions(), function)), arrays, settings)
 
     def value_and_grad(self, function, *arrays, wrt=(0,), cotangent=None, **settings):
-        compute = differentiated(getattr(self.functions(), function), tuple(wrt))
-        return self.run(self.compiled(compute), arrays, settings | {"cotangent": cotangent})
+        jax = need("jax")
 
+        call = getattr(self.functions(), function)
 
-@cache
-def differentiated(function, wrt):
-    """The function that returns (value, gradients) of a function of JAX arrays."""
-    jax = need("jax")
+        def compute(*arrays, **settings):
+            def scalar(*arrays):
+                value = call(*arrays, **settings)
+                return (value if cotangent is None else (value * cotangent).sum()), value
 
-    def compute(*arrays, cotangent, **settings):
-        def scalar(*arrays):
-            value = function(*arrays, **settings)
-            return (value if cotangent is None else (value * cotangent).sum()), value
+            (_, value), grads = jax.value_and_grad(scalar, argnums=tuple(wrt), has_aux=True)(*arrays)
+            return value, grads
 
-        (_, value), grads = jax.value_and_grad(scalar, argnums=wrt, has_aux=True)(*arrays)
-        return value, grads
-
-    return compute
-
-
-@cache
-def jitted(function, fixed):
-    """One compiled function for all calls that differ in what is traced alone. `fixed`: the other arguments."""
-    fixed = dict(fixed)
-
-    def compute(traced):
-        named = fixed | traced
-        positions = [name for name in named if name.startswith("array ")]
-        return function(*[named.pop(name) for name in sorted(positions)], **named)
-
-    return need("jax").jit(compute, compiler_options=XLA_DEFAULTS)
+        return self.run(self.compiled(compute), arrays, settings)
 
 
 class JitJaxAdapter(JaxAdapter):
@@ -222,12 +203,19 @@ class JitJaxAdapter(JaxAdapter):
     """
 
     def compiled(self, function):
-        jax, numbers = need("jax"), ("label_smoothing", "z_loss", "logit_softcap")
+        jax = need("jax")
 
         def call(*arrays, **settings):
-            named = {f"array {i}": array for i, array in enumerate(arrays)} | settings
+            positions = [f"array {i}" for i in range(len(arrays))]
+            named = dict(zip(positions, arrays, strict=True)) | settings
+            numbers = "label_smoothing", "z_loss", "logit_softcap"
             traced = {k: v for k, v in named.items() if k in numbers or isinstance(v, jax.Array)}
-            return jitted(function, tuple((k, v) for k, v in named.items() if k not in traced))(traced)
+
+            def compute(traced):
+                every = named | traced
+                return function(*[every.pop(position) for position in positions], **every)
+
+            return jax.jit(compute, compiler_options=XLA_DEFAULTS)(traced)
 
         return call
 
