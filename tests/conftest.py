@@ -13,6 +13,8 @@ from hypothesis.strategies import none
 from requirements import has_gpu, interpreted, missing, need
 from thread_count import thread_count
 
+# Imports and compilers make many objects that live long, so the collector looks at them less often.
+gc.set_threshold(50_000, 20, 20)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch reads it when it is imported
 os.environ.setdefault("KERAS_BACKEND", "jax")  # Keras reads it when it is imported
 if not os.path.exists("/dev/nvidia0"):  # Triton reads it when it is first imported, which torch.compile does too
@@ -68,11 +70,7 @@ def compiles(item):
 
 
 def pytest_collection_finish(session):
-    """Let the garbage collector skip what exists so far: JAX's tests take a tenth less time (laws: 42 s, before 49).
-
-    Compilers make many objects that live long. The collector looks at them less often (1.4 s of 11 s, now 0.9).
-    """
-    gc.set_threshold(5000, 20, 20)
+    """Let the garbage collector skip what exists so far: JAX's tests take a tenth less time (laws: 42 s, before 49)."""
     given(none())(lambda _: None)()  # Hypothesis 6.100 looks for its random numbers among what is not frozen
     gc.collect()
     gc.freeze()

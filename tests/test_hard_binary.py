@@ -1,6 +1,7 @@
 """The hard inputs of `binary_loss`, every path: what the oracle says, in every backend and through every derivative."""
 
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import oracle
@@ -193,31 +194,49 @@ def second(hard):
     return np.where(np.broadcast_to(s, z.shape) == 0, 0.0, found)
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_jax(name):
+def through_jax(z, t, settings):
+    """{transform: what it makes of the losses, each of which is one number's}."""
+    jax, jnp, ms = need("jax"), need("jax.numpy"), need("multismooth.jax")
+
+    def each(z, t):
+        return ms.binary_loss(z, t, reduction="none", **settings)
+
+    gradient, ones = jax.grad(lambda z: each(z, t).sum()), jnp.ones_like(z)
+    found = {
+        "loss": each(z, t),
+        "vmap": jax.vmap(each)(jnp.stack([z, z]), jnp.stack([t, t]))[1],
+        "grad": gradient(z),
+        "jvp": jax.jvp(lambda z: each(z, t), (z,), (ones,))[1],
+        "jvp of grad": jax.jvp(gradient, (z,), (ones,))[1],
+        "grad of grad": jax.grad(lambda z: gradient(z).sum())(z),
+    }
+    return found if t.dtype == bool else found | {"grad of targets": jax.grad(lambda t: each(z, t).sum())(t)}
+
+
+@cache
+def compiled_by_jax():
+    """One compiled function for all rows, so that those of one structure are compiled once."""
+    return need("jax").jit(through_jax)
+
+
+@pytest.mark.parametrize(("name", "mode"), [(n, "compiled") for n in ROWS] + [(n, "eager") for n in COMPILED])
+def test_jax(name, mode):
     jax, jnp, ms, hard = need("jax"), need("jax.numpy"), need("multismooth.jax"), ROWS[name]
     with jax.enable_x64(hard.wide == "float64"):
         z, t = jnp.asarray(hard.logits), jnp.asarray(hard.targets)
         settings = {k: jnp.asarray(v) if isinstance(v, np.ndarray) else v for k, v in hard.settings.items()}
         each = {k: v for k, v in settings.items() if k != "normalizer"}
-
-        def weighed(z, t):
-            return ms.binary_loss(z, t, reduction="none", **each)
-
         losses(ms.binary_loss(z, t, **settings), hard.expected("mean")[0], hard.wide)
         value, slope, turn = hard.expected("none")
-        losses(weighed(z, t), value, hard.wide)
-        losses(jax.jit(weighed)(z, t), value, hard.wide)
-        losses(jax.vmap(weighed)(jnp.stack([z, z]), jnp.stack([t, t]))[1], value, hard.wide)
+        losses(ms.binary_loss(z, t, reduction="none", **each), value, hard.wide)
+        found = (compiled_by_jax() if mode == "compiled" else through_jax)(z, t, each)
+        losses(found["loss"], value, hard.wide)
+        losses(found["vmap"], value, hard.wide)
         if not hard.finite:
             return
-        ones, own = jnp.ones_like(z), str(z.dtype)
-        gradient = jax.grad(lambda z: weighed(z, t).sum())
-        near(gradient(z), slope, own)
-        near(jax.jit(gradient)(z), slope, own)
-        near(jax.jvp(lambda z: weighed(z, t), (z,), (ones,))[1], slope, hard.wide)
-        near(jax.jvp(gradient, (z,), (ones,))[1], second(hard), own)
-        near(jax.grad(lambda z: gradient(z).sum())(z), second(hard), own)
+        near(found["grad"], slope, str(z.dtype))
+        near(found["jvp"], slope, hard.wide)
+        near(found["jvp of grad"], second(hard), str(z.dtype))
+        near(found["grad of grad"], second(hard), str(z.dtype))
         if hard.targets.dtype != bool:
-            found = jax.grad(lambda t: weighed(z, t).sum())(t)
-            near(found, turn, str(t.dtype), scale=np.abs(turn).max(initial=1.0))
+            near(found["grad of targets"], turn, str(t.dtype), scale=np.abs(turn).max(initial=1.0))

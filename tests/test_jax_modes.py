@@ -1,5 +1,6 @@
 """JAX: every function means the same in every mode: transformed, in loops, exported, split over devices, strict."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -80,7 +81,8 @@ def in_loops(arrays, call):
         return state[0] + 1, call(arrays)
 
     scanned = jax.lax.scan(once, arrays, None, length=2)[1]
-    looped = jax.lax.while_loop(lambda state: state[0] < 2, step, (0, jax.tree.map(jnp.zeros_like, call(arrays))))[1]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(call, arrays))
+    looped = jax.lax.while_loop(lambda state: state[0] < 2, step, (0, zeros))[1]
     return [jax.tree.map(lambda x: x[1], scanned), looped]
 
 
@@ -95,6 +97,7 @@ def mapped(arrays, call):
 
 def strict(arrays, call):
     """No rank is promoted and no dtype, and no tracer survives its trace."""
+    gc.freeze()  # JAX looks for tracers by `gc.collect()`, which skips what is older
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"), jax.checking_leaks():
         jax.eval_shape(call, arrays)
         return []

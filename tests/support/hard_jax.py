@@ -210,12 +210,17 @@ def not_few(hard):
 
 @on("linear_loss and its derivatives, operation by operation", not_few, no_head, how=stepwise)
 @on("linear_loss and its derivatives, each compiled alone", not_few, no_head)
+def derivatives_and_a_rest(row):
+    return linear_derivatives(row, chunk_rows=3)
+
+
 @on("linear_loss and its derivatives", no_head, how=traced)
-def linear_derivatives(row):
+def linear_derivatives(row, chunk_rows=2):
+    """A last chunk that is smaller is compiled once more, for half a second: it is for few rows, and for `linear`."""
     hidden = row.linear_head[0]
 
     def of(reduction):
-        return lambda x: row.head(ms.linear_loss, reduction, x, chunk_rows=3)
+        return lambda x: row.head(ms.linear_loss, reduction, x, chunk_rows=chunk_rows)
 
     value, pull = jax.vjp(of("none"), hidden)
     yield "loss none", value, row.wide
