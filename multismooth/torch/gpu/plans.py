@@ -5,7 +5,8 @@ compute loss and gradient of 8,192 × 32,000 logits.
 
 `planned` is for calls of numbers. There an element's coefficients depend only on whether its label is ignored. So we
 run `plan_of` on two labels (a class, the ignored one) and let a kernel pick one of the two results per element.
-`planned_from_arrays` is for class weights, a class mask, sample weights, ε per element and a normalizer on the device.
+`planned_from_arrays` is for class weights, a class mask, sample weights, ε per element, a normalizer on the device, and
+soft targets.
 """
 
 import math
@@ -22,6 +23,7 @@ from multismooth.problem import Problem
 from multismooth.torch.gpu import choice
 from multismooth.torch.gpu.arguments import KernelPlan, coefficient
 from multismooth.torch.gpu.dispatch import launch_of
+from multismooth.torch.gpu.layout import without_axis
 
 # Up to this many elements one block of threads makes the plan. It goes through the labels twice. With more elements the
 # time of the forty launches no longer matters.
@@ -74,12 +76,12 @@ def lookup_of(settings, classes, size, label_smoothing, z_loss, divides_by_count
     return Lookup(pairs, (plan.u_sum, plan.v_sum), not (active is None or all(active)), fixed)
 
 
-def made(logits, softcap, ticket, labels, active, a, b, z_loss=None, const=None, rows=(None, None), sums=(1.0, 1.0)):
-    """The KernelPlan of tensors whose entries lie side by side. rows: v and mask; sums: Σu and Σv."""
-    (v, mask), (u_sum, v_sum) = rows, sums
+def made(logits, softcap, ticket, labels, active, a, b, z_loss=None, const=None, rows=(None,) * 3, sums=(1.0, 1.0)):
+    """The KernelPlan of tensors whose entries lie side by side; u may lie otherwise. rows: u, v, mask; sums: Σu, Σv."""
+    (u, v, mask), (u_sum, v_sum) = rows, sums
     cap, cap_step = coefficient(softcap, (), logits)
     steps = 1, 1, None if type(v_sum) is float else 0, None if z_loss is None else 1, cap_step
-    plan = KernelPlan(labels, None, v, a, b, u_sum, v_sum, const, z_loss, 1.0, 1.0, None, None, active, mask, softcap)
+    plan = KernelPlan(labels, u, v, a, b, u_sum, v_sum, const, z_loss, 1.0, 1.0, None, None, active, mask, softcap)
     plan.ticket, plan.arguments = ticket, (((labels, a, b, v_sum, z_loss, active, cap), v, mask), steps)
     return plan
 
@@ -132,10 +134,16 @@ def step_of(value, size):
 
 
 def supports_arrays(problem, settings):
-    """Whether `planned_from_arrays` computes the plan: labels, no prior, one denominator for all terms."""
-    z, convention, size = problem.logits, settings.convention, problem.targets.numel()
-    mask, weighted = problem.class_mask, problem.weight is not None
-    if settings.soft or problem.prior is not None or convention.exclude or convention.objective == "kl":
+    """Whether `planned_from_arrays` computes the plan: no prior, one denominator for all terms."""
+    z, convention, targets = problem.logits, settings.convention, problem.targets
+    size, mask, weighted = (
+        math.prod(without_axis(z.shape, settings.axis)),
+        problem.class_mask,
+        problem.weight is not None,
+    )
+    if problem.prior is not None or convention.exclude or convention.objective == "kl":
+        return False
+    if settings.soft and (targets.dtype not in choice.DTYPES or (weighted and convention.class_weights == "target")):
         return False
     if convention.smooth_denominator is not None or isinstance(problem.z_loss, torch.Tensor):
         return False
@@ -175,13 +183,14 @@ def mode_of(problem, settings):
 
 def planned_from_arrays(problem, settings):
     """`reduction.reduced_plan`, by one launch, or by two where there are many elements or classes."""
-    z, targets, weight, mask = problem.logits, problem.targets.contiguous(), problem.weight, problem.class_mask
-    classes, size, mode, device = z.shape[settings.axis], targets.numel(), mode_of(problem, settings), targets.device
-    labels, ticket, dtype = torch.empty_like(targets), ticket_for(settings, targets), torch.float32
-    a, b = torch.empty_like(targets, dtype=dtype), torch.empty_like(targets, dtype=dtype)
+    z, weight, mask, axis, soft = problem.logits, problem.weight, problem.class_mask, settings.axis, settings.soft
+    classes, mode, device, dtype = z.shape[axis], mode_of(problem, settings), z.device, torch.float32
+    a, b = (torch.empty(without_axis(z.shape, axis), dtype=dtype, device=device) for _ in range(2))
+    targets, ticket, size = None if soft else problem.targets.contiguous(), ticket_for(settings, a), a.numel()
+    labels = None if soft else torch.empty_like(targets)
     squares = None if problem.z_loss is None else torch.empty_like(a)
-    has_inactive = problem.sample_weight is not None or (settings.ignore_index is not None and not mode[2])
-    active = torch.empty_like(targets, dtype=torch.bool) if has_inactive else None
+    ignores = settings.ignore_index is not None and not (soft or mode[2])
+    active = torch.empty_like(a, dtype=torch.bool) if ignores or problem.sample_weight is not None else None
     has_row = mask is not None or mode[3] == "per_term"
     v, v_sum = (torch.empty(n, dtype=dtype, device=device) for n in (classes, 1)) if has_row else (None, None)
     normalizer = problem.normalizer
@@ -192,14 +201,17 @@ def planned_from_arrays(problem, settings):
     kind, header = (settings, size, classes, steps, mode), None
     if size > MAX_ELEMENTS_IN_ONE_LAUNCH or classes > MAX_CLASSES_IN_ONE_LAUNCH:
         header = torch.empty(2 + 2 * PROGRAMS, dtype=dtype, device=device)
-        launch_of(choice.compiled().sums, kind, lambda: prepared_sums(*kind))(targets, header, *given)
+        launch_of(choice.compiled().sums, kind, lambda: prepared_sums(*kind))(a, header, *given)
     launch = launch_of(choice.compiled().everyday, (kind, header is None), lambda: prepared_everyday(*kind, header))
-    launch(targets, header, ticket, labels, active, a, b, squares, v, v_sum, *given, normalizer)
+    launch(a, header, ticket, labels, active, a, b, squares, v, v_sum, *given, normalizer)
     row = [1] * z.ndim
-    row[settings.axis] = classes
-    rows = tuple([None if x is None else x.view(row) for x in (v, mask)])
-    sums = 1.0, 1.0 if v_sum is None else v_sum
-    return made(z, problem.logit_softcap, ticket, labels, active, a, b, squares, rows=rows, sums=sums)
+    row[axis] = classes
+    rows = (problem.targets if soft else None, *[None if x is None else x.view(row) for x in (v, mask)])
+    sums = None if soft else 1.0, 1.0 if v_sum is None else v_sum
+    plan = made(z, problem.logit_softcap, ticket, labels, active, a, b, squares, rows=rows, sums=sums)
+    if soft:
+        plan.column, plan.tolerance = weight, None if settings.valid else settings.row_tolerance
+    return plan
 
 
 def prepared_sums(settings, size, classes, steps, mode):

@@ -96,13 +96,18 @@ def backward_tile(layout, itemsize):
     return looping_tile(layout, itemsize, BACKWARD_TILE)
 
 
-def both_tile(layout, itemsize, max_blocks, has_rows=False):
+def both_tile(layout, itemsize, target_itemsize, max_blocks, has_rows=False):
     """The Tile of `both`; None if the rows are so long that `forward` and then `backward` should compute them.
 
-    has_rows: each class has a share or a mask of its own.
+    target_itemsize: of soft targets; 0 for labels. has_rows: each class has a share or a mask of its own.
     """
     tile = resident_tile(layout, itemsize, max_blocks)
-    return tile_read_twice(layout, itemsize, has_rows) if tile is None else tile
+    return tile_read_twice(layout, itemsize, target_itemsize, has_rows) if tile is None else tile
+
+
+def numbers_held(layout):
+    """How many numbers a resident tile keeps for each logit: with soft targets, its weight as well."""
+    return 1 if layout.target_strides is None else 2
 
 
 def resident_tile(layout, itemsize, max_blocks):
@@ -113,11 +118,13 @@ def resident_tile(layout, itemsize, max_blocks):
         return tile_of(rows, cols) if cols <= MAX_RESIDENT_CLASSES_STRIDED else None
     if cols < TILE_OF_SHORT_ROWS:
         return tile_of_short_rows(layout)
-    two_blocks, one_block = (size * 4 // max(itemsize, 4) for size in (MAX_TILE_TWO_BLOCKS, MAX_TILE_ONE_BLOCK))
+    held = numbers_held(layout)
+    bytes_of_logit = max(itemsize, 4) * held
+    two_blocks, one_block = (size * 4 // bytes_of_logit for size in (MAX_TILE_TWO_BLOCKS, MAX_TILE_ONE_BLOCK))
     if cols <= two_blocks:
         return tile_of(1, cols)
     if cols <= two_blocks * max_blocks:
-        return Tile(1, cols, 0, two_blocks // (WARP * LOGITS_PER_THREAD_CLUSTER), ctas=cols // two_blocks)
+        return Tile(1, cols, 0, two_blocks * held // (WARP * LOGITS_PER_THREAD_CLUSTER), ctas=cols // two_blocks)
     return tile_of(1, cols) if cols <= one_block else None
 
 
@@ -128,7 +135,7 @@ def tile_of_short_rows(layout):
     return Tile(rows, cols, 0, max(rows * cols // (WARP * per_thread), 1))
 
 
-def tile_read_twice(layout, itemsize, has_rows):
+def tile_read_twice(layout, itemsize, target_itemsize, has_rows):
     """The Tile of a row that `both` reads twice, or None.
 
     So few blocks fit on a multiprocessor that the L2 cache holds the rows in flight: one of 32 warps, or several of 16
@@ -137,7 +144,7 @@ def tile_read_twice(layout, itemsize, has_rows):
     if is_strided(layout):
         few = layout.classes <= MAX_CLASSES_READ_TWICE_STRIDED
         return looping_tile(layout, itemsize, FORWARD_TILE) if few else None
-    rows = L2_BYTES // (MULTIPROCESSORS * layout.classes * itemsize)
+    rows = L2_BYTES // (MULTIPROCESSORS * layout.classes * (itemsize + target_itemsize))
     if rows == 0:
         return None
     warps, vec = max(WARPS_OF_A_MULTIPROCESSOR >> (rows.bit_length() - 1), 8), ACCESS_BYTES // itemsize
@@ -166,19 +173,24 @@ def looping_tile(layout, itemsize, size):
 
 
 def with_wide_accesses(tile, layout, itemsize, aligned):
-    """The Tile that accesses 16 bytes at a time, if the classes of logits and gradient lie so in memory.
+    """The Tile that accesses 16 bytes at a time, if the classes of logits, gradient and soft targets lie so in memory.
 
     aligned: both begin at a multiple of 16 bytes.
 
-    A row may start between two accesses, if it does so in the logits and in the gradient alike. Its first and last
+    A row may start between two accesses, if it does so in all of these arrays alike. Its first and last
     few logits are then the tile's edge.
     """
-    steps = list(zip(layout.logits_strides, layout.gradient_strides, strict=True))
+    arrays = layout.logits_strides, layout.gradient_strides, layout.target_strides
+    steps = list(zip(*filter(None, arrays), strict=True))
     vec = ACCESS_BYTES // itemsize
-    if steps.pop() != (1, 1) or not aligned:
+    if {*steps.pop()} != {1} or not aligned:
         return tile
     if all(step % vec == 0 for step in (layout.classes, *sum(steps, ()))):
         return tile._replace(vec=min(vec, tile.cols))
-    if tile.rows > 1 or tile.cols < 2 * vec or any((logits - gradient) % vec for logits, gradient in steps):
+    if (
+        tile.rows > 1
+        or tile.cols < 2 * vec
+        or any((logits - step) % vec for logits, *others in steps for step in others)
+    ):
         return tile
     return tile._replace(vec=vec, edge=max(2 * vec, WARP * tile.warps * tile.ctas))
