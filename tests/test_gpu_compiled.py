@@ -28,7 +28,8 @@ import pytest
 from requirements import need
 
 UNALIGNED = 50_257  # rows of bfloat16 that are no multiple of 16 bytes
-# {group: [(shape, dtype, with every option, blocks that may share a row, blocks that share a row in `both`)]}
+# {group: [(shape, dtype, with every option, blocks that may share a row, blocks that share a row in `both`, dtype of
+# soft targets where there are some)]}
 # Each group is compiled in a process of its own, which takes 10 to 15 CPU seconds.
 GROUPS = {
     "vocabularies": [
@@ -66,12 +67,37 @@ GROUPS = {
         ((2, 150, 4096), "bfloat16", False, 16, 1),
         ((2, 1000, 4096), "bfloat16", False, 16, 1),
     ],
+    "soft targets": [
+        ((8, 1000), "bfloat16", False, 16, 1, "bfloat16"),
+        ((8, 32_000), "bfloat16", False, 16, 4, "bfloat16"),
+        ((8, UNALIGNED), "bfloat16", False, 16, 8, "bfloat16"),
+        ((8, 128_256), "bfloat16", False, 16, 16, "bfloat16"),
+        ((8, 128_256), "bfloat16", False, 16, 16, "float32"),
+    ],
+    "soft targets, long": [
+        ((8, 262_144), "bfloat16", False, 16, 1, "bfloat16"),
+        ((8, 32_000), "bfloat16", False, 1, 1, "bfloat16"),
+        ((8, UNALIGNED), "bfloat16", False, 1, 1, "bfloat16"),
+        ((8, 65_024), "bfloat16", False, 1, 1, "bfloat16"),
+        ((8, 128_256), "bfloat16", False, 1, 1, "bfloat16"),
+    ],
+    "soft targets, others": [
+        ((8, 1000), "bfloat16", True, 16, 1, "float32"),
+        ((8, 1000), "float32", False, 16, 1, "float32"),
+        ((8, UNALIGNED), "bfloat16", True, 16, 8, "bfloat16"),
+        ((8, UNALIGNED), "float32", False, 16, 8, "float32"),
+        ((65_536, 2), "float32", False, 16, 1, "float32"),
+        ((65_536, 10), "bfloat16", True, 16, 1, "float32"),
+        ((4096, 30), "float32", False, 16, 1, "float32"),
+        ((4096, 100), "bfloat16", False, 16, 1, "bfloat16"),
+        ((2, 150, 4096), "bfloat16", False, 16, 1, "bfloat16"),
+    ],
 }
 
 
 CAPPED = [((8, 1000), "bfloat16", True, 16, 1), ((8, UNALIGNED), "float32", False, 16, 4)]  # with a soft cap, too
 MIN_CLASSES_ROWS = 1000  # rows of fewer are not read 16 bytes at a time, and their machine code is not read
-BYTES = {"bfloat16": 2, "float32": 4}  # of a logit
+BYTES = {None: 0, "bfloat16": 2, "float32": 4}  # of a logit, and of a soft target
 
 
 @dataclass(frozen=True)
@@ -82,6 +108,7 @@ class Code:
     shape: tuple[int, ...]
     dtype: str
     options: bool
+    targets: str | None  # dtype of soft targets; None: they are labels
     expected_blocks: int  # that share a row in `both`
     blocks: int
     warps: int
@@ -116,15 +143,17 @@ class Driver:
         return 0
 
 
-def plan_of(shape, options, epsilon):
-    torch, spec = need("torch"), need("multismooth.spec")
+def plan_of(shape, options, epsilon, targets, softcap=None):
+    torch, plan_of_kernel = need("torch"), need("multismooth.torch.gpu.arguments").KernelPlan
     elements, row = (shape[0], *shape[2:]), (1, shape[1], *(1,) * (len(shape) - 2))
-    labels, each = torch.zeros(elements, dtype=torch.int64), torch.ones(elements)
-    plan = spec.Plan(labels, a=(1 - epsilon) * each, b=epsilon * each, active=each > 0)
-    if not options:
-        return plan
-    more = {"v": torch.ones(row), "v_sum": torch.ones(1), "mask": torch.ones(row, dtype=torch.bool)}
-    return plan._replace(z_loss=0.1, **more)
+    each, rows, more = torch.ones(elements), {"labels": torch.zeros(elements, dtype=torch.int64)}, {}
+    if targets is not None:
+        rows = {"u": torch.zeros(shape, dtype=getattr(torch, targets)), "u_sum": None}
+    if options:
+        more = {"v": torch.ones(row), "v_sum": torch.ones(1), "mask": torch.ones(row, dtype=torch.bool), "z_loss": 0.1}
+    plan = plan_of_kernel(a=(1 - epsilon) * each, b=epsilon * each, active=each > 0, softcap=softcap, **rows, **more)
+    plan.column, plan.tolerance = torch.ones(shape[1]) if targets and options else None, 1e-3 if targets else None
+    return plan
 
 
 def dumped(cubin, *options):
@@ -215,7 +244,6 @@ def compiled(cases, softcap=None):
     """The Code of all kernels of the cases, and of one more call with another ε each."""
     torch, choice, launch = need("torch"), need("multismooth.torch.gpu.choice"), need("multismooth.torch.gpu.launch")
     need("triton.runtime").driver.set_active(Driver())
-    kernel_plan = need("multismooth.torch.gpu.arguments").KernelPlan
     kernels, found, known = choice.compiled(), [], {}
 
     def launcher(name):
@@ -223,25 +251,27 @@ def compiled(cases, softcap=None):
             kernel = getattr(kernels, name).run(*arguments, grid=(1,), warmup=True, **options)
             if kernel not in known:
                 code = measured(kernel, arguments, options, reads_code and not adds_up)
-                known[kernel] = {"kernel": name, "number": len(known)} | code
+                known[kernel] = {"kernel": name.removeprefix("soft_"), "number": len(known)} | code
             found.append(Code(**case, **known[kernel]))
 
         return {name: _Grid(launch)}
 
-    wrapped = SimpleNamespace(tl=kernels.tl, **launcher("forward"), **launcher("backward"), **launcher("both"))
+    names = [f"{prefix}{name}" for prefix in ("", "soft_") for name in ("forward", "backward", "both")]
+    wrapped = SimpleNamespace(tl=kernels.tl, **{key: one for name in names for key, one in launcher(name).items()})
     choice.compiled = lambda: wrapped
-    for shape, dtype, options, blocks, shared in cases:
+    for shape, dtype, options, blocks, shared, *targets in cases:
         choice.max_cluster_blocks = lambda device, blocks=blocks: blocks if choice.compiles_clusters() else 1
-        case = {"shape": shape, "dtype": dtype, "options": options, "expected_blocks": shared}
+        targets = targets[0] if targets else None
+        case = {"shape": shape, "dtype": dtype, "options": options, "targets": targets, "expected_blocks": shared}
         logits = torch.zeros(shape, dtype=getattr(torch, dtype))
         reads_code, adds_up = softcap is None and (shape[1] >= MIN_CLASSES_ROWS or len(shape) > 2), False
         for epsilon in (0.1, 0.3):
-            plan = plan_of(shape, options, epsilon)._replace(softcap=softcap)
+            plan = plan_of(shape, options, epsilon, targets, softcap)
             _, *found_by_forward = launch.losses(logits, plan, 1)
             launch.gradient(logits, plan, 1, *found_by_forward)
             launch.triton(logits, plan, 1)
         if shared == 1:
-            plan, adds_up = kernel_plan(*plan), True
+            adds_up = True
             plan.ticket = torch.zeros((), dtype=torch.int32)
             launch.triton(logits, plan, 1, summed=True)
     choice.compiled = lambda: kernels
@@ -404,13 +434,17 @@ def test_another_smoothing_compiles_nothing(codes):
 
 def table():
     """The measurements as text."""
-    lines = ["kernel    logits        dtype     options  blocks×warps  registers  instructions/logit  exponentials"]
+    lines = [
+        "kernel    logits        dtype     targets   options  blocks×warps  registers  stack  instructions/logit  "
+        "exponentials"
+    ]
     for code in dict.fromkeys(compiled(case for cases in GROUPS.values() for case in cases)):
         shape = "×".join(map(str, code.shape))
         each = code.instructions / code.logits
         lines.append(
-            f"{code.kernel:9} {shape:13} {code.dtype:9} {'all' if code.options else 'none':8} "
-            f"{code.blocks:6}×{code.warps:<6} {code.registers:9} {each:19.1f} {code.exponentials / code.logits:13.2f}"
+            f"{code.kernel:9} {shape:13} {code.dtype:9} {code.targets or 'labels':9} "
+            f"{'all' if code.options else 'none':8} {code.blocks:6}×{code.warps:<6} {code.registers:9} {code.stack:6} "
+            f"{each:19.1f} {code.exponentials / code.logits:13.2f}"
         )
     return "\n".join(lines)
 

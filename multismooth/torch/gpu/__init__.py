@@ -11,5 +11,6 @@ kernels          the kernels of logits: `forward`, `backward`, `both`; and `look
 soft_kernels     the same three for soft targets
 plan_kernels     the kernels that make a plan from arrays: `everyday`, `sums`, `guard`
 tile_arithmetic  what the kernels compute of a tile
+soft_arithmetic  the same with soft targets
 adding_up        how they add up the losses of all tiles
 """

@@ -1,167 +1,44 @@
 """The Triton kernels of logits whose targets are rows of probabilities u: `soft_forward`, `soft_backward`, `soft_both`.
 
-They are to rows what `kernels` is to labels, and take the same arguments, with a dtype and strides of their own for u,
-and class weights that multiply u (`column`). An element's rows are one row of weights:
-    w = a·u + b·v,   loss = Σ w·(lse − z) + z_loss·lse²,   ∂/∂z_k = exp(z_k − peak)·scale − w_k
-From one read of logits and u come, for each element, with no summand of `gap` below 0:
-    peak = max z,   total = Σ exp(z − peak),   w_sum = Σw,   gap = Σ w·(peak − z)
-    scale = (Σw + 2·z_loss·lse) / total
-With TOLERANCE, an element whose row of u is no distribution has a w_sum of NaN, so loss and gradient are NaN.
+They are to rows what `kernels` is to labels. They take the same arguments, and u with strides of its own, class weights
+that multiply u (`column`), and the TOLERANCE of `soft_arithmetic`, which says what is computed. In place of a total,
+`scales` keeps what multiplies exp(z − peak) in the gradient. No label is written over the gradient's tile, so no
+barrier parts them.
 
-Instructions per logit as in `kernels`: forward 24, backward 15, both 24 to 29 in one block or a cluster.
+Instructions per logit as in `kernels`, of bfloat16 logits and targets in an everyday call whose rows are checked
+(Triton 3.9). A read of both and a write of the gradient are 6 bytes, in the time of which an H200 can issue 40.
+
+    K                     forward   backward  both       what keeps the row in `both`
+@@TABLE@@
 """
 
 import triton
 import triton.language as tl
 
 from multismooth.torch.gpu.adding_up import add_up, store_losses
-from multismooth.torch.gpu.soft_cap import cap_of, exponential, slope
+from multismooth.torch.gpu.soft_arithmetic import (
+    load_and_store_soft_gradient,
+    load_weights,
+    looping_weights,
+    loss_and_scale,
+    nan_unless_one,
+    soft_coefficients,
+    store_soft_gradient,
+    times_gap,
+)
+from multismooth.torch.gpu.soft_cap import cap_of, exponential
 from multismooth.torch.gpu.tile_arithmetic import (
-    LN2,
     LOWEST_PEAK,
     coefficient,
-    coefficients,
     edges,
     load_logits,
     place_zero,
     row_bounds,
     row_max,
     row_sum,
-    share,
     tile_elements,
     whole_accesses,
 )
-
-# --- an element's weights ---------------------------------------------------------------------------------------------
-
-
-@triton.jit
-def load_weights(
-    origin, j, uk, k, K, inside, exists, active, a, b, v, mask, column, TOLERANCE: tl.constexpr, COMPUTE: tl.constexpr,
-    POLICY: tl.constexpr,
-):  # fmt: skip
-    """(w, u) of the classes k. Both are 0 outside the row; w is 0 at inactive elements and absent classes.
-
-    With TOLERANCE, u is infinite where no distribution has such an entry.
-    """
-    ONE: tl.constexpr = active.shape[0] == 1
-    read = inside & (active if ONE else exists)
-    u = tl.load(origin + j.to(tl.int64) * uk, mask=read, other=0, eviction_policy=POLICY).to(COMPUTE)
-    t = u
-    if TOLERANCE is not None:
-        u = tl.where(t < -TOLERANCE, float("inf"), t)
-    if mask is not None:
-        here = tl.load(mask + k, mask=inside, other=0) != 0
-        if TOLERANCE is not None:
-            u = tl.where((t > TOLERANCE) & (here == 0), float("inf"), u)
-        t = tl.where(here, t, 0.0)
-    if column is not None:
-        t *= tl.load(column + k, mask=inside, other=0).to(COMPUTE)
-    return tl.where(inside & active, a * t + share(b, v, k, K, inside, COMPUTE), 0.0), u
-
-
-@triton.jit
-def times_gap(w, gap):
-    """w·gap with 0·inf = 0."""
-    return tl.where(w == 0, 0.0, w * gap)
-
-
-@triton.jit
-def nan_unless_one(w_sum, u_sum, TOLERANCE: tl.constexpr):
-    """Σw, or NaN where Σu is not 1."""
-    if TOLERANCE is None:
-        return w_sum
-    else:
-        return tl.where(tl.abs(u_sum - 1) <= TOLERANCE, w_sum, float("nan"))
-
-
-# --- statistics -------------------------------------------------------------------------------------------------------
-
-
-@triton.jit
-def updated_weights(z, w, peak, total, w_sum, gap, GROUP: tl.constexpr):
-    """The running statistics after one more tile: see `tile_arithmetic.updated`."""
-    ROWS: tl.constexpr = z.shape[0]
-    GROUPS: tl.constexpr = z.shape[1] // GROUP
-    z, w = tl.reshape(z, (ROWS, GROUPS, GROUP)), tl.reshape(w, (ROWS, GROUPS, GROUP))
-    new_peak = tl.maximum(peak, tl.max(z, 2))
-    rise, below = new_peak - peak, new_peak[:, :, None] - z
-    total = total * exponential(-rise) + tl.sum(exponential(-below), 2)
-    return new_peak, total, w_sum + tl.sum(w, 2), gap + w_sum * rise + tl.sum(times_gap(w, below), 2)
-
-
-@triton.jit
-def looping_weights(
-    origin, rows, sk, uk, K, exists, active, a, b, lead, first, last, v, mask, column, cap,
-    ROWS: tl.constexpr, COLS: tl.constexpr, GROUP: tl.constexpr, VEC: tl.constexpr, EDGE: tl.constexpr,
-    TOLERANCE: tl.constexpr, COMPUTE: tl.constexpr, POLICY: tl.constexpr,
-):  # fmt: skip
-    """(peak, total, Σw, gap) of rows of any length, from one read."""
-    GROUPS: tl.constexpr = COLS // GROUP
-    peaks = tl.full((ROWS, GROUPS), LOWEST_PEAK, COMPUTE)
-    totals, w_sums = tl.zeros((ROWS, GROUPS), COMPUTE), tl.zeros((ROWS, GROUPS), COMPUTE)
-    gaps, u_sums = tl.zeros((ROWS, GROUPS), COMPUTE), tl.zeros((ROWS, GROUPS), COMPUTE)
-    for left in range(0, K, COLS):
-        j, inside = whole_accesses(left, first, last, COLS, EDGE)
-        z = load_logits(origin, j, sk, j - lead, inside, exists, active, mask, cap, COMPUTE, POLICY)
-        w, u = load_weights(
-            rows, j, uk, j - lead, K, inside, exists, active, a, b, v, mask, column, TOLERANCE, COMPUTE, POLICY
-        )
-        peaks, totals, w_sums, gaps = updated_weights(z, w, peaks, totals, w_sums, gaps, GROUP)
-        if TOLERANCE is not None:
-            u_sums += tl.sum(tl.reshape(u, (ROWS, GROUPS, GROUP)), 2)
-    peak = row_max(peaks)
-    total, gap = row_sum(totals * exponential(peaks - peak)), row_sum(gaps + w_sums * (peak - peaks))
-    w_sum, u_sum = row_sum(w_sums), row_sum(u_sums)
-    if EDGE > 0:
-        j, inside = edges(lead, first, last, K, VEC, EDGE)
-        z = load_logits(origin, j, sk, j - lead, inside, exists, active, mask, cap, COMPUTE, POLICY)
-        w, u = load_weights(
-            rows, j, uk, j - lead, K, inside, exists, active, a, b, v, mask, column, TOLERANCE, COMPUTE, POLICY
-        )
-        new_peak = tl.maximum(peak, row_max(z))
-        total = total * exponential(peak - new_peak) + row_sum(exponential(z - new_peak))
-        gap += w_sum * (new_peak - peak) + row_sum(times_gap(w, new_peak - z))
-        peak, w_sum, u_sum = new_peak, w_sum + row_sum(w), u_sum + row_sum(u)
-    return peak, total, nan_unless_one(w_sum, u_sum, TOLERANCE), gap
-
-
-@triton.jit
-def loss_and_scale(peak, total, w_sum, gap, z_loss, active, HAS_Z_LOSS: tl.constexpr):
-    """(the loss, what multiplies exp(z − peak) in the gradient). Both are 0 for elements whose logits do not count."""
-    log_total = tl.log2(total) * LN2
-    loss, factor = gap + tl.where(w_sum == 0, 0.0, w_sum * log_total), w_sum
-    if HAS_Z_LOSS:
-        lse = log_total + peak
-        loss += tl.where(z_loss == 0, 0.0, z_loss * lse * lse)
-        factor += 2 * z_loss * lse
-    return tl.where(active, loss, 0.0), tl.where(active, factor / total, 0.0)
-
-
-# --- gradient ---------------------------------------------------------------------------------------------------------
-
-
-@triton.jit
-def store_soft_gradient(e, w, z, target, j, gk, inside, scale, cap, POLICY: tl.constexpr):
-    """Write e·scale − w to the places j."""
-    g = e * scale - w
-    if cap is not None:
-        g *= slope(z, cap)
-    tl.store(target + j.to(tl.int64) * gk, g.to(target.dtype.element_ty), mask=inside, eviction_policy=POLICY)
-
-
-@triton.jit
-def load_and_store_soft_gradient(
-    origin, rows, target, j, sk, uk, gk, k, K, inside, exists, active, peak, scale, a, b, v, mask, column, cap,
-    COMPUTE: tl.constexpr, POLICY: tl.constexpr,
-):  # fmt: skip
-    """Read logits and u at the places j once more and write the gradient."""
-    z = load_logits(origin, j, sk, k, inside, exists, active, mask, cap, COMPUTE, POLICY)
-    w, _ = load_weights(rows, j, uk, k, K, inside, exists, active, a, b, v, mask, column, None, COMPUTE, POLICY)
-    store_soft_gradient(exponential(z - peak), w, z, target, j, gk, inside & exists, scale, cap, POLICY)
-
-
-# --- kernels ----------------------------------------------------------------------------------------------------------
 
 
 @triton.jit
@@ -174,7 +51,7 @@ def soft_forward(
     """Losses, peaks and scales (B·P), from one read."""
     batch, p, exists = tile_elements(B, P, ROWS)
     element, start = batch * P + p, batch * sb + p * sp  # (ROWS, 1)
-    _, a, b, _, z_loss, active = coefficients(plan, element, exists, STEPS, COMPUTE)
+    a, b, _, z_loss, active = soft_coefficients(plan, element, exists, STEPS, COMPUTE)
     cap = plan[6]
     if plan[6] is not None:
         cap = cap_of(plan, STEPS, COMPUTE)
@@ -205,7 +82,7 @@ def soft_backward(
     batch, p, exists = tile_elements(B, P, ROWS)
     left = tl.program_id(0) * COLS
     element, start = batch * P + p, batch * sb + p * sp  # (ROWS, 1)
-    _, a, b, _, _, active = coefficients(plan, element, exists, STEPS, COMPUTE)
+    a, b, _, _, active = soft_coefficients(plan, element, exists, STEPS, COMPUTE)
     cap = plan[6]
     if plan[6] is not None:
         cap = cap_of(plan, STEPS, COMPUTE)
@@ -240,7 +117,7 @@ def soft_both(
     """Losses and gradient, as `kernels.both`."""
     batch, p, exists = tile_elements(B, P, ROWS)
     element, start = batch * P + p, batch * sb + p * sp  # (ROWS, 1)
-    _, a, b, _, z_loss, active = coefficients(plan, element, exists, STEPS, COMPUTE)
+    a, b, v_sum, z_loss, active = soft_coefficients(plan, element, exists, STEPS, COMPUTE)
     cap = plan[6]
     if plan[6] is not None:
         cap = cap_of(plan, STEPS, COMPUTE)
@@ -259,14 +136,21 @@ def soft_both(
         if EDGE > 0:
             z_edge = load_logits(origin, i, sk, i - lead, outer, exists, active, mask, cap, COMPUTE, "")
             peak = tl.maximum(row_max(z_edge), peak)
-        e = exponential(z - peak)
-        total, w_sum, gap, u_sum = row_sum(e), row_sum(w), row_sum(times_gap(w, peak - z)), row_sum(u_here)
+        below = peak - z
+        e = exponential(-below)
+        total, gap, u_sum = row_sum(e), row_sum(times_gap(w, below)), row_sum(u_here)
         if EDGE > 0:
             w_edge, u_edge = load_weights(
                 rows, i, uk, i - lead, K, outer, exists, active, a, b, v, mask, column, TOLERANCE, COMPUTE, ""
             )
-            total, w_sum = total + row_sum(exponential(z_edge - peak)), w_sum + row_sum(w_edge)
-            gap, u_sum = gap + row_sum(times_gap(w_edge, peak - z_edge)), u_sum + row_sum(u_edge)
+            total, u_sum = total + row_sum(exponential(z_edge - peak)), u_sum + row_sum(u_edge)
+            gap += row_sum(times_gap(w_edge, peak - z_edge))
+        if mask is None and column is None:  # each u has the same share in Σw
+            w_sum = a * u_sum + b * v_sum
+        else:
+            w_sum = row_sum(w)
+            if EDGE > 0:
+                w_sum += row_sum(w_edge)
         w_sum = nan_unless_one(w_sum, u_sum, TOLERANCE)
     else:
         peak, total, w_sum, gap = looping_weights(

@@ -131,7 +131,8 @@ def resident_tile(layout, itemsize, max_blocks):
 def tile_of_short_rows(layout):
     cols = next_power_of_two(layout.classes)
     rows = min(TILE_OF_SHORT_ROWS // cols, next_power_of_two(layout.positions))
-    per_thread = LOGITS_PER_THREAD_SHORTEST if cols <= MAX_CLASSES_SHORTEST else LOGITS_PER_THREAD_SHORT
+    shortest = LOGITS_PER_THREAD_SHORTEST // numbers_held(layout)
+    per_thread = shortest if cols <= MAX_CLASSES_SHORTEST else LOGITS_PER_THREAD_SHORT
     return Tile(rows, cols, 0, max(rows * cols // (WARP * per_thread), 1))
 
 
@@ -149,7 +150,7 @@ def tile_read_twice(layout, itemsize, target_itemsize, has_rows):
         return None
     warps, vec = max(WARPS_OF_A_MULTIPROCESSOR >> (rows.bit_length() - 1), 8), ACCESS_BYTES // itemsize
     per_thread = LOGITS_PER_THREAD_READ_TWICE
-    if has_rows:
+    if has_rows or target_itemsize:
         per_thread = LOGITS_PER_THREAD_WITH_ROWS
     elif warps == 16 or (warps > 16 and layout.classes % vec):
         per_thread = LOGITS_PER_THREAD_AT_EDGES
