@@ -70,27 +70,10 @@ GROUPS = {
     "soft targets": [
         ((8, 1000), "bfloat16", False, 16, 1, "bfloat16"),
         ((8, 32_000), "bfloat16", False, 16, 4, "bfloat16"),
-        ((8, UNALIGNED), "bfloat16", False, 16, 8, "bfloat16"),
+        ((8, UNALIGNED), "bfloat16", False, 16, 8, "float32"),
         ((8, 128_256), "bfloat16", False, 16, 16, "bfloat16"),
-        ((8, 128_256), "bfloat16", False, 16, 16, "float32"),
-    ],
-    "soft targets, long": [
-        ((8, 262_144), "bfloat16", False, 16, 1, "bfloat16"),
-        ((8, 32_000), "bfloat16", False, 1, 1, "bfloat16"),
-        ((8, UNALIGNED), "bfloat16", False, 1, 1, "bfloat16"),
         ((8, 65_024), "bfloat16", False, 1, 1, "bfloat16"),
-        ((8, 128_256), "bfloat16", False, 1, 1, "bfloat16"),
-    ],
-    "soft targets, others": [
-        ((8, 1000), "bfloat16", True, 16, 1, "float32"),
-        ((8, 1000), "float32", False, 16, 1, "float32"),
-        ((8, UNALIGNED), "bfloat16", True, 16, 8, "bfloat16"),
-        ((8, UNALIGNED), "float32", False, 16, 8, "float32"),
-        ((65_536, 2), "float32", False, 16, 1, "float32"),
-        ((65_536, 10), "bfloat16", True, 16, 1, "float32"),
-        ((4096, 30), "float32", False, 16, 1, "float32"),
-        ((4096, 100), "bfloat16", False, 16, 1, "bfloat16"),
-        ((2, 150, 4096), "bfloat16", False, 16, 1, "bfloat16"),
+        ((4096, 30), "float32", True, 16, 1, "float32"),
     ],
 }
 
@@ -226,12 +209,14 @@ def others():
             plans.planned(call._replace(z_loss=z_loss), settings)
     weight, each = torch.ones(7), torch.ones(100)
     arrays = call._replace(weight=weight, sample_weight=each, label_smoothing=each, class_mask=weight > 0, z_loss=0.1)
+    soft = arrays._replace(targets=call.logits)
     for convention in ("torch", "others"):
         settings = problem.Settings(conventions.resolve(convention), 1)
         for size in (100, 1):
             plans.MAX_ELEMENTS_IN_ONE_LAUNCH = size
             for one in (arrays, arrays._replace(normalizer=each[0]), call._replace(weight=weight)):
                 plans.planned_from_arrays(one, settings)
+            plans.planned_from_arrays(soft, settings._replace(soft=True))
     launch.guarded({"label_smoothing": (each, 1.0)})
     launch.guarded({name: (weight, high) for name, high in zip("abcde", (1.0, *[None] * 4), strict=True)})
     for dtype in (torch.bfloat16, torch.float32):
@@ -331,8 +316,8 @@ def codes(all_codes):
 def adding(all_codes):
     """[(the Code of a `both` that adds up the losses, that of the same `both` that does not)]"""
     both = [code for code in all_codes if code.kernel == "both"]
-    plain = {(code.shape, code.dtype, code.options): code for code in both if not code.adds_up}
-    return [(code, plain[code.shape, code.dtype, code.options]) for code in both if code.adds_up]
+    plain = {(code.shape, code.dtype, code.options, code.targets): code for code in both if not code.adds_up}
+    return [(code, plain[code.shape, code.dtype, code.options, code.targets]) for code in both if code.adds_up]
 
 
 @pytest.fixture
@@ -355,7 +340,7 @@ def test_nothing_spills(codes):
 
 def test_kernels_that_take_no_tile_compile_too(triton):
     found = answers("others", triton)
-    launched = {"lookup": 4, "everyday": 12, "sums": 6, "guard": 2, "rescale": 2}
+    launched = {"lookup": 4, "everyday": 16, "sums": 8, "guard": 2, "rescale": 2}
     assert {name: len(stacks) for name, stacks in found.items()} == launched
     assert not any(map(any, found.values()))
 
@@ -392,7 +377,8 @@ def test_two_blocks_fit_on_a_multiprocessor(codes):
 def test_memory_is_accessed_in_16_bytes(codes):
     for code in named(codes, "forward", "backward", "both"):
         reads = 1 if code.kernel != "both" or code.resident else 2
-        assert code.wide_loads == code.accesses * reads or (code.options and code.wide_loads >= code.accesses), code
+        loads = (code.accesses + code.logits * BYTES[code.targets] // 16) * reads
+        assert code.wide_loads == loads or (code.options and code.wide_loads >= loads), code
         assert code.wide_stores == (0 if code.kernel == "forward" else code.accesses), code
     for code in named(codes, "forward", "backward", "both", rows=False):
         assert code.wide_loads >= code.accesses, code
@@ -410,10 +396,11 @@ def test_one_exponential_for_a_logit(codes):
 
 
 def test_instructions_for_a_logit(codes):
-    """An H200 can issue 27 in the time of 4 bytes. This is without options and edges."""
+    """An H200 can issue 27 in the time of 4 bytes, and 40 in that of 6. This is without options and edges."""
     for code in named(codes, "forward", "both", "backward"):
         if code.dtype == "bfloat16" and (code.resident or code.kernel != "both"):
-            most = {"forward": 21, "both": 22, "backward": 17}[code.kernel]
+            labels, soft = {"forward": (21, 31), "both": (22, 33), "backward": (17, 17)}[code.kernel]
+            most = labels if code.targets is None else soft
             assert code.options or code.edge or code.instructions <= most * code.logits, code
 
 
@@ -423,7 +410,8 @@ def test_the_rows_in_flight_fit_into_the_l2_cache(codes):
         if not code.resident:
             threads = 32 * code.warps
             blocks = min(2048 // threads, 65_536 // (threads * (code.registers + 7 & ~7)))
-            assert 132 * blocks * code.shape[1] * BYTES[code.dtype] <= 40 * 2**20, code
+            bytes_of_class = BYTES[code.dtype] + BYTES[code.targets]
+            assert 132 * blocks * code.shape[1] * bytes_of_class <= 40 * 2**20, code
 
 
 def test_another_smoothing_compiles_nothing(codes):
