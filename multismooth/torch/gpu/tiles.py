@@ -101,7 +101,7 @@ def both_tile(layout, itemsize, target_itemsize, max_blocks, has_rows=False):
 
     target_itemsize: of soft targets; 0 for labels. has_rows: each class has a share or a mask of its own.
     """
-    tile = resident_tile(layout, itemsize, max_blocks)
+    tile = resident_tile(layout, itemsize, max_blocks, has_rows)
     return tile_read_twice(layout, itemsize, target_itemsize, has_rows) if tile is None else tile
 
 
@@ -110,12 +110,15 @@ def numbers_held(layout):
     return 1 if layout.target_strides is None else 2
 
 
-def resident_tile(layout, itemsize, max_blocks):
+def resident_tile(layout, itemsize, max_blocks, has_rows):
     """The Tile that holds all classes of its elements, in a cluster of at most `max_blocks`; None if none can."""
     cols = next_power_of_two(layout.classes)
     if is_strided(layout):
         rows = min(max(TILE_OF_STRIDED_ELEMENTS // cols, WARP), next_power_of_two(layout.positions))
-        return tile_of(rows, cols) if cols <= MAX_RESIDENT_CLASSES_STRIDED else None
+        tile = tile_of(rows, cols)
+        if has_rows:  # a thread could not keep a weight of each logit, too
+            tile = tile._replace(warps=tile.warps * numbers_held(layout))
+        return tile if cols <= MAX_RESIDENT_CLASSES_STRIDED else None
     if cols < TILE_OF_SHORT_ROWS:
         return tile_of_short_rows(layout)
     held = numbers_held(layout)
@@ -150,11 +153,11 @@ def tile_read_twice(layout, itemsize, target_itemsize, has_rows):
         return None
     warps, vec = max(WARPS_OF_A_MULTIPROCESSOR >> (rows.bit_length() - 1), 8), ACCESS_BYTES // itemsize
     per_thread = LOGITS_PER_THREAD_READ_TWICE
-    if has_rows or target_itemsize:
+    if has_rows:
         per_thread = LOGITS_PER_THREAD_WITH_ROWS
-    elif warps == 16 or (warps > 16 and layout.classes % vec):
+    elif target_itemsize or warps == 16 or (warps > 16 and layout.classes % vec):
         per_thread = LOGITS_PER_THREAD_AT_EDGES
-    return Tile(1, warps * WARP * per_thread, vec, warps)
+    return Tile(1, warps * WARP * per_thread // numbers_held(layout), vec, warps)
 
 
 def looping_tile(layout, itemsize, size):
@@ -164,7 +167,7 @@ def looping_tile(layout, itemsize, size):
     """
     cols = next_power_of_two(layout.classes)
     if is_strided(layout):
-        rows = min(next_power_of_two(layout.positions), MAX_LOOPING_ELEMENTS_STRIDED)
+        rows = min(next_power_of_two(layout.positions), MAX_LOOPING_ELEMENTS_STRIDED // numbers_held(layout))
         cols = min(cols, size // rows)
         return tile_of(rows, cols, cols)
     if cols < TILE_OF_SHORT_ROWS:
