@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from multismooth import reduction
 from multismooth.implementations import is_requested
 from multismooth.namespace import XP as NUMPY
 from multismooth.plan import plan_of
@@ -164,12 +165,24 @@ def supports_arrays(problem, settings):
     return few and choice.device(z)
 
 
+def known_denominator(problem, settings):
+    """What a mean of soft targets divides by if they all count, which the host knows; None for any other call."""
+    z, convention, axis = problem.logits, settings.convention, settings.axis
+    others = problem.sample_weight is not None or problem.normalizer is not None
+    if not settings.soft or others or settings.reduction != "mean":
+        return None
+    shares = z.numel() if convention.denominator == "classes" else z.numel() // z.shape[axis]
+    return reduction.denominator(float(shares), None, convention, None)
+
+
 def mode_of(problem, settings):
     """What the kernels are compiled for: see `plan_kernels.everyday`."""
     convention, weighted = settings.convention, problem.weight is not None
     denominator = "none" if settings.reduction != "mean" else convention.denominator
     if denominator != "none" and problem.normalizer is not None:
         denominator = "caller"
+    elif denominator != "none" and known_denominator(problem, settings) is not None:
+        denominator = "none"
     elif denominator in ("mixture_weight", "target_weight") and not weighted:
         denominator = "counted"
     return (
@@ -182,7 +195,7 @@ def mode_of(problem, settings):
 
 
 def planned_from_arrays(problem, settings):
-    """`reduction.reduced_plan`, by one launch, or by two where there are many elements or classes."""
+    """`reduction.reduced_plan`, by one launch, or by two where much must be summed over elements or classes."""
     z, weight, mask, axis, soft = problem.logits, problem.weight, problem.class_mask, settings.axis, settings.soft
     classes, mode, device, dtype = z.shape[axis], mode_of(problem, settings), z.device, torch.float32
     a, b = (torch.empty(without_axis(z.shape, axis), dtype=dtype, device=device) for _ in range(2))
@@ -198,11 +211,13 @@ def planned_from_arrays(problem, settings):
         normalizer = torch.full((), normalizer, dtype=dtype, device=device)
     given = targets, weight, mask, problem.sample_weight, problem.label_smoothing, problem.z_loss or 0.0
     steps = step_of(problem.sample_weight, size), step_of(problem.label_smoothing, size)
-    kind, header = (settings, size, classes, steps, mode), None
-    if size > MAX_ELEMENTS_IN_ONE_LAUNCH or classes > MAX_CLASSES_IN_ONE_LAUNCH:
+    kind, header, divisor = (settings, size, classes, steps, mode), None, known_denominator(problem, settings)
+    many = size > MAX_ELEMENTS_IN_ONE_LAUNCH or classes > MAX_CLASSES_IN_ONE_LAUNCH
+    if many and not (soft and mode[4] == "none" and weight is mask is None):  # else there is nothing to sum
         header = torch.empty(2 + 2 * PROGRAMS, dtype=dtype, device=device)
         launch_of(choice.compiled().sums, kind, lambda: prepared_sums(*kind))(a, header, *given)
-    launch = launch_of(choice.compiled().everyday, (kind, header is None), lambda: prepared_everyday(*kind, header))
+    kind = (*kind, many, divisor)
+    launch = launch_of(choice.compiled().everyday, (kind, header is None), lambda: prepared_everyday(*kind))
     launch(a, header, ticket, labels, active, a, b, squares, v, v_sum, *given, normalizer)
     row = [1] * z.ndim
     row[axis] = classes
@@ -219,14 +234,15 @@ def prepared_sums(settings, size, classes, steps, mode):
     return (PROGRAMS,), (size, classes, settings.ignore_index, steps, mode, BLOCK), {"num_warps": WARPS_OF_EVERYDAY}
 
 
-def prepared_everyday(settings, size, classes, steps, mode, header):
+def prepared_everyday(settings, size, classes, steps, mode, many, divisor):
     """What `launch_of` asks about `everyday`."""
     convention = settings.convention
-    programs = 1 if header is None else min(-(-max(size, classes) // BLOCK), MAX_PROGRAMS)
+    programs = min(-(-max(size, classes) // BLOCK), MAX_PROGRAMS) if many else 1
+    factor = 1.0 if divisor is None else reduction.reciprocal(divisor, None, None)
     share, floor = {"all": 1.0, "classes": float(classes)}.get(mode[4]), convention.denominator_floor
     fixed = (
         size, classes, settings.ignore_index, share, convention.denominator_add, -math.inf if floor is None else floor,
-        convention.scale, steps, mode, settings.nothing_is_nan, PROGRAMS, BLOCK,
+        convention.scale * factor, steps, mode, settings.nothing_is_nan, PROGRAMS, BLOCK,
     )  # fmt: skip
     return (programs,), fixed, {"num_warps": WARPS_OF_EVERYDAY}
 
