@@ -86,6 +86,21 @@ def test_soft_targets_launch_no_more_than_labels(launches, dtype, reduction):
             assert len(names) <= MOST["drop-in"], (settings, names)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_logits_take_at_most_three_launches_more(launches, dtype, monkeypatch):
+    """Sums over elements or classes have a launch of their own, and PyTorch adds up the losses and rounds the sum."""
+    monkeypatch.setattr(plans, "MAX_ELEMENTS_IN_ONE_LAUNCH", 0)
+    monkeypatch.setattr(launch, "MAX_LOGITS_ADDED_UP", 0)
+    each, rows, smoothing = arguments(), torch.rand(ROWS, CLASSES).softmax(1), {"label_smoothing": 0.1}
+    for targets, most in ((None, (6, 7, 7)), (rows, (5, 7, 6))):
+        names = (
+            counted(launches, ms.loss, dtype, targets),
+            counted(launches, ms.loss, dtype, targets, **each),
+            counted(launches, ms.cross_entropy, dtype, targets, weight=each["weight"].to(dtype), **smoothing),
+        )
+        assert all(len(found) <= number for found, number in zip(names, most, strict=True)), names
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_drop_in_launches_as_few(launches, dtype, reduction):
