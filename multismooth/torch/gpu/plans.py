@@ -137,15 +137,13 @@ def step_of(value, size):
 def supports_arrays(problem, settings):
     """Whether `planned_from_arrays` computes the plan: no prior, one denominator for all terms."""
     z, convention, targets = problem.logits, settings.convention, problem.targets
-    size, mask, weighted = (
-        math.prod(without_axis(z.shape, settings.axis)),
-        problem.class_mask,
-        problem.weight is not None,
-    )
+    size, mask, weighted = targets.numel(), problem.class_mask, problem.weight is not None
     if problem.prior is not None or convention.exclude or convention.objective == "kl":
         return False
-    if settings.soft and (targets.dtype not in choice.DTYPES or (weighted and convention.class_weights == "target")):
-        return False
+    if settings.soft:
+        size //= max(z.shape[settings.axis], 1)
+        if targets.dtype not in choice.DTYPES or (weighted and convention.class_weights == "target"):
+            return False
     if convention.smooth_denominator is not None or isinstance(problem.z_loss, torch.Tensor):
         return False
     if problem.z_loss is not None and convention.divides_z_loss(weighted) is not None:
@@ -167,10 +165,9 @@ def supports_arrays(problem, settings):
 
 def known_denominator(problem, settings):
     """What a mean of soft targets divides by if they all count, which the host knows; None for any other call."""
-    z, convention, axis = problem.logits, settings.convention, settings.axis
-    others = problem.sample_weight is not None or problem.normalizer is not None
-    if not settings.soft or others or settings.reduction != "mean":
+    if not settings.soft or settings.reduction != "mean" or not (problem.sample_weight is problem.normalizer is None):
         return None
+    z, convention, axis = problem.logits, settings.convention, settings.axis
     shares = z.numel() if convention.denominator == "classes" else z.numel() // z.shape[axis]
     return reduction.denominator(float(shares), None, convention, None)
 
@@ -198,9 +195,10 @@ def planned_from_arrays(problem, settings):
     """`reduction.reduced_plan`, by one launch, or by two where much must be summed over elements or classes."""
     z, weight, mask, axis, soft = problem.logits, problem.weight, problem.class_mask, settings.axis, settings.soft
     classes, mode, device, dtype = z.shape[axis], mode_of(problem, settings), z.device, torch.float32
-    a, b = (torch.empty(without_axis(z.shape, axis), dtype=dtype, device=device) for _ in range(2))
-    targets, ticket, size = None if soft else problem.targets.contiguous(), ticket_for(settings, a), a.numel()
-    labels = None if soft else torch.empty_like(targets)
+    targets = None if soft else problem.targets.contiguous()
+    a = torch.empty(without_axis(z.shape, axis) if soft else targets.shape, dtype=dtype, device=device)
+    b, labels, size = torch.empty_like(a), None if soft else torch.empty_like(targets), a.numel()
+    ticket = ticket_for(settings, a)
     squares = None if problem.z_loss is None else torch.empty_like(a)
     ignores = settings.ignore_index is not None and not (soft or mode[2])
     active = torch.empty_like(a, dtype=torch.bool) if ignores or problem.sample_weight is not None else None
