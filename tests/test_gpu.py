@@ -393,9 +393,10 @@ def test_nothing_waits_for_the_device():
     torch.cuda.set_sync_debug_mode("error")
     try:
         for reduction in ("mean", "none"):
-            with multismooth.implementation("triton"):
-                loss = multismooth.torch.loss(z, y, reduction=reduction, **settings)
-                torch.autograd.grad(loss, z, torch.ones_like(loss))
+            for targets in (y, torch.rand_like(z).softmax(1)):
+                with multismooth.implementation("triton"):
+                    loss = multismooth.torch.loss(z, targets, reduction=reduction, **settings)
+                    torch.autograd.grad(loss, z, torch.ones_like(loss))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -178,7 +178,7 @@ def mode_of(problem, settings):
     denominator = "none" if settings.reduction != "mean" else convention.denominator
     if denominator != "none" and problem.normalizer is not None:
         denominator = "caller"
-    elif denominator != "none" and known_denominator(problem, settings) is not None:
+    elif known_denominator(problem, settings) is not None:
         denominator = "none"
     elif denominator in ("mixture_weight", "target_weight") and not weighted:
         denominator = "counted"

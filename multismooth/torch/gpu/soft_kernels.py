@@ -93,7 +93,8 @@ def soft_backward(
     peak, scale = tl.load(peaks + element, mask=exists, other=0), tl.load(scales + element, mask=exists, other=0)
     if upstream is not None:
         factor = coefficient(upstream, element, exists, STEPS[5], COMPUTE)
-        a, b, scale = a * factor, b * factor, tl.where(active, scale * factor, 0.0)
+        a, b = tl.where(active, a * factor, 0.0), tl.where(active, b * factor, 0.0)  # the factor may be NaN elsewhere
+        scale = tl.where(active, scale * factor, 0.0)
     lead, first, last = row_bounds(start, K, VEC, EDGE)
     origin, target = place_zero(logits, start, VEC), place_zero(gradient, batch * gb + p * gp, VEC)
     rows = place_zero(u, batch * ub + p * up, VEC)

@@ -116,7 +116,7 @@ def resident_tile(layout, itemsize, max_blocks, has_rows):
     if is_strided(layout):
         rows = min(max(TILE_OF_STRIDED_ELEMENTS // cols, WARP), next_power_of_two(layout.positions))
         tile = tile_of(rows, cols)
-        if has_rows:  # a thread could not keep a weight of each logit, too
+        if has_rows:  # a thread cannot keep a weight of each logit then
             tile = tile._replace(warps=tile.warps * numbers_held(layout))
         return tile if cols <= MAX_RESIDENT_CLASSES_STRIDED else None
     if cols < TILE_OF_SHORT_ROWS:
@@ -181,8 +181,8 @@ def with_wide_accesses(tile, layout, itemsize, aligned):
 
     aligned: both begin at a multiple of 16 bytes.
 
-    A row may start between two accesses, if it does so in all of these arrays alike. Its first and last
-    few logits are then the tile's edge.
+    A row may start between two accesses, if it does so in all of these arrays alike. Its first and last few logits are
+    then the tile's edge.
     """
     arrays = layout.logits_strides, layout.gradient_strides, layout.target_strides
     steps = list(zip(*filter(None, arrays), strict=True))
@@ -191,10 +191,7 @@ def with_wide_accesses(tile, layout, itemsize, aligned):
         return tile
     if all(step % vec == 0 for step in (layout.classes, *sum(steps, ()))):
         return tile._replace(vec=min(vec, tile.cols))
-    if (
-        tile.rows > 1
-        or tile.cols < 2 * vec
-        or any((logits - step) % vec for logits, *others in steps for step in others)
-    ):
+    alike = all((step - logits) % vec == 0 for logits, *others in steps for step in others)
+    if tile.rows > 1 or tile.cols < 2 * vec or not alike:
         return tile
     return tile._replace(vec=vec, edge=max(2 * vec, WARP * tile.warps * tile.ctas))
