@@ -69,7 +69,6 @@ GROUPS = {
     ],
     "soft targets": [
         ((8, 1000), "bfloat16", False, 16, 1, "bfloat16"),
-        ((8, 32_000), "bfloat16", False, 16, 4, "bfloat16"),
         ((8, UNALIGNED), "bfloat16", False, 16, 8, "float32"),
         ((8, 128_256), "bfloat16", False, 16, 16, "bfloat16"),
         ((8, 65_024), "bfloat16", False, 1, 1, "bfloat16"),

@@ -79,11 +79,10 @@ def test_soft_targets_launch_no_more_than_labels(launches, dtype, reduction):
     for name, settings in cases.items():
         names = counted(launches, ms.loss, dtype, rows, reduction=reduction, **settings)
         assert len(names) <= MOST.get(name, MOST["each argument"]), (name, names)
-    for targets in (rows, rows.to(dtype)):
-        for weight in (None, each["weight"]):
-            settings = {"weight": weight, "label_smoothing": 0.1, "reduction": reduction}
-            names = counted(launches, ms.cross_entropy, dtype, targets, **settings)
-            assert len(names) <= MOST["drop-in"], (settings, names)
+    for targets, weight in ((rows, None), (rows.to(dtype), each["weight"])):
+        settings = {"weight": weight, "label_smoothing": 0.1, "reduction": reduction}
+        names = counted(launches, ms.cross_entropy, dtype, targets, **settings)
+        assert len(names) <= MOST["drop-in"], (settings, names)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
