@@ -6,13 +6,15 @@
     python benchmarks/gpu.py --device cpu --quick --no-compile                     the harness itself, without a GPU
     python benchmarks/regress.py old.json new.json                                  what became slower
 
-Parts. `logits`: loss and gradient of logits. `small`: the same for small problems in float32, whose time is that of the
-launches; the wall clock of a call is measured too. `head`: a linear head N×D×K, forward and backward. `jax`: the first
-part in JAX, in a process of its own. It decides whether JAX needs a kernel of its own (above 1.3 times our time).
+Parts. `logits`: loss and gradient of logits. `soft`: the same with soft targets. `small`: the first part for small
+problems in float32, whose time is that of the launches; the wall clock of a call is measured too. `head`: a linear head
+N×D×K, forward and backward. `jax`: the first part in JAX, in a process of its own. It decides whether JAX needs a
+kernel of its own (above 1.3 times our time).
 
 Two floors are measured in the same rounds. A gradient needs at least one read and one write of each logit, as a copy
-does (4 bytes in bfloat16). Where only backward knows the upstream gradient, it needs two reads (6 bytes). The floor of
-the head is its three matrix products. `ratio` in the JSON is time / copy, for the head time / products.
+does (4 bytes in bfloat16). Where only backward knows the upstream gradient, or with soft targets, it needs two reads (6
+bytes). The floor of the head is its three matrix products. `ratio` in the JSON is time / copy, for the head time /
+products.
 
 In each round every contender runs once, in a new random order, on the random numbers of that round. They are made anew
 for each contender, because some write over them. Then the L2 cache is filled with clean lines of another buffer. So no
@@ -37,8 +39,8 @@ from pathlib import Path
 import torch
 from contenders import FLOOR
 from cpu import machine
-from gpu_contenders import IN_JAX, OF_HEADS, OF_LOGITS, jax_ours
-from gpu_problems import Head, Logits
+from gpu_contenders import IN_JAX, OF_HEADS, OF_LOGITS, OF_SOFT, jax_ours
+from gpu_problems import Head, Logits, Soft
 from gpu_race import WARM_UP_ROUNDS, DeadDevice, Device, measure, wall_seconds
 from gpu_report import markdown, picture
 from report import save
@@ -46,11 +48,13 @@ from rich.progress import Progress
 
 SHAPES = {
     "logits": "8192x32000,8192x50257,8192x50304,8192x128256,8192x262144",
+    "soft": "256x1000,8192x32000,8192x50257,8192x128256",
     "small": "256x10,4096x1000,65536x10,8x21x512x512",
     "head": "4096x4096x128256",
 }
-QUICK_SHAPES = {"logits": "8192x32000,8192x50257", "small": "256x10", "head": "2048x2048x32000"}
-CPU_SHAPES = {"logits": "9x33,70x50", "small": "6x4x2x2", "head": "6x16x33"}
+QUICK_SHAPES = {"logits": "8192x32000,8192x50257", "soft": "8192x32000", "small": "256x10", "head": "2048x2048x32000"}
+CPU_SHAPES = {"logits": "9x33,70x50", "soft": "9x33", "small": "6x4x2x2", "head": "6x16x33"}
+KINDS = {"logits": (Logits, OF_LOGITS), "soft": (Soft, OF_SOFT), "small": (Logits, OF_LOGITS), "head": (Head, OF_HEADS)}
 CPU_WARNING = "MEASURED ON A CPU, TO TRY THE HARNESS: THESE FIGURES MEAN NOTHING"
 
 
@@ -97,8 +101,8 @@ def problems(options):
     """(contenders, function that makes the problem, its name) for every problem of this run."""
     shapes = CPU_SHAPES if options.device == "cpu" else QUICK_SHAPES if options.quick else SHAPES
     for part in (part for part in shapes if part in options.parts):
-        dtypes = {"logits": options.dtypes, "small": "float32", "head": "bfloat16"}[part].split(",")
-        kind, contenders = (Head, OF_HEADS) if part == "head" else (Logits, OF_LOGITS)
+        dtypes = {"small": "float32", "head": "bfloat16"}.get(part, options.dtypes).split(",")
+        kind, contenders = KINDS[part]
         for dtype in dtypes:
             for shape in (options.shapes or shapes[part]).split(","):
                 settings = {"small": True} if part == "small" else {}
@@ -159,9 +163,9 @@ def about_machine(device):
 
 def parser():
     one = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    one.add_argument("--parts", default="logits,small,head,jax", help="some of logits, small, head, jax")
+    one.add_argument("--parts", default="logits,soft,small,head,jax", help="some of these five")
     one.add_argument("--shapes", help="of one part, such as 8192x32000 (classes on axis 1)")
-    one.add_argument("--dtypes", default="bfloat16", help="of logits and jax: bfloat16, float16, float32")
+    one.add_argument("--dtypes", default="bfloat16", help="of logits, soft and jax: bfloat16, float16, float32")
     one.add_argument("--rounds", type=int, help="timed rounds; by default 25, with --quick 5")
     one.add_argument("--without", default="", help="contenders to leave out, by the beginnings of their names")
     one.add_argument("--no-compile", dest="compile", action="store_false", help="the same as --without torch.compile")

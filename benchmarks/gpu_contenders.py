@@ -47,7 +47,7 @@ def rows_only(problem):
 
 def eager(problem, reduction, loss=F.cross_entropy, **options):
     options = {"label_smoothing": SMOOTHING, "reduction": reduction} | options
-    return lambda: loss(problem.leaf, problem.labels, **options)
+    return lambda: loss(problem.leaf, problem.targets, **options)
 
 
 def everyday(loss, **options):
@@ -70,7 +70,7 @@ def ours(problem, reduction):
 
 def ours_at_once(problem, out=False):
     options = {"label_smoothing": SMOOTHING, "axis": 1, "out": problem.out if out else None}
-    return lambda: multismooth.torch.loss_and_grad(problem.logits, problem.labels, **options)
+    return lambda: multismooth.torch.loss_and_grad(problem.logits, problem.targets, **options)
 
 
 def liger(problem, reduction):
@@ -86,7 +86,7 @@ def flash(problem, reduction):
     rows_only(problem)
 
     def call():
-        losses, _ = cross_entropy_loss(problem.leaf, problem.labels, label_smoothing=SMOOTHING)
+        losses, _ = cross_entropy_loss(problem.leaf, problem.targets, label_smoothing=SMOOTHING)
         return losses if reduction == "none" else losses.mean()
 
     return call
@@ -96,14 +96,14 @@ def quack(problem, reduction):
     from quack import cross_entropy
 
     rows_only(problem)
-    return lambda: cross_entropy(problem.leaf, problem.labels, reduction=reduction)
+    return lambda: cross_entropy(problem.leaf, problem.targets, reduction=reduction)
 
 
 def quack_at_once(problem):
     from quack.cross_entropy import cross_entropy_fwd
 
     rows_only(problem)
-    return lambda: cross_entropy_fwd(problem.logits, problem.labels, return_dx=True)
+    return lambda: cross_entropy_fwd(problem.logits, problem.targets, return_dx=True)
 
 
 def jax_ours(problem):
@@ -115,7 +115,7 @@ def jax_ours(problem):
     def loss(z, y):
         return multismooth.jax.loss(z, y, label_smoothing=SMOOTHING, axis=1)
 
-    arrays = [jax.dlpack.from_dlpack(x) for x in (problem.logits, problem.labels.int())]
+    arrays = [jax.dlpack.from_dlpack(x) for x in (problem.logits, problem.targets.int())]
     step = jax.jit(jax.value_and_grad(loss)).lower(*arrays).compile()
     return lambda: step(*arrays)
 
@@ -145,6 +145,15 @@ OF_LOGITS = (
         for name, loss, remark, smoothing in LOSSES
     ),
 )
+OF_SOFT = (
+    *OF_LOGITS[:2],
+    *(Contender(name, by_autograd(loss), remark, smoothing) for name, loss, remark, smoothing in LOSSES[:3]),
+    Contender("multismooth.torch, loss_and_grad", ours_at_once, "no autograd"),
+    *(
+        Contender(f"{name}, upstream", by_autograd(loss, "none"), remark, smoothing, "random")
+        for name, loss, remark, smoothing in LOSSES[:3]
+    ),
+)
 IN_JAX = Contender("multismooth.jax, jit", jax_ours, "in a process of its own; wall clock of successive calls")
 
 
@@ -165,7 +174,7 @@ def head(loss, **options):
 
     def call(problem, _):
         run = loss()
-        return lambda: run(problem.hidden, problem.classifier, problem.labels, **options)
+        return lambda: run(problem.hidden, problem.classifier, problem.targets, **options)
 
     return by_autograd(call)
 

@@ -104,25 +104,29 @@ def calls(rows, classes):
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, classes, (rows,), generator=generator)
     weight, each = torch.rand(classes, generator=generator) + 0.5, torch.rand(rows, generator=generator)
+    soft = torch.rand(rows, classes, generator=generator).softmax(1)
 
-    def step(function, dtype=torch.float32, **settings):
+    def step(function, dtype=torch.float32, targets=labels, **settings):
         logits = torch.randn(rows, classes, generator=generator).to(dtype).requires_grad_()
 
         def run():
-            torch.autograd.grad(function(logits, labels, label_smoothing=0.1, **settings), logits)
+            torch.autograd.grad(function(logits, targets, label_smoothing=0.1, **settings), logits)
 
         return run
 
     return {
         "F.cross_entropy": step(F.cross_entropy),
         "F.cross_entropy, class weights": step(F.cross_entropy, weight=weight),
+        "F.cross_entropy, soft targets": step(F.cross_entropy, targets=soft),
         "plain": step(ms.loss),
         "plain, bfloat16": step(ms.loss, torch.bfloat16),
         "plain, float16": step(ms.loss, torch.float16),
         "class weights": step(ms.loss, weight=weight),
         "sample weights": step(ms.loss, sample_weight=each),
+        "soft targets": step(ms.loss, targets=soft),
         "drop-in": step(ms.cross_entropy),
         "drop-in, class weights": step(ms.cross_entropy, weight=weight),
+        "drop-in, soft targets": step(ms.cross_entropy, targets=soft),
     }
 
 

@@ -2,6 +2,7 @@
 
     python benchmarks/gpu_tiles.py                                    8,192 rows of 32,000, 50,257 and 128,256 classes
     python benchmarks/gpu_tiles.py --shapes 8192x32000 --rounds 50 --out tiles.json
+    python benchmarks/gpu_tiles.py --soft                             the same with soft targets
     python benchmarks/gpu_tiles.py --dry                              tiny shapes in Triton's interpreter, without a GPU
 
 A contender is the kernel `both` with one tile, or the kernel `forward` and then the kernel `backward`. All of them
@@ -27,7 +28,7 @@ import torch
 from contenders import SMOOTHING
 from gpu import about_machine, shape_of
 from gpu_contenders import OF_LOGITS, Contender
-from gpu_problems import Logits
+from gpu_problems import Logits, Soft
 from gpu_race import WARM_UP_ROUNDS, DeadDevice, Device, measure
 from report import errors_text, number, table
 from rich.progress import Progress
@@ -51,14 +52,15 @@ LOGITS_PER_THREAD = (16, 32, 64)  # of a looping tile
 
 def call_of(problem):
     """The arguments of the kernels for a problem's memory, which is filled anew for each run."""
-    each = torch.ones(problem.labels.shape, dtype=torch.float32, device=problem.labels.device)
-    plan = Plan(problem.labels, a=(1 - SMOOTHING) * each, b=SMOOTHING * each, active=each > 0)
+    each = torch.ones_like(problem.weights)
+    targets = {"u" if isinstance(problem, Soft) else "labels": problem.targets}
+    plan = Plan(a=(1 - SMOOTHING) * each, b=SMOOTHING * each, active=each > 0, **targets)
     return launch.Call(problem.logits, plan, 1, out=problem.out)
 
 
 def run_both(problem, tile):
     call = call_of(problem)
-    return lambda: (call.losses(choice.compiled().both, tile)[0], call.gradient)
+    return lambda: (call.losses("both", tile)[0], call.gradient)
 
 
 def run_forward_backward(problem):
@@ -68,7 +70,7 @@ def run_forward_backward(problem):
     )
 
     def run():
-        losses, *found = call.losses(choice.compiled().forward, forward)
+        losses, *found = call.losses("forward", forward)
         call.backward(backward, *found)
         return losses, call.gradient
 
@@ -100,8 +102,8 @@ def named(tile):
 
 def racing(problem, max_blocks):
     """(the floors, the library's choice, and every other tile; the name of the choice)."""
-    layout, itemsize = call_of(problem).layout, problem.logits.itemsize
-    chosen = tiles.both_tile(layout, itemsize, max_blocks)
+    call, itemsize = call_of(problem), problem.logits.itemsize
+    layout, chosen = call.layout, tiles.both_tile(call.layout, *call.itemsizes, max_blocks)
     entries = dict.fromkeys((chosen, *candidates(layout, itemsize, max_blocks), None))
     made = [
         Contender(named(tile), run_forward_backward if tile is None else partial(run_both, tile=tile), upstream="sum")
@@ -129,7 +131,7 @@ def run(options):
     device, result = Device(kind), {"machine": {}, "rows": [], "left out": []}
     blocks = choice.MAX_CLUSTER_BLOCKS if options.dry else choice.max_cluster_blocks(torch.device(kind, 0))
     for shape in options.shapes.split(","):
-        problem = Logits(shape_of(shape), options.dtype, kind)
+        problem = (Soft if options.soft else Logits)(shape_of(shape), options.dtype, kind)
         entries, chosen = racing(problem, blocks)
         with Progress() as progress:
             task = progress.add_task(shape, total=WARM_UP_ROUNDS + options.rounds)
@@ -154,6 +156,7 @@ def read(arguments):
     one.add_argument(
         "--dtype", choices=("bfloat16", "float16", "float32"), help="by default bfloat16, with --dry float32"
     )
+    one.add_argument("--soft", action="store_true", help="soft targets, in the dtype of the logits")
     one.add_argument("--rounds", type=int, help="timed rounds; by default 25, with --dry 1")
     one.add_argument("--dry", action="store_true", help="run in Triton's interpreter, on a CPU")
     one.add_argument("--out", help="write JSON here")

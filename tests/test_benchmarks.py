@@ -91,7 +91,7 @@ def test_no_benchmark_is_taken_for_a_package():
 def test_the_gpu_harness_runs_and_says_that_a_cpu_proves_nothing(load, tmp_path):
     need("matplotlib")
     files = [tmp_path / name for name in ("a.json", "a.md", "a.png")]
-    options = ["--device", "cpu", "--quick", "--no-compile", "--rounds", "1", "--parts", "logits,small,head"]
+    options = ["--device", "cpu", "--quick", "--no-compile", "--rounds", "1", "--parts", "logits,soft,small,head"]
     load("gpu").main([*options, "--out", str(files[0]), "--markdown", str(files[1]), "--plot", str(files[2])])
     result = json.loads(files[0].read_text())
     found = {(row["dtype"], row["name"]): row for row in result["rows"]}
@@ -104,6 +104,7 @@ def test_the_gpu_harness_runs_and_says_that_a_cpu_proves_nothing(load, tmp_path)
                 assert loss < tolerance("float32"), row
                 assert gradient < tolerance(group.partition(",")[0]), row
                 assert row["ran"], row
+    assert found["bfloat16, soft targets", "multismooth.torch"]["error"][0] < tolerance("float32")
     assert found["float32, small", "multismooth.torch"]["wall"] > 0
     assert (
         found["bfloat16", "copy (floor)"]["ratio"] == found["bfloat16, linear head", "the three products"]["ratio"] == 1
@@ -136,7 +137,10 @@ def test_what_the_gpu_harness_has_measured_is_saved_before_the_next_problem(load
 
 @pytest.mark.parametrize(
     ("kind", "shape", "contenders"),
-    [("Logits", (70, 50), "OF_LOGITS"), ("Logits", (6, 4, 2, 3), "OF_LOGITS"), ("Head", (70, 16, 33), "OF_HEADS")],
+    [
+        *(("Logits", (70, 50), "OF_LOGITS"), ("Logits", (6, 4, 2, 3), "OF_LOGITS")),
+        *(("Soft", (70, 50), "OF_SOFT"), ("Head", (70, 16, 33), "OF_HEADS")),
+    ],
     ids=str,
 )
 def test_the_error_column_is_exact(load, kind, shape, contenders):
@@ -311,7 +315,7 @@ def test_every_tile_of_the_gpu_race_computes_the_same(load, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--device", "cpu", "--parts", "logits,heads"], "heads is none of logits, small, head, jax"),
+        (["--device", "cpu", "--parts", "logits,heads"], "heads is none of logits, soft, small, head, jax"),
         (["--device", "cpu", "--shapes", "4x3"], "name the one part"),
     ],
 )

@@ -184,8 +184,9 @@ def test_the_other_half_of_a_memory_is_not_the_logits(device):
 def test_layouts_fold_where_they_can():
     assert layout_of((8, 3, 5), 2, (15, 5, 1))[:3] == (1, 5, 24)
     assert layout_of((8, 3, 5), 1, (15, 5, 1))[:3] == (8, 3, 5)
-    assert layout_of((8, 3, 5), 2, (20, 5, 1)) == (8, 5, 3, (20, 5, 1), (20, 5, 1))
-    assert layout_of((8, 3, 5), 2, (20, 5, 1), (15, 5, 1)) == (8, 5, 3, (20, 5, 1), (15, 5, 1))
+    assert layout_of((8, 3, 5), 2, (20, 5, 1)) == (8, 5, 3, (20, 5, 1), (20, 5, 1), None)
+    assert layout_of((8, 3, 5), 2, (20, 5, 1), (15, 5, 1)) == (8, 5, 3, (20, 5, 1), (15, 5, 1), None)
+    assert layout_of((8, 3, 5), 2, *[(15, 5, 1)] * 2, (5, 0, 1)) == (8, 5, 3, *[(15, 5, 1)] * 2, (5, 0, 1))
     assert layout_of((2, 3, 4, 5), 0, (60, 1, 3, 12)) is None
     assert layout_of((5,), 0, (1,))[:3] == (1, 5, 1)
 
@@ -300,7 +301,7 @@ def test_on_a_cpu_they_run_only_when_they_are_named(device):
 def test_what_they_cannot_compute_is_refused(device):
     z = torch.randn(4, 3, device=device)
     y, soft = torch.zeros(4, dtype=torch.long, device=device), torch.full((4, 3), 1 / 3, device=device)
-    for targets, settings in ((soft, {}), (y, {"prior": soft[:3]}), (y, {"class_mask": soft > 0})):
+    for targets, settings in ((soft, {"prior": soft[:3]}), (y, {"prior": soft[:3]}), (y, {"class_mask": soft > 0})):
         with multismooth.implementation("triton"), pytest.raises(ValueError, match="computes this call here: whole"):
             multismooth.torch.loss(z, targets, **settings)
         with multismooth.implementation("triton", "whole") as ran:
@@ -309,19 +310,21 @@ def test_what_they_cannot_compute_is_refused(device):
 
 
 def test_the_conformance_suite_runs_them(device):
-    """The kernels compute every random problem that has labels, and the same prior and mask for all elements."""
-    counted = {True: 0, False: 0}
+    """The kernels compute every random problem that has the same prior and mask for all elements."""
+    counted = {True: 0, False: 0, "soft": 0}
     for seed in range(0, 200 * VARIATIONS, VARIATIONS):
         drawn = drawn_problem(seed, reckless=False)
         rows = [drawn.settings[name] for name in ("prior", "class_mask") if name in drawn.settings]
         shared = drawn.logits.ndim == 1 or all(row.ndim == 1 for row in rows)
-        supported = shared and not drawn.soft and drawn.logits.size > 0
+        supported = shared and drawn.logits.size > 0
         settings = {name: tensor(value, device) for name, value in drawn.settings.items()}
         with multismooth.implementation("triton", "whole", "spec") as ran:
             multismooth.torch.loss_and_grad(tensor(drawn.logits, device), tensor(drawn.targets, device), **settings)
         assert ran == ["triton" if supported else "whole"]
         counted[supported] += 1
+        counted["soft"] += supported and drawn.soft
     assert counted[True] > 60
+    assert counted["soft"] > 20
 
 
 class Broken:
@@ -390,9 +393,10 @@ def test_nothing_waits_for_the_device():
     torch.cuda.set_sync_debug_mode("error")
     try:
         for reduction in ("mean", "none"):
-            with multismooth.implementation("triton"):
-                loss = multismooth.torch.loss(z, y, reduction=reduction, **settings)
-                torch.autograd.grad(loss, z, torch.ones_like(loss))
+            for targets in (y, torch.rand_like(z).softmax(1)):
+                with multismooth.implementation("triton"):
+                    loss = multismooth.torch.loss(z, targets, reduction=reduction, **settings)
+                    torch.autograd.grad(loss, z, torch.ones_like(loss))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

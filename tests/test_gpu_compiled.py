@@ -28,7 +28,8 @@ import pytest
 from requirements import need
 
 UNALIGNED = 50_257  # rows of bfloat16 that are no multiple of 16 bytes
-# {group: [(shape, dtype, with every option, blocks that may share a row, blocks that share a row in `both`)]}
+# {group: [(shape, dtype, with every option, blocks that may share a row, blocks that share a row in `both`, dtype of
+# soft targets where there are some)]}
 # Each group is compiled in a process of its own, which takes 10 to 15 CPU seconds.
 GROUPS = {
     "vocabularies": [
@@ -66,12 +67,19 @@ GROUPS = {
         ((2, 150, 4096), "bfloat16", False, 16, 1),
         ((2, 1000, 4096), "bfloat16", False, 16, 1),
     ],
+    "soft targets": [
+        ((8, 1000), "bfloat16", False, 16, 1, "bfloat16"),
+        ((8, UNALIGNED), "bfloat16", False, 16, 8, "float32"),
+        ((8, 128_256), "bfloat16", False, 16, 16, "bfloat16"),
+        ((8, 65_024), "bfloat16", False, 1, 1, "bfloat16"),
+        ((4096, 30), "float32", True, 16, 1, "float32"),
+    ],
 }
 
 
 CAPPED = [((8, 1000), "bfloat16", True, 16, 1), ((8, UNALIGNED), "float32", False, 16, 4)]  # with a soft cap, too
 MIN_CLASSES_ROWS = 1000  # rows of fewer are not read 16 bytes at a time, and their machine code is not read
-BYTES = {"bfloat16": 2, "float32": 4}  # of a logit
+BYTES = {None: 0, "bfloat16": 2, "float32": 4}  # of a logit, and of a soft target
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,7 @@ class Code:
     shape: tuple[int, ...]
     dtype: str
     options: bool
+    targets: str | None  # dtype of soft targets; None: they are labels
     expected_blocks: int  # that share a row in `both`
     blocks: int
     warps: int
@@ -116,15 +125,17 @@ class Driver:
         return 0
 
 
-def plan_of(shape, options, epsilon):
-    torch, spec = need("torch"), need("multismooth.spec")
+def plan_of(shape, options, epsilon, targets, softcap=None):
+    torch, plan_of_kernel = need("torch"), need("multismooth.torch.gpu.arguments").KernelPlan
     elements, row = (shape[0], *shape[2:]), (1, shape[1], *(1,) * (len(shape) - 2))
-    labels, each = torch.zeros(elements, dtype=torch.int64), torch.ones(elements)
-    plan = spec.Plan(labels, a=(1 - epsilon) * each, b=epsilon * each, active=each > 0)
-    if not options:
-        return plan
-    more = {"v": torch.ones(row), "v_sum": torch.ones(1), "mask": torch.ones(row, dtype=torch.bool)}
-    return plan._replace(z_loss=0.1, **more)
+    each, rows, more = torch.ones(elements), {"labels": torch.zeros(elements, dtype=torch.int64)}, {}
+    if targets is not None:
+        rows = {"u": torch.zeros(shape, dtype=getattr(torch, targets)), "u_sum": None}
+    if options:
+        more = {"v": torch.ones(row), "v_sum": torch.ones(1), "mask": torch.ones(row, dtype=torch.bool), "z_loss": 0.1}
+    plan = plan_of_kernel(a=(1 - epsilon) * each, b=epsilon * each, active=each > 0, softcap=softcap, **rows, **more)
+    plan.column, plan.tolerance = torch.ones(shape[1]) if targets and options else None, 1e-3 if targets else None
+    return plan
 
 
 def dumped(cubin, *options):
@@ -197,12 +208,14 @@ def others():
             plans.planned(call._replace(z_loss=z_loss), settings)
     weight, each = torch.ones(7), torch.ones(100)
     arrays = call._replace(weight=weight, sample_weight=each, label_smoothing=each, class_mask=weight > 0, z_loss=0.1)
+    soft = arrays._replace(targets=call.logits)
     for convention in ("torch", "others"):
         settings = problem.Settings(conventions.resolve(convention), 1)
         for size in (100, 1):
             plans.MAX_ELEMENTS_IN_ONE_LAUNCH = size
             for one in (arrays, arrays._replace(normalizer=each[0]), call._replace(weight=weight)):
                 plans.planned_from_arrays(one, settings)
+            plans.planned_from_arrays(soft, settings._replace(soft=True))
     launch.guarded({"label_smoothing": (each, 1.0)})
     launch.guarded({name: (weight, high) for name, high in zip("abcde", (1.0, *[None] * 4), strict=True)})
     for dtype in (torch.bfloat16, torch.float32):
@@ -215,7 +228,6 @@ def compiled(cases, softcap=None):
     """The Code of all kernels of the cases, and of one more call with another ε each."""
     torch, choice, launch = need("torch"), need("multismooth.torch.gpu.choice"), need("multismooth.torch.gpu.launch")
     need("triton.runtime").driver.set_active(Driver())
-    kernel_plan = need("multismooth.torch.gpu.arguments").KernelPlan
     kernels, found, known = choice.compiled(), [], {}
 
     def launcher(name):
@@ -223,25 +235,27 @@ def compiled(cases, softcap=None):
             kernel = getattr(kernels, name).run(*arguments, grid=(1,), warmup=True, **options)
             if kernel not in known:
                 code = measured(kernel, arguments, options, reads_code and not adds_up)
-                known[kernel] = {"kernel": name, "number": len(known)} | code
+                known[kernel] = {"kernel": name.removeprefix("soft_"), "number": len(known)} | code
             found.append(Code(**case, **known[kernel]))
 
         return {name: _Grid(launch)}
 
-    wrapped = SimpleNamespace(tl=kernels.tl, **launcher("forward"), **launcher("backward"), **launcher("both"))
+    names = [f"{prefix}{name}" for prefix in ("", "soft_") for name in ("forward", "backward", "both")]
+    wrapped = SimpleNamespace(tl=kernels.tl, **{key: one for name in names for key, one in launcher(name).items()})
     choice.compiled = lambda: wrapped
-    for shape, dtype, options, blocks, shared in cases:
+    for shape, dtype, options, blocks, shared, *targets in cases:
         choice.max_cluster_blocks = lambda device, blocks=blocks: blocks if choice.compiles_clusters() else 1
-        case = {"shape": shape, "dtype": dtype, "options": options, "expected_blocks": shared}
+        targets = targets[0] if targets else None
+        case = {"shape": shape, "dtype": dtype, "options": options, "targets": targets, "expected_blocks": shared}
         logits = torch.zeros(shape, dtype=getattr(torch, dtype))
         reads_code, adds_up = softcap is None and (shape[1] >= MIN_CLASSES_ROWS or len(shape) > 2), False
         for epsilon in (0.1, 0.3):
-            plan = plan_of(shape, options, epsilon)._replace(softcap=softcap)
+            plan = plan_of(shape, options, epsilon, targets, softcap)
             _, *found_by_forward = launch.losses(logits, plan, 1)
             launch.gradient(logits, plan, 1, *found_by_forward)
             launch.triton(logits, plan, 1)
         if shared == 1:
-            plan, adds_up = kernel_plan(*plan), True
+            adds_up = True
             plan.ticket = torch.zeros((), dtype=torch.int32)
             launch.triton(logits, plan, 1, summed=True)
     choice.compiled = lambda: kernels
@@ -301,8 +315,8 @@ def codes(all_codes):
 def adding(all_codes):
     """[(the Code of a `both` that adds up the losses, that of the same `both` that does not)]"""
     both = [code for code in all_codes if code.kernel == "both"]
-    plain = {(code.shape, code.dtype, code.options): code for code in both if not code.adds_up}
-    return [(code, plain[code.shape, code.dtype, code.options]) for code in both if code.adds_up]
+    plain = {(code.shape, code.dtype, code.options, code.targets): code for code in both if not code.adds_up}
+    return [(code, plain[code.shape, code.dtype, code.options, code.targets]) for code in both if code.adds_up]
 
 
 @pytest.fixture
@@ -325,7 +339,7 @@ def test_nothing_spills(codes):
 
 def test_kernels_that_take_no_tile_compile_too(triton):
     found = answers("others", triton)
-    launched = {"lookup": 4, "everyday": 12, "sums": 6, "guard": 2, "rescale": 2}
+    launched = {"lookup": 4, "everyday": 16, "sums": 8, "guard": 2, "rescale": 2}
     assert {name: len(stacks) for name, stacks in found.items()} == launched
     assert not any(map(any, found.values()))
 
@@ -362,7 +376,8 @@ def test_two_blocks_fit_on_a_multiprocessor(codes):
 def test_memory_is_accessed_in_16_bytes(codes):
     for code in named(codes, "forward", "backward", "both"):
         reads = 1 if code.kernel != "both" or code.resident else 2
-        assert code.wide_loads == code.accesses * reads or (code.options and code.wide_loads >= code.accesses), code
+        loads = (code.accesses + code.logits * BYTES[code.targets] // 16) * reads
+        assert code.wide_loads == loads or (code.options and code.wide_loads >= loads), code
         assert code.wide_stores == (0 if code.kernel == "forward" else code.accesses), code
     for code in named(codes, "forward", "backward", "both", rows=False):
         assert code.wide_loads >= code.accesses, code
@@ -380,10 +395,11 @@ def test_one_exponential_for_a_logit(codes):
 
 
 def test_instructions_for_a_logit(codes):
-    """An H200 can issue 27 in the time of 4 bytes. This is without options and edges."""
+    """An H200 can issue 27 in the time of 4 bytes, and 40 in that of 6. This is without options and edges."""
     for code in named(codes, "forward", "both", "backward"):
         if code.dtype == "bfloat16" and (code.resident or code.kernel != "both"):
-            most = {"forward": 21, "both": 22, "backward": 17}[code.kernel]
+            labels, soft = {"forward": (21, 31), "both": (22, 33), "backward": (17, 17)}[code.kernel]
+            most = labels if code.targets is None else soft
             assert code.options or code.edge or code.instructions <= most * code.logits, code
 
 
@@ -393,7 +409,8 @@ def test_the_rows_in_flight_fit_into_the_l2_cache(codes):
         if not code.resident:
             threads = 32 * code.warps
             blocks = min(2048 // threads, 65_536 // (threads * (code.registers + 7 & ~7)))
-            assert 132 * blocks * code.shape[1] * BYTES[code.dtype] <= 40 * 2**20, code
+            bytes_of_class = BYTES[code.dtype] + BYTES[code.targets]
+            assert 132 * blocks * code.shape[1] * bytes_of_class <= 40 * 2**20, code
 
 
 def test_another_smoothing_compiles_nothing(codes):
@@ -404,13 +421,17 @@ def test_another_smoothing_compiles_nothing(codes):
 
 def table():
     """The measurements as text."""
-    lines = ["kernel    logits        dtype     options  blocks×warps  registers  instructions/logit  exponentials"]
+    lines = [
+        "kernel    logits        dtype     targets   options  blocks×warps  registers  stack  instructions/logit  "
+        "exponentials"
+    ]
     for code in dict.fromkeys(compiled(case for cases in GROUPS.values() for case in cases)):
         shape = "×".join(map(str, code.shape))
         each = code.instructions / code.logits
         lines.append(
-            f"{code.kernel:9} {shape:13} {code.dtype:9} {'all' if code.options else 'none':8} "
-            f"{code.blocks:6}×{code.warps:<6} {code.registers:9} {each:19.1f} {code.exponentials / code.logits:13.2f}"
+            f"{code.kernel:9} {shape:13} {code.dtype:9} {code.targets or 'labels':9} "
+            f"{'all' if code.options else 'none':8} {code.blocks:6}×{code.warps:<6} {code.registers:9} {code.stack:6} "
+            f"{each:19.1f} {code.exponentials / code.logits:13.2f}"
         )
     return "\n".join(lines)
 

@@ -51,13 +51,14 @@ def same(one, other):
 def calls(ms, torch):
     """{name: a function without arguments that makes a loss and asks for its gradient}"""
     labels, weight, each = torch.arange(16) % 7, torch.rand(12) + 0.5, torch.rand(16)
+    rows = torch.rand(16, 12).softmax(1)
 
-    def step(dtype=torch.float32, function=ms.loss, upstream=None, shift=0, **settings):
+    def step(dtype=torch.float32, function=ms.loss, upstream=None, shift=0, targets=labels, **settings):
         memory = torch.randn(16 * 12 + shift).to(dtype)
 
         def run():
             logits = memory[shift:].view(16, 12).requires_grad_()
-            loss = function(logits, labels, **settings)
+            loss = function(logits, targets, **settings)
             torch.autograd.grad(loss, logits, torch.ones_like(loss) if upstream is None else upstream)
 
         return run
@@ -70,6 +71,15 @@ def calls(ms, torch):
         "one by one": step(reduction="none", upstream=each),
         "a normalizer and a z-loss": step(normalizer=50.0, z_loss=0.1),
         "arrays": step(weight=weight, sample_weight=each, label_smoothing=each / 3, class_mask=weight > 0),
+        "soft targets": step(targets=rows),
+        "soft targets of another dtype, and arrays": step(
+            torch.bfloat16,
+            targets=rows,
+            weight=weight,
+            sample_weight=each,
+            class_mask=weight > 0,
+            upstream=0.5 * each[0],
+        ),
         "a drop-in": step(function=ms.cross_entropy, weight=weight, label_smoothing=0.1),
     }
 

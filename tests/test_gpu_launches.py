@@ -38,15 +38,16 @@ def arguments():
     }
 
 
-def counted(launches, function, dtype, **settings):
-    """The launches of forward and backward."""
+def counted(launches, function, dtype, targets=None, **settings):
+    """The launches of forward and backward. targets: labels by default."""
     logits = torch.randn(ROWS, CLASSES, dtype=dtype, requires_grad=True)
-    labels = torch.arange(ROWS) % 7
-    labels[3] = -100
+    if targets is None:
+        targets = torch.arange(ROWS) % 7
+        targets[3] = -100
     launches.torch.clear()
     launches.triton.clear()
     with launches:
-        loss = function(logits, labels, **settings)
+        loss = function(logits, targets, **settings)
         torch.autograd.grad(loss, logits, torch.ones_like(loss))
     return [*launches.triton, *launches.torch]
 
@@ -64,6 +65,39 @@ def test_forward_and_backward_launch_few_kernels(launches, dtype, reduction):
         found[name] = counted(launches, ms.loss, dtype, reduction=reduction, **{name: value})
     for name, names in found.items():
         assert len(names) <= MOST.get(name, MOST["each argument"]), (name, names)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_soft_targets_launch_no_more_than_labels(launches, dtype, reduction):
+    """Rows whose values no check reads, of the logits' dtype and of another one."""
+    each = arguments() | {"logit_softcap": 30.0, "z_loss": 0.1}
+    if reduction != "mean":
+        del each["normalizer"]
+    rows = torch.rand(ROWS, CLASSES).softmax(1)
+    cases = {"plain": {}, "all arguments": each} | {name: {name: value} for name, value in each.items()}
+    for name, settings in cases.items():
+        names = counted(launches, ms.loss, dtype, rows, reduction=reduction, **settings)
+        assert len(names) <= MOST.get(name, MOST["each argument"]), (name, names)
+    for targets, weight in ((rows, None), (rows.to(dtype), each["weight"])):
+        settings = {"weight": weight, "label_smoothing": 0.1, "reduction": reduction}
+        names = counted(launches, ms.cross_entropy, dtype, targets, **settings)
+        assert len(names) <= MOST["drop-in"], (settings, names)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_logits_take_at_most_three_launches_more(launches, dtype, monkeypatch):
+    """Sums over elements or classes have a launch of their own, and PyTorch adds up the losses and rounds the sum."""
+    monkeypatch.setattr(plans, "MAX_ELEMENTS_IN_ONE_LAUNCH", 0)
+    monkeypatch.setattr(launch, "MAX_LOGITS_ADDED_UP", 0)
+    each, rows, smoothing = arguments(), torch.rand(ROWS, CLASSES).softmax(1), {"label_smoothing": 0.1}
+    for targets, most in ((None, (6, 7, 7)), (rows, (5, 7, 6))):
+        names = (
+            counted(launches, ms.loss, dtype, targets),
+            counted(launches, ms.loss, dtype, targets, **each),
+            counted(launches, ms.cross_entropy, dtype, targets, weight=each["weight"].to(dtype), **smoothing),
+        )
+        assert all(len(found) <= number for found, number in zip(names, most, strict=True)), names
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

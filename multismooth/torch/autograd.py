@@ -15,15 +15,14 @@ from multismooth.torch.choice import in_tensors, kernel_for, plan_and_kernel, tr
 from multismooth.torch.compat import differentiates_backward
 from multismooth.torch.cpu_kernels import plan_as_tensors
 from multismooth.torch.gpu import launch
+from multismooth.torch.gpu.arguments import in_full
 from multismooth.torch.namespace import XP, float_of
 
 
 def differentiable_gradient(logits, plan, axis, upstream):
     """`spec.gradient` times the upstream gradient, for a second derivative or a vmap over backward."""
-    z, plan = (
-        logits.to(float_of(logits)),
-        plan_as_tensors(plan),
-    )  # one cast, because the derivative of each cast is rounded
+    z = logits.to(float_of(logits))  # one cast, because the derivative of each cast is rounded
+    plan = in_full(plan_as_tensors(plan), z, axis)
     found = spec.statistics(z, plan, axis, XP)
     return (spec.wide(upstream, axis, XP) * spec.gradient(z, found, plan, axis, XP)).to(logits.dtype)
 

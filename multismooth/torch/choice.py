@@ -7,6 +7,7 @@ from multismooth.cpu.buffers import age_buffers
 from multismooth.implementations import REQUEST, is_requested, select
 from multismooth.torch import capped, cpu_kernels
 from multismooth.torch.gpu import launch
+from multismooth.torch.gpu.arguments import in_full
 from multismooth.torch.plans import planned, program
 
 MAX_LOGITS_WHOLE = 2**19  # up to this many, chunked needs more time for its calls than it saves in memory passes
@@ -48,6 +49,7 @@ def plan_and_kernel(call, with_gradient=True):
         return planned(problem, settings) if replay is None else replay(*values), kernel
     plan, logits, axis = planned(problem, settings), problem.logits, settings.axis
     name = select(*supports(logits, plan, axis, with_gradient))
+    plan = plan if name == "triton" else in_full(plan, logits, axis)
     if memo is not None:
         replay, kernel = program(problem, settings, values), kernel_of(name, plan)
         if replay is not None and cpu_kernels.few(name, logits, plan, axis, settings.reduction != "none"):
@@ -77,7 +79,9 @@ def supports(logits, plan, axis, with_gradient):
             logits, plan, axis
         ):  # tested last, because it imports Numba (1 s)
             names.insert(0 if fast else len(names), "numba")
-    if is_requested("triton") and launch.supports(logits, plan, axis):  # in its interpreter, for tests
+    if is_requested("triton") and launch.supports(
+        logits, in_tensors(plan, logits), axis
+    ):  # in its interpreter, for tests
         names.append("triton")
     return names
 

@@ -106,8 +106,13 @@ def _kernel(logits, plan, xp):
     return choice.kernel_for(logits, plan, 1)(logits, plan, 1, out=logits)
 
 
+def _plan_of_labels(problem, settings):
+    """The plan of the whole call, of which each chunk takes a part. Soft targets have one for each chunk."""
+    return None if settings.soft else plans.known(problem, settings)
+
+
 def with_gradients(
-    hidden, classifier, bias, call, needed=(True, True, True), kernel=_kernel, planned=plans.known, upstream=1.0
+    hidden, classifier, bias, call, needed=(True, True, True), kernel=_kernel, planned=_plan_of_labels, upstream=1.0
 ):
     """(loss, (∂hidden, ∂classifier, ∂bias) of upstream·loss, None where not needed). Each chunk makes them at once."""
     chunk_rows, problem, settings = call

@@ -109,7 +109,7 @@ def supports(problem):
 
 def elements(axis, logits, plan):
     """The per-element losses: one operator if the kernels support the plan, else the formulas of `spec`."""
-    if not launch.fits(logits, plan, axis):
+    if plan.u is not None or not launch.fits(logits, plan, axis):
         return spec.losses(logits, plan, axis, XP)
     a, b, v_sum = (XP.constant(value, logits) for value in (plan.a, plan.b, plan.v_sum))
     z_loss = None if plan.z_loss is None else XP.constant(plan.z_loss, logits)

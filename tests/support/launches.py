@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402 torch f
 FREE = {
     *("view", "_unsafe_view", "expand", "detach", "alias", "unsqueeze", "squeeze", "permute", "select", "slice"),
     *("empty", "empty_like", "empty_strided", "new_empty", "as_strided", "t", "transpose", "unbind", "split"),
-    *("_reshape_alias", "lift_fresh", "is_same_size"),
+    *("_reshape_alias", "lift_fresh", "is_same_size", "promote_types"),
 }
 
 

@@ -8,7 +8,9 @@ arguments        a plan as the kernels take it
 launch           launches the kernels
 dispatch         launches a kernel again without Triton's search for it
 kernels          the kernels of logits: `forward`, `backward`, `both`; and `lookup`, `rescale`
+soft_kernels     the same three for soft targets
 plan_kernels     the kernels that make a plan from arrays: `everyday`, `sums`, `guard`
 tile_arithmetic  what the kernels compute of a tile
+soft_arithmetic  the same with soft targets
 adding_up        how they add up the losses of all tiles
 """

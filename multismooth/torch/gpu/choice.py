@@ -67,8 +67,10 @@ def works_on(place):
 
 
 def fits(logits, plan, axis):
-    """Whether the kernels compute such a call: integer labels, and the same rows v and mask for all elements."""
-    if logits.dtype not in DTYPES or plan.u is not None or logits.numel() == 0:
+    """Whether the kernels compute such a call: the same rows v and mask for all elements."""
+    if logits.dtype not in DTYPES or logits.numel() == 0:
+        return False
+    if plan.u is not None and (plan.u.dtype not in DTYPES or plan.u.shape != logits.shape):
         return False
     return all(row is None or is_one_row(row, logits.shape[axis], axis) for row in (plan.v, plan.mask))
 

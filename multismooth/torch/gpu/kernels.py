@@ -33,6 +33,7 @@ import triton.language as tl
 from multismooth.torch.gpu.adding_up import add_up, store_losses
 from multismooth.torch.gpu.plan_kernels import everyday, guard, sums
 from multismooth.torch.gpu.soft_cap import cap_of
+from multismooth.torch.gpu.soft_kernels import soft_backward, soft_both, soft_forward
 from multismooth.torch.gpu.tile_arithmetic import (
     LOWEST_PEAK,
     coefficient,
@@ -56,6 +57,7 @@ from multismooth.torch.gpu.tile_arithmetic import (
 )
 
 __all__ = ["backward", "both", "everyday", "forward", "guard", "lookup", "rescale", "sums", "tl"]
+__all__ += ["soft_backward", "soft_both", "soft_forward"]
 
 
 @triton.jit

@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 
 from multismooth.torch.gpu import choice, dispatch, tiles
-from multismooth.torch.gpu.arguments import arguments_of, upstream_of
+from multismooth.torch.gpu.arguments import arguments_of, elements_shape, upstream_of
 from multismooth.torch.gpu.choice import device, fits, interpreted, supports
 from multismooth.torch.gpu.layout import arranged
 from multismooth.torch.gpu.tiles import ACCESS_BYTES
@@ -64,16 +64,18 @@ class Call:
     """
 
     def __init__(self, logits, plan, axis, with_gradient=True, out=None, summed=False, dtype=None):
-        self.elements, self.dtype = plan.labels.shape, float_of(logits)
+        self.elements, self.dtype = elements_shape(plan, logits, axis), float_of(logits)
         self.summed, self.loss_dtype = summed, dtype or self.dtype
         self.const, self.ticket = plan.const, getattr(plan, "ticket", None)
-        self.logits, self.gradient, self.layout = arranged(logits, axis, with_gradient, out)
-        self.plan, self.steps = arguments_of(plan, logits)
+        self.logits, self.gradient, self.u, self.layout = arranged(logits, plan.u, axis, with_gradient, out)
+        self.plan, self.steps = arguments_of(plan, logits, self.elements)
+        self.column, self.tolerance = getattr(plan, "column", None), getattr(plan, "tolerance", None)
+        self.itemsizes = logits.itemsize, 0 if self.u is None else self.u.itemsize
 
     def losses(self, kernel, tile, keeps=True):
-        """(losses or their sum, peaks, totals), by `forward` or `both`. keeps: else the losses alone.
+        """(losses or their sum, peaks, totals or scales), by "forward" or "both". keeps: else the losses alone.
 
-        `both` writes `self.gradient`, too.
+        "both" writes `self.gradient`, too.
         """
         number = tiles_of(self.layout, tile)
         peaks, totals = (self._empty(self.elements) if keeps else None for _ in range(2))
@@ -97,7 +99,7 @@ class Call:
             upstream, step = upstream_of(upstream, self.elements)
         programs = -(-self.layout.classes // tile.cols)
         more = {"programs_per_element": programs, "upstream": upstream, "step": step, "skip_if_one": skip_if_one}
-        self._launch(choice.compiled().backward, tile, None, peaks, totals, **more)
+        self._launch("backward", tile, None, peaks, totals, **more)
 
     def gradient_in(self, out):
         """The gradient, copied to the caller's tensor where a kernel could not write to it."""
@@ -115,21 +117,25 @@ class Call:
         few_registers = logits.itemsize == 2 and v is None and mask is None
         kind = (
             self.layout, tile, logits.dtype, not unaligned, few_registers, programs_per_element, (*self.steps, step),
-            skip_if_one,
+            skip_if_one, self.tolerance,
         )  # fmt: skip
-        launch = dispatch.launch_of(kernel, kind, lambda: prepared(*kind))
-        launch(logits, logits, gradient, losses, peaks, totals, total, ticket, upstream, plan, v, mask)
+        kernel = getattr(choice.compiled(), kernel if self.u is None else f"soft_{kernel}")
+        launch, rows = dispatch.launch_of(kernel, kind, lambda: prepared(*kind)), ()
+        if self.u is not None:
+            rows = self.u, self.column
+        launch(logits, logits, gradient, losses, peaks, totals, total, ticket, upstream, plan, v, mask, *rows)
 
 
-def prepared(layout, tile, dtype, aligned, few_registers, programs_per_element, steps, skip_if_one):
+def prepared(layout, tile, dtype, aligned, few_registers, programs_per_element, steps, skip_if_one, tolerance):
     """What `dispatch.launch_of` asks about a kernel of logits: (grid, last arguments, options)."""
     tile = tiles.with_wide_accesses(tile, layout, dtype.itemsize, aligned)
     compute = choice.compiled().tl.float64 if dtype is torch.float64 else choice.compiled().tl.float32
-    long_resident = tile.group == 0 and tile.cols >= tiles.MAX_TILE_TWO_BLOCKS
+    long_resident = tile.group == 0 and tile.cols >= tiles.MAX_TILE_TWO_BLOCKS // tiles.numbers_held(layout)
     for_two_blocks = max(REGISTERS // (2 * tiles.WARP * tile.warps), 64)
     registers = for_two_blocks if few_registers and long_resident else None
+    rows = () if layout.target_strides is None else (*layout.target_strides, tolerance)
     fixed = (
-        layout.batch, layout.classes, layout.positions, *layout.logits_strides, *layout.gradient_strides, steps,
+        layout.batch, layout.classes, layout.positions, *layout.logits_strides, *layout.gradient_strides, *rows, steps,
         skip_if_one, tile.rows, tile.cols, tile.group, tile.ctas, tile.vec, tile.edge, compute,
     )  # fmt: skip
     options = {"num_warps": tile.warps, "num_ctas": tile.ctas, "maxnreg": registers}
@@ -149,14 +155,17 @@ def triton(logits, plan, axis, with_gradient=True, summed=False, out=None):
 def losses(logits, plan, axis, summed=False, dtype=None, keeps=True):
     """(losses of the elements or their sum, peaks, totals) from one read of the logits: lse = peak + log total.
 
-    dtype: of the losses or their sum. keeps: peaks and totals are needed, for a gradient.
+    dtype: of the losses or their sum. keeps: peaks and totals are needed, for a gradient. In place of the totals, soft
+    targets have scales: what multiplies exp(z − peak) in the gradient.
     """
     call = Call(logits, plan, axis, with_gradient=False, summed=summed, dtype=dtype)
-    return call.losses(choice.compiled().forward, tiles.forward_tile(call.layout, logits.itemsize), keeps)
+    return call.losses("forward", tiles.forward_tile(call.layout, logits.itemsize), keeps)
 
 
 def gradient(logits, plan, axis, peaks, totals, out=None, upstream=None, skip_if_one=False):
-    """The gradient of the summed loss, from one more read and what `losses` found: with any plan for these labels.
+    """The gradient of the summed loss, from one more read and what `losses` found.
+
+    The plan may be any one for these labels. That of soft targets must be the one of `losses`.
 
     upstream: a tensor of one number, or of one for each element, which multiplies the gradient before it is rounded.
     skip_if_one: `out` already holds the gradient for an upstream of 1, so the kernel reads nothing if that is the
@@ -172,11 +181,11 @@ def losses_and_gradient(logits, plan, axis, out=None, summed=False, dtype=None, 
     """(losses or their sum, gradient of their sum, peaks, totals), by the kernels that read the logits least often."""
     call = Call(logits, plan, axis, out=out, summed=summed, dtype=dtype)
     blocks, has_rows = choice.max_cluster_blocks(logits.device), plan.v is not None or plan.mask is not None
-    tile = tiles.both_tile(call.layout, logits.itemsize, blocks, has_rows)
+    tile = tiles.both_tile(call.layout, *call.itemsizes, blocks, has_rows)
     if tile is None:
         loss, *found = losses(logits, plan, axis, summed, dtype)
         return loss, gradient(logits, plan, axis, *found, out), *found
-    loss, *found = call.losses(choice.compiled().both, tile, keeps)
+    loss, *found = call.losses("both", tile, keeps)
     return loss, call.gradient_in(out), *found
 
 

@@ -1,8 +1,8 @@
 """The Triton kernels that make a plan from arrays: class weights, a class mask, sample weights, ε per element.
 
-`everyday` computes what `plan.plan_of` and `reduction.factors` compute for labels without a prior. Where there are many
-elements, `sums` goes before it. `plans` says for which calls. `guard` puts NaN in place of numbers that are not allowed
-and that no check can read.
+`everyday` computes what `plan.plan_of` and `reduction.factors` compute for calls without a prior. It does not read soft
+targets. Where there are many elements, `sums` goes before it. `plans` says for which calls. `guard` puts NaN in place
+of numbers that are not allowed and that no check can read.
 """
 
 import triton
@@ -46,14 +46,18 @@ def class_sums(weight, mask, K, BLOCK: tl.constexpr):
 
 @triton.jit
 def target(i, size, targets, weight, sample_weight, K, ignore_index, STEP: tl.constexpr):
-    """(label, which is 0 for what is no class; whether it counts; its class weight; its sample weight)."""
-    y = tl.load(targets + i, mask=i < size, other=0)
-    label = tl.where((y >= 0) & (y < K), y, 0)
-    counted, w, s = i < size, tl.full(i.shape, 1.0, tl.float32), tl.full(i.shape, 1.0, tl.float32)
-    if ignore_index is not None:
-        counted = counted & (y != ignore_index)
-    if weight is not None:
-        w = tl.load(weight + label, mask=i < size, other=0).to(tl.float32)
+    """(label, which is 0 for what is no class; whether it counts; its class weight; its sample weight).
+
+    targets: None for soft targets, whose class weights the kernels of logits multiply by.
+    """
+    label, counted, w, s = i * 0, i < size, tl.full(i.shape, 1.0, tl.float32), tl.full(i.shape, 1.0, tl.float32)
+    if targets is not None:
+        y = tl.load(targets + i, mask=i < size, other=0)
+        label = tl.where((y >= 0) & (y < K), y, 0)
+        if ignore_index is not None:
+            counted = counted & (y != ignore_index)
+        if weight is not None:
+            w = tl.load(weight + label, mask=i < size, other=0).to(tl.float32)
     if sample_weight is not None:
         s = tl.load(sample_weight + i * STEP, mask=i < size, other=0).to(tl.float32)
     return label, counted, w, s
@@ -166,9 +170,12 @@ def everyday(
         here = i < size
         label, counted, w, s = target(i, size, targets, weight, sample_weight, K, ignore_index, STEPS[0])
         mass = smoothed_mass(i, size, epsilon, number, STEPS[1], MODE[0], MODE[1])
-        valid = tl.load(targets + i, mask=here, other=0) == label
-        if mask is not None:
-            valid = valid & (tl.load(mask + label, mask=here, other=0) != 0)
+        valid = here
+        if targets is not None:
+            valid = tl.load(targets + i, mask=here, other=0) == label
+            if mask is not None:
+                valid = valid & (tl.load(mask + label, mask=here, other=0) != 0)
+            tl.store(labels + i, label, mask=here)
         f = factor * s
         smooth = f * mass * w if WEIGHTS == "target" else f * mass
         f = tl.where(valid | (counted == 0), f, float("nan"))  # a label that names no existing class
@@ -176,7 +183,6 @@ def everyday(
             counted = counted & (nothing == 0)
         logits_count = (here if MODE[2] else counted) & (s != 0)
         counted = counted & (s != 0)
-        tl.store(labels + i, label, mask=here)
         tl.store(a + i, tl.where(counted, f * (1 - mass) * w, of_uncounted), mask=here)
         tl.store(b + i, tl.where(logits_count, smooth, 0.0), mask=here)
         if squares is not None:

@@ -5,7 +5,8 @@ compute loss and gradient of 8,192 × 32,000 logits.
 
 `planned` is for calls of numbers. There an element's coefficients depend only on whether its label is ignored. So we
 run `plan_of` on two labels (a class, the ignored one) and let a kernel pick one of the two results per element.
-`planned_from_arrays` is for class weights, a class mask, sample weights, ε per element and a normalizer on the device.
+`planned_from_arrays` is for class weights, a class mask, sample weights, ε per element, a normalizer on the device, and
+soft targets.
 """
 
 import math
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from multismooth import reduction
 from multismooth.implementations import is_requested
 from multismooth.namespace import XP as NUMPY
 from multismooth.plan import plan_of
@@ -22,6 +24,7 @@ from multismooth.problem import Problem
 from multismooth.torch.gpu import choice
 from multismooth.torch.gpu.arguments import KernelPlan, coefficient
 from multismooth.torch.gpu.dispatch import launch_of
+from multismooth.torch.gpu.layout import without_axis
 
 # Up to this many elements one block of threads makes the plan. It goes through the labels twice. With more elements the
 # time of the forty launches no longer matters.
@@ -74,12 +77,12 @@ def lookup_of(settings, classes, size, label_smoothing, z_loss, divides_by_count
     return Lookup(pairs, (plan.u_sum, plan.v_sum), not (active is None or all(active)), fixed)
 
 
-def made(logits, softcap, ticket, labels, active, a, b, z_loss=None, const=None, rows=(None, None), sums=(1.0, 1.0)):
-    """The KernelPlan of tensors whose entries lie side by side. rows: v and mask; sums: Σu and Σv."""
-    (v, mask), (u_sum, v_sum) = rows, sums
+def made(logits, softcap, ticket, labels, active, a, b, z_loss=None, const=None, rows=(None,) * 3, sums=(1.0, 1.0)):
+    """The KernelPlan of tensors whose entries lie side by side; u may lie otherwise. rows: u, v, mask; sums: Σu, Σv."""
+    (u, v, mask), (u_sum, v_sum) = rows, sums
     cap, cap_step = coefficient(softcap, (), logits)
     steps = 1, 1, None if type(v_sum) is float else 0, None if z_loss is None else 1, cap_step
-    plan = KernelPlan(labels, None, v, a, b, u_sum, v_sum, const, z_loss, 1.0, 1.0, None, None, active, mask, softcap)
+    plan = KernelPlan(labels, u, v, a, b, u_sum, v_sum, const, z_loss, 1.0, 1.0, None, None, active, mask, softcap)
     plan.ticket, plan.arguments = ticket, (((labels, a, b, v_sum, z_loss, active, cap), v, mask), steps)
     return plan
 
@@ -132,11 +135,15 @@ def step_of(value, size):
 
 
 def supports_arrays(problem, settings):
-    """Whether `planned_from_arrays` computes the plan: labels, no prior, one denominator for all terms."""
-    z, convention, size = problem.logits, settings.convention, problem.targets.numel()
-    mask, weighted = problem.class_mask, problem.weight is not None
-    if settings.soft or problem.prior is not None or convention.exclude or convention.objective == "kl":
+    """Whether `planned_from_arrays` computes the plan: no prior, one denominator for all terms."""
+    z, convention, targets = problem.logits, settings.convention, problem.targets
+    size, mask, weighted = targets.numel(), problem.class_mask, problem.weight is not None
+    if problem.prior is not None or convention.exclude or convention.objective == "kl":
         return False
+    if settings.soft:
+        size //= max(z.shape[settings.axis], 1)
+        if targets.dtype not in choice.DTYPES or (weighted and convention.class_weights == "target"):
+            return False
     if convention.smooth_denominator is not None or isinstance(problem.z_loss, torch.Tensor):
         return False
     if problem.z_loss is not None and convention.divides_z_loss(weighted) is not None:
@@ -156,12 +163,23 @@ def supports_arrays(problem, settings):
     return few and choice.device(z)
 
 
+def known_denominator(problem, settings):
+    """What a mean of soft targets divides by if they all count, which the host knows; None for any other call."""
+    if not settings.soft or settings.reduction != "mean" or not (problem.sample_weight is problem.normalizer is None):
+        return None
+    z, convention, axis = problem.logits, settings.convention, settings.axis
+    shares = z.numel() if convention.denominator == "classes" else z.numel() // z.shape[axis]
+    return reduction.denominator(float(shares), None, convention, None)
+
+
 def mode_of(problem, settings):
     """What the kernels are compiled for: see `plan_kernels.everyday`."""
     convention, weighted = settings.convention, problem.weight is not None
     denominator = "none" if settings.reduction != "mean" else convention.denominator
     if denominator != "none" and problem.normalizer is not None:
         denominator = "caller"
+    elif known_denominator(problem, settings) is not None:
+        denominator = "none"
     elif denominator in ("mixture_weight", "target_weight") and not weighted:
         denominator = "counted"
     return (
@@ -174,14 +192,16 @@ def mode_of(problem, settings):
 
 
 def planned_from_arrays(problem, settings):
-    """`reduction.reduced_plan`, by one launch, or by two where there are many elements or classes."""
-    z, targets, weight, mask = problem.logits, problem.targets.contiguous(), problem.weight, problem.class_mask
-    classes, size, mode, device = z.shape[settings.axis], targets.numel(), mode_of(problem, settings), targets.device
-    labels, ticket, dtype = torch.empty_like(targets), ticket_for(settings, targets), torch.float32
-    a, b = torch.empty_like(targets, dtype=dtype), torch.empty_like(targets, dtype=dtype)
+    """`reduction.reduced_plan`, by one launch, or by two where much must be summed over elements or classes."""
+    z, weight, mask, axis, soft = problem.logits, problem.weight, problem.class_mask, settings.axis, settings.soft
+    classes, mode, device, dtype = z.shape[axis], mode_of(problem, settings), z.device, torch.float32
+    targets = None if soft else problem.targets.contiguous()
+    a = torch.empty(without_axis(z.shape, axis) if soft else targets.shape, dtype=dtype, device=device)
+    b, labels, size = torch.empty_like(a), None if soft else torch.empty_like(targets), a.numel()
+    ticket = ticket_for(settings, a)
     squares = None if problem.z_loss is None else torch.empty_like(a)
-    has_inactive = problem.sample_weight is not None or (settings.ignore_index is not None and not mode[2])
-    active = torch.empty_like(targets, dtype=torch.bool) if has_inactive else None
+    ignores = settings.ignore_index is not None and not (soft or mode[2])
+    active = torch.empty_like(a, dtype=torch.bool) if ignores or problem.sample_weight is not None else None
     has_row = mask is not None or mode[3] == "per_term"
     v, v_sum = (torch.empty(n, dtype=dtype, device=device) for n in (classes, 1)) if has_row else (None, None)
     normalizer = problem.normalizer
@@ -189,17 +209,22 @@ def planned_from_arrays(problem, settings):
         normalizer = torch.full((), normalizer, dtype=dtype, device=device)
     given = targets, weight, mask, problem.sample_weight, problem.label_smoothing, problem.z_loss or 0.0
     steps = step_of(problem.sample_weight, size), step_of(problem.label_smoothing, size)
-    kind, header = (settings, size, classes, steps, mode), None
-    if size > MAX_ELEMENTS_IN_ONE_LAUNCH or classes > MAX_CLASSES_IN_ONE_LAUNCH:
+    kind, header, divisor = (settings, size, classes, steps, mode), None, known_denominator(problem, settings)
+    many = size > MAX_ELEMENTS_IN_ONE_LAUNCH or classes > MAX_CLASSES_IN_ONE_LAUNCH
+    if many and not (soft and mode[4] == "none" and weight is mask is None):  # else there is nothing to sum
         header = torch.empty(2 + 2 * PROGRAMS, dtype=dtype, device=device)
-        launch_of(choice.compiled().sums, kind, lambda: prepared_sums(*kind))(targets, header, *given)
-    launch = launch_of(choice.compiled().everyday, (kind, header is None), lambda: prepared_everyday(*kind, header))
-    launch(targets, header, ticket, labels, active, a, b, squares, v, v_sum, *given, normalizer)
+        launch_of(choice.compiled().sums, kind, lambda: prepared_sums(*kind))(a, header, *given)
+    kind = (*kind, many, divisor)
+    launch = launch_of(choice.compiled().everyday, (kind, header is None), lambda: prepared_everyday(*kind))
+    launch(a, header, ticket, labels, active, a, b, squares, v, v_sum, *given, normalizer)
     row = [1] * z.ndim
-    row[settings.axis] = classes
-    rows = tuple([None if x is None else x.view(row) for x in (v, mask)])
-    sums = 1.0, 1.0 if v_sum is None else v_sum
-    return made(z, problem.logit_softcap, ticket, labels, active, a, b, squares, rows=rows, sums=sums)
+    row[axis] = classes
+    rows = (problem.targets if soft else None, *[None if x is None else x.view(row) for x in (v, mask)])
+    sums = None if soft else 1.0, 1.0 if v_sum is None else v_sum
+    plan = made(z, problem.logit_softcap, ticket, labels, active, a, b, squares, rows=rows, sums=sums)
+    if soft:
+        plan.column, plan.tolerance = weight, None if settings.valid else settings.row_tolerance
+    return plan
 
 
 def prepared_sums(settings, size, classes, steps, mode):
@@ -207,14 +232,15 @@ def prepared_sums(settings, size, classes, steps, mode):
     return (PROGRAMS,), (size, classes, settings.ignore_index, steps, mode, BLOCK), {"num_warps": WARPS_OF_EVERYDAY}
 
 
-def prepared_everyday(settings, size, classes, steps, mode, header):
+def prepared_everyday(settings, size, classes, steps, mode, many, divisor):
     """What `launch_of` asks about `everyday`."""
     convention = settings.convention
-    programs = 1 if header is None else min(-(-max(size, classes) // BLOCK), MAX_PROGRAMS)
+    programs = min(-(-max(size, classes) // BLOCK), MAX_PROGRAMS) if many else 1
+    factor = 1.0 if divisor is None else reduction.reciprocal(divisor, None, None)
     share, floor = {"all": 1.0, "classes": float(classes)}.get(mode[4]), convention.denominator_floor
     fixed = (
         size, classes, settings.ignore_index, share, convention.denominator_add, -math.inf if floor is None else floor,
-        convention.scale, steps, mode, settings.nothing_is_nan, PROGRAMS, BLOCK,
+        convention.scale * factor, steps, mode, settings.nothing_is_nan, PROGRAMS, BLOCK,
     )  # fmt: skip
     return (programs,), fixed, {"num_warps": WARPS_OF_EVERYDAY}
 

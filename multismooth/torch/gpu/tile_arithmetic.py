@@ -101,9 +101,11 @@ def coefficient(value, element, exists, STEP: tl.constexpr, COMPUTE: tl.constexp
 
 @triton.jit
 def coefficients(plan, element, exists, STEPS: tl.constexpr, COMPUTE: tl.constexpr):
-    """(label, a, b, Σv, z_loss or 0, whether its logits count) of the tile's elements."""
+    """(label or 0, a, b, Σv, z_loss or 0, whether its logits count) of the tile's elements."""
     labels, a, b, v_sum, z_loss, active, _ = plan
-    label = tl.load(labels + element, mask=exists, other=0).to(tl.int32)
+    label = 0
+    if labels is not None:
+        label = tl.load(labels + element, mask=exists, other=0).to(tl.int32)
     a = coefficient(a, element, exists, STEPS[0], COMPUTE)
     b = coefficient(b, element, exists, STEPS[1], COMPUTE)
     v_sum = coefficient(v_sum, element, exists, STEPS[2], COMPUTE)

@@ -96,39 +96,50 @@ def backward_tile(layout, itemsize):
     return looping_tile(layout, itemsize, BACKWARD_TILE)
 
 
-def both_tile(layout, itemsize, max_blocks, has_rows=False):
+def both_tile(layout, itemsize, target_itemsize, max_blocks, has_rows=False):
     """The Tile of `both`; None if the rows are so long that `forward` and then `backward` should compute them.
 
-    has_rows: each class has a share or a mask of its own.
+    target_itemsize: of soft targets; 0 for labels. has_rows: each class has a share or a mask of its own.
     """
-    tile = resident_tile(layout, itemsize, max_blocks)
-    return tile_read_twice(layout, itemsize, has_rows) if tile is None else tile
+    tile = resident_tile(layout, itemsize, max_blocks, has_rows)
+    return tile_read_twice(layout, itemsize, target_itemsize, has_rows) if tile is None else tile
 
 
-def resident_tile(layout, itemsize, max_blocks):
+def numbers_held(layout):
+    """How many numbers a resident tile keeps for each logit: with soft targets, its weight as well."""
+    return 1 if layout.target_strides is None else 2
+
+
+def resident_tile(layout, itemsize, max_blocks, has_rows):
     """The Tile that holds all classes of its elements, in a cluster of at most `max_blocks`; None if none can."""
     cols = next_power_of_two(layout.classes)
     if is_strided(layout):
         rows = min(max(TILE_OF_STRIDED_ELEMENTS // cols, WARP), next_power_of_two(layout.positions))
-        return tile_of(rows, cols) if cols <= MAX_RESIDENT_CLASSES_STRIDED else None
+        tile = tile_of(rows, cols)
+        if has_rows:  # a thread cannot keep a weight of each logit then
+            tile = tile._replace(warps=tile.warps * numbers_held(layout))
+        return tile if cols <= MAX_RESIDENT_CLASSES_STRIDED else None
     if cols < TILE_OF_SHORT_ROWS:
         return tile_of_short_rows(layout)
-    two_blocks, one_block = (size * 4 // max(itemsize, 4) for size in (MAX_TILE_TWO_BLOCKS, MAX_TILE_ONE_BLOCK))
+    held = numbers_held(layout)
+    bytes_of_logit = max(itemsize, 4) * held
+    two_blocks, one_block = (size * 4 // bytes_of_logit for size in (MAX_TILE_TWO_BLOCKS, MAX_TILE_ONE_BLOCK))
     if cols <= two_blocks:
         return tile_of(1, cols)
     if cols <= two_blocks * max_blocks:
-        return Tile(1, cols, 0, two_blocks // (WARP * LOGITS_PER_THREAD_CLUSTER), ctas=cols // two_blocks)
+        return Tile(1, cols, 0, two_blocks * held // (WARP * LOGITS_PER_THREAD_CLUSTER), ctas=cols // two_blocks)
     return tile_of(1, cols) if cols <= one_block else None
 
 
 def tile_of_short_rows(layout):
     cols = next_power_of_two(layout.classes)
     rows = min(TILE_OF_SHORT_ROWS // cols, next_power_of_two(layout.positions))
-    per_thread = LOGITS_PER_THREAD_SHORTEST if cols <= MAX_CLASSES_SHORTEST else LOGITS_PER_THREAD_SHORT
+    shortest = LOGITS_PER_THREAD_SHORTEST // numbers_held(layout)
+    per_thread = shortest if cols <= MAX_CLASSES_SHORTEST else LOGITS_PER_THREAD_SHORT
     return Tile(rows, cols, 0, max(rows * cols // (WARP * per_thread), 1))
 
 
-def tile_read_twice(layout, itemsize, has_rows):
+def tile_read_twice(layout, itemsize, target_itemsize, has_rows):
     """The Tile of a row that `both` reads twice, or None.
 
     So few blocks fit on a multiprocessor that the L2 cache holds the rows in flight: one of 32 warps, or several of 16
@@ -137,16 +148,16 @@ def tile_read_twice(layout, itemsize, has_rows):
     if is_strided(layout):
         few = layout.classes <= MAX_CLASSES_READ_TWICE_STRIDED
         return looping_tile(layout, itemsize, FORWARD_TILE) if few else None
-    rows = L2_BYTES // (MULTIPROCESSORS * layout.classes * itemsize)
+    rows = L2_BYTES // (MULTIPROCESSORS * layout.classes * (itemsize + target_itemsize))
     if rows == 0:
         return None
     warps, vec = max(WARPS_OF_A_MULTIPROCESSOR >> (rows.bit_length() - 1), 8), ACCESS_BYTES // itemsize
     per_thread = LOGITS_PER_THREAD_READ_TWICE
     if has_rows:
         per_thread = LOGITS_PER_THREAD_WITH_ROWS
-    elif warps == 16 or (warps > 16 and layout.classes % vec):
+    elif target_itemsize or warps == 16 or (warps > 16 and layout.classes % vec):
         per_thread = LOGITS_PER_THREAD_AT_EDGES
-    return Tile(1, warps * WARP * per_thread, vec, warps)
+    return Tile(1, warps * WARP * per_thread // numbers_held(layout), vec, warps)
 
 
 def looping_tile(layout, itemsize, size):
@@ -156,7 +167,7 @@ def looping_tile(layout, itemsize, size):
     """
     cols = next_power_of_two(layout.classes)
     if is_strided(layout):
-        rows = min(next_power_of_two(layout.positions), MAX_LOOPING_ELEMENTS_STRIDED)
+        rows = min(next_power_of_two(layout.positions), MAX_LOOPING_ELEMENTS_STRIDED // numbers_held(layout))
         cols = min(cols, size // rows)
         return tile_of(rows, cols, cols)
     if cols < TILE_OF_SHORT_ROWS:
@@ -166,19 +177,21 @@ def looping_tile(layout, itemsize, size):
 
 
 def with_wide_accesses(tile, layout, itemsize, aligned):
-    """The Tile that accesses 16 bytes at a time, if the classes of logits and gradient lie so in memory.
+    """The Tile that accesses 16 bytes at a time, if the classes of logits, gradient and soft targets lie so in memory.
 
     aligned: both begin at a multiple of 16 bytes.
 
-    A row may start between two accesses, if it does so in the logits and in the gradient alike. Its first and last
-    few logits are then the tile's edge.
+    A row may start between two accesses, if it does so in all of these arrays alike. Its first and last few logits are
+    then the tile's edge.
     """
-    steps = list(zip(layout.logits_strides, layout.gradient_strides, strict=True))
+    arrays = layout.logits_strides, layout.gradient_strides, layout.target_strides
+    steps = list(zip(*filter(None, arrays), strict=True))
     vec = ACCESS_BYTES // itemsize
-    if steps.pop() != (1, 1) or not aligned:
+    if {*steps.pop()} != {1} or not aligned:
         return tile
     if all(step % vec == 0 for step in (layout.classes, *sum(steps, ()))):
         return tile._replace(vec=min(vec, tile.cols))
-    if tile.rows > 1 or tile.cols < 2 * vec or any((logits - gradient) % vec for logits, gradient in steps):
+    alike = all((step - logits) % vec == 0 for logits, *others in steps for step in others)
+    if tile.rows > 1 or tile.cols < 2 * vec or not alike:
         return tile
     return tile._replace(vec=vec, edge=max(2 * vec, WARP * tile.warps * tile.ctas))
