@@ -100,8 +100,10 @@ def seeded():
     """The same random numbers for each test, whatever ran before it."""
     random.seed(0)
     numpy.random.seed(0)  # noqa: NPY002 other libraries draw from it
-    if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.default_generator.manual_seed(0)  # torch.manual_seed keeps the stack for CUDA: 0.6 ms in every test
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture

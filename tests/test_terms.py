@@ -1,6 +1,7 @@
 """`terms` and `linear_terms`: their values and gradients against the oracle, and in every mode of the frameworks."""
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +172,7 @@ def called(framework, function, *arrays, **settings):
     module = __import__(f"multismooth.{framework}", fromlist=["terms"])
     convert = {"numpy": np.asarray, "torch": lambda x: need("torch").from_numpy(x)}.get(framework)
     convert = convert or need("jax.numpy").asarray
-    with jax_x64(True):
+    with jax_x64(True) if framework == "jax" else nullcontext():
         settings = {k: convert(v) if isinstance(v, np.ndarray) else v for k, v in settings.items()}
         return [np.asarray(x) for x in getattr(module, function)(*map(convert, arrays), **settings)]
 

@@ -1,6 +1,7 @@
 """The drop-ins pass the sample inputs that PyTorch ships for its functions, and differ only where those are wrong."""
 
 import copy
+import functools
 import pickle
 from itertools import islice
 
@@ -11,8 +12,6 @@ torch = need("torch")
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # forward-mode AD of torch itself
 need("expecttest")
 from torch.nn import functional as F  # noqa: E402
-from torch.testing._internal.common_methods_invocations import op_db  # noqa: E402
-from torch.testing._internal.common_modules import module_db  # noqa: E402
 
 import multismooth.torch as ms  # noqa: E402
 from multismooth import LabelError, SmoothingError  # noqa: E402
@@ -21,9 +20,28 @@ OURS = {
     "nn.functional.cross_entropy": ms.cross_entropy,
     "nn.functional.linear_cross_entropy": ms.linear_cross_entropy,
 }
-OPS = [pytest.param(op, id=f"{op.name}-{op.variant_test_name}") for op in op_db if op.name in OURS]
 LINEAR = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) >= (2, 13)
+VARIANTS = [
+    "cross_entropy",
+    "linear_cross_entropy",
+    "linear_cross_entropy chunked",
+    "linear_cross_entropy chunked_none",
+]
 EXACT = {"rtol": 1e-12, "atol": 1e-12, "equal_nan": True}
+
+
+@functools.cache
+def records():
+    """PyTorch's samples of our functions, by name and variant. Their module takes 5 s to import, so a test does it."""
+    from torch.testing._internal.common_methods_invocations import op_db
+
+    named = {f"{op.name} {op.variant_test_name}".strip(): op for op in op_db if op.name in OURS}
+    return {name.removeprefix("nn.functional."): op for name, op in named.items()}
+
+
+@pytest.fixture(params=VARIANTS if LINEAR else VARIANTS[:1])
+def op(request):
+    return records()[request.param]
 
 
 def samples(op):
@@ -52,12 +70,10 @@ def original(op, sample):
 
 
 def test_there_are_samples():
-    assert any(param.values[0].name == "nn.functional.cross_entropy" for param in OPS)
-    assert not LINEAR or any(param.values[0].name == "nn.functional.linear_cross_entropy" for param in OPS)
-    assert all(sum(1 for _ in samples(param.values[0])) >= 20 for param in OPS)
+    assert list(records()) == (VARIANTS if LINEAR else VARIANTS[:1])
+    assert all(sum(1 for _ in samples(op)) >= 20 for op in records().values())
 
 
-@pytest.mark.parametrize("op", OPS)
 @pytest.mark.filterwarnings("ignore:linear_cross_entropy")
 def test_values_and_gradients_are_torchs(op):
     for sample in samples(op):
@@ -77,7 +93,6 @@ def test_values_and_gradients_are_torchs(op):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("op", OPS)
 @pytest.mark.filterwarnings("ignore:linear_cross_entropy")
 def test_first_derivatives_forward_backward_and_batched(op):
     """Every sample in gradcheck's fast mode (random projections of both Jacobians)."""
@@ -89,7 +104,6 @@ def test_first_derivatives_forward_backward_and_batched(op):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("op", OPS)
 @pytest.mark.filterwarnings("ignore:linear_cross_entropy")
 def test_second_derivatives(op):
     """Every second sample: their second derivatives take the one plain path, whatever the shapes."""
@@ -100,7 +114,7 @@ def test_second_derivatives(op):
 
 def test_full_jacobians_of_cross_entropy():
     """The slow mode compares every entry; the first samples are small enough for it."""
-    (op,) = (param.values[0] for param in OPS if param.values[0].name == "nn.functional.cross_entropy")
+    op = records()["cross_entropy"]
     checked = 0
     for sample in samples(op):
         if 0 < sample.input.numel() <= 120:
@@ -113,6 +127,8 @@ def test_full_jacobians_of_cross_entropy():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_module_samples(training):
+    from torch.testing._internal.common_modules import module_db
+
     (info,) = (info for info in module_db if info.name == "nn.CrossEntropyLoss")
     count = 0
     for sample in info.module_inputs_func(info, "cpu", torch.float64, requires_grad=True, training=training):

@@ -36,7 +36,7 @@ def write(outcome: Outcome, out: Path) -> None:
     }
     for panels in drawings.values():
         for panel in panels:
-            (out / f"{panel.name}.png").write_bytes(panel.png)
+            (out / f"{panel.name}.png").write_bytes(panel.png())
     results = outcome.as_json()
     results["logit_curve_largest_difference"] = max(curve.largest_difference for curve in curves.values())
     (out / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")

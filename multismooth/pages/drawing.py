@@ -84,12 +84,21 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Panel:
-    """A finished drawing: a name for its file, a description in words, and the drawing as SVG and PNG."""
+    """A finished drawing: a name for its file, a description in words, and the drawing as SVG."""
 
     name: str
     description: str
     svg: str
-    png: bytes
+    figure: Figure
+
+    def png(self) -> bytes:
+        """The same as PNG, which takes as long to draw."""
+        from matplotlib import rc_context
+
+        buffer = io.BytesIO()
+        with rc_context(STYLE):
+            self.figure.savefig(buffer, format="png", dpi=200, facecolor=LIGHT["paper"])
+        return buffer.getvalue()
 
 
 @contextmanager
@@ -102,14 +111,8 @@ def drawn(panels: list[Panel], name: str, description: str, size: tuple[float, f
         figure = Figure(figsize=size, layout="constrained")
         yield figure.add_subplot()
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-        panels.append(Panel(name, description, _svg(figure, name, description), _png(figure)))
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=200, facecolor=LIGHT["paper"])
-    return buffer.getvalue()
+        figure.set_layout_engine(None)  # with any, even "none", each file is drawn twice
+        panels.append(Panel(name, description, _svg(figure, name, description), figure))
 
 
 def _svg(figure: Figure, name: str, description: str) -> str:

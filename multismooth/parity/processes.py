@@ -19,10 +19,10 @@ TIMEOUT = 60  # seconds that a process waits for the others
 
 def main(world, conventions):
     """Rows and failures of `doctor.check_place`."""
-    import torch
+    import torch._dynamo  # DTensors need it
     import torch.distributed.tensor
 
-    import multismooth.torch  # noqa: F401 both before the forks, each of which would import them (1.6 s)
+    import multismooth.torch  # noqa: F401 all before the forks, each of which would import them (3 s)
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = world, conventions, folder

@@ -8,7 +8,6 @@ import numpy as np
 from multismooth import spec
 from multismooth.convention import DIVIDES_BY, Convention
 from multismooth.namespace import XP
-from multismooth.plan import mapped
 from multismooth.problem import Problem, Settings
 from multismooth.reduction import reduced_plan
 
@@ -72,10 +71,9 @@ class Reading:
             axis=1, **{name: arguments.pop(name) for name in ("convention", "reduction", "ignore_index")}
         )
         peak, gap, e = observation.exponentials
-        elements = peak.shape
         with np.errstate(all="ignore"):
             plan = reduced_plan(Problem(observation.logits[0], observation.labels, **arguments), settings, XP)
-            plan = mapped(plan, lambda x: np.broadcast_to(x, elements), lambda row: row)
+            plan = plan._replace(labels=plan.labels[None])  # NumPy broadcasts the rest over the calls
             found = spec.statistics_of(peak, gap, e, plan, -1, XP)
             losses = spec.elements(*spec.finished(found, XP), plan, XP)
             gradients = spec.gradient_of(e, found, plan, -1, XP)

@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+import torch._dynamo  # DTensors need it, and each fork would import it
 import torch.distributed as dist
 
 TIMEOUT = 20  # seconds that a rank waits for the others
