@@ -181,7 +181,8 @@ def test_single_calls_equal_one_process():
             assert distance <= allowed, call
 
 
-def test_they_compile_as_one_graph():
-    for rank in found("sharded_compiled"):
-        assert set(rank) == {"group", "head", "classes", "rows", "elements"}
+@pytest.mark.parametrize("calls", [("group", "head", "rows"), ("classes", "elements")], ids=["local", "placed"])
+def test_they_compile_as_one_graph(calls):
+    for rank in found("sharded_compiled", *calls):
+        assert set(rank) == set(calls)
         assert max(rank.values()) < EXACT
