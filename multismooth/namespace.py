@@ -8,7 +8,7 @@ class Namespace:
 
     def __init__(self, base, **additions):
         self._base = base
-        self.__dict__.update(additions)
+        self.__dict__.update(vars(base) | additions)  # because a compiler traces each call of `__getattr__`
 
     def __getattr__(self, name):
         return getattr(self._base, name)

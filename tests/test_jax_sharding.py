@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import run as run_program
 from requirements import need, version
 
 import multismooth
@@ -24,13 +23,8 @@ GATHERS = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
 def run(script, *parts, flags=""):
     """What a script of tests/support prints in a process with eight CPU devices."""
-    variables = os.environ | {
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + DEVICES + flags,
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-    }
-    command = [sys.executable, Path(__file__).parent / "support" / script, *parts]
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    path, flags = Path(__file__).parent / "support" / script, os.environ.get("XLA_FLAGS", "") + DEVICES + flags
+    done = run_program(path, *parts, imports=("jax", "numba", "pytest"), timeout=600, XLA_FLAGS=flags)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

@@ -1,21 +1,21 @@
 """A loss in parts is the loss: classes and elements split over processes that talk by gloo, against one process.
 
 The processes are forks of a script in `support/` (`ranks`), which prints what they found. Importing PyTorch takes
-longer than most of it, so each script makes many calls. The merge law itself is in `test_spec`, without processes.
+longer than most of it, so the scripts are forks, too (`programs`), and each makes many calls. The merge law itself is
+in `test_spec`, without processes.
 """
 
 import json
-import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
+import programs
 import pytest
 from requirements import need
 
 SUPPORT = Path(__file__).parent / "support"
-PROBLEMS, PARTS = 2000, 8
+IMPORTS = ("torch._dynamo", "torch.distributed.tensor", "numba", "array_api_compat.torch", "hypothesis", "mpmath")
+PROBLEMS, PARTS = 2000, 5
 EXACT = 1e-12
 
 
@@ -23,10 +23,7 @@ EXACT = 1e-12
 def found(script, *arguments):
     """What a script of `support/` prints."""
     need("torch")
-    path = os.pathsep.join([str(SUPPORT.parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SUPPORT / f"{script}.py"), *map(str, arguments)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
+    run = programs.run(SUPPORT / f"{script}.py", *arguments, imports=IMPORTS, timeout=600, OMP_NUM_THREADS="1")
     assert run.returncode == 0, run.stderr[-3000:]
     return json.loads(run.stdout)
 
@@ -184,7 +181,8 @@ def test_single_calls_equal_one_process():
             assert distance <= allowed, call
 
 
-def test_they_compile_as_one_graph():
-    for rank in found("sharded_compiled"):
-        assert set(rank) == {"group", "head", "classes", "rows", "elements"}
+@pytest.mark.parametrize("calls", [("group", "head", "rows"), ("classes", "elements")], ids=["local", "placed"])
+def test_they_compile_as_one_graph(calls):
+    for rank in found("sharded_compiled", *calls):
+        assert set(rank) == set(calls)
         assert max(rank.values()) < EXACT

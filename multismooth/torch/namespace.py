@@ -31,6 +31,12 @@ def constant(value, z):
     return torch.full((), value, dtype=float_of(z), device=z.device)
 
 
+def where(condition, a, b):
+    """compat's where dtypes differ. A compiler traces it ten times as long as PyTorch's."""
+    differ = isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and a.dtype != b.dtype
+    return (compat if differ else torch).where(condition, a, b)
+
+
 def stop_gradient(x):
     return x.detach()
 
@@ -66,6 +72,7 @@ XP = Namespace(
     float_of=float_of,
     number=number,
     constant=constant,
+    where=where,
     stop_gradient=stop_gradient,
     pick=pick,
     highest=highest,

@@ -16,6 +16,7 @@ import multismooth
 import multismooth.jax as ms
 import multismooth.numpy as reference
 
+jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_enable_x64", True)
 QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 N, K, T, D = 8, 16, 2, 3

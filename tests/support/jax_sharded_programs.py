@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 import multismooth.jax as ms
 
 PRINTED = Path(sys.argv[1])  # where XLA prints its programs
+jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_enable_x64", True)
 N, K, D = 64, 1024, 16
 MESH = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "model"))

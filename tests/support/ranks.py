@@ -1,7 +1,7 @@
 """Runs a function on several processes that talk by gloo, and returns what each of them returned.
 
 The processes are forks of one that has imported PyTorch, because the import takes longer than most cases. Run it in a
-process of its own (`tests/support/sharded.py`): a fork of one that has started threads may hang.
+process of its own (`programs` makes one): a fork of one that has started threads may hang.
 """
 
 import os

@@ -1,7 +1,11 @@
-"""Calls in parts under `torch.compile(fullgraph=True)`: distances from the same calls without it, as JSON."""
+"""Calls in parts under `torch.compile(fullgraph=True)`: distances from the same calls without it, as JSON.
+
+`python tests/support/sharded_compiled.py NAME…` makes these calls.
+"""
 
 import json
 import logging
+import sys
 import warnings
 from dataclasses import replace
 
@@ -42,15 +46,16 @@ def main(rank):
         return distribute_tensor(LOGITS, mesh, [Shard(axis)], src_data_rank=None)
 
     classes = slice(4 * rank, 4 * rank + 4)
-    return {
-        "group": distance(lambda z: ms.loss(z, LABELS, group=group, weight=WEIGHT), LOGITS[:, classes]),
-        "head": distance(lambda h, w: ms.linear_loss(h, w, LABELS, group=group), HIDDEN, CLASSIFIER[classes]),
-        "classes": distance(lambda z: ms.loss(z, LABELS).full_tensor(), placed(1)),
-        "rows": distance(
+    calls = {
+        "group": lambda: distance(lambda z: ms.loss(z, LABELS, group=group, weight=WEIGHT), LOGITS[:, classes]),
+        "head": lambda: distance(lambda h, w: ms.linear_loss(h, w, LABELS, group=group), HIDDEN, CLASSIFIER[classes]),
+        "classes": lambda: distance(lambda z: ms.loss(z, LABELS).full_tensor(), placed(1)),
+        "rows": lambda: distance(
             lambda z: ms.loss(z, ROWS[:, classes], group=group, weight=WEIGHT, **MIXED), LOGITS[:, classes]
         ),
-        "elements": distance(lambda z: ms.loss(z, LABELS).full_tensor(), placed(0)),
+        "elements": lambda: distance(lambda z: ms.loss(z, LABELS).full_tensor(), placed(0)),
     }
+    return {name: calls[name]() for name in sys.argv[1:]}
 
 
 if __name__ == "__main__":
