@@ -390,12 +390,14 @@ def test_a_value_cannot_be_asked_for_while_recording():
 
 
 def test_only_what_is_needed_is_replayed():
-    recording = Recording()
-    array = recording.argument("targets", np.arange(3.0))
-    kept, _unused = recording.where(array > 1, array, recording.zeros_like(array)), recording.sum(array * 7)
-    again = recording.where(array > 1, array, recording.zeros_like(array))
-    assert again is kept
-    program = recording.program(["targets"], Problem(None, kept, 0.5))
+    def function(recording, given):
+        array = recording.argument(given.name, np.arange(3.0))
+        kept, _unused = recording.where(array > 1, array, recording.zeros_like(array)), recording.sum(array * 7)
+        again = recording.where(array > 1, array, recording.zeros_like(array))
+        assert again is kept
+        return Problem(None, kept, 0.5)
+
+    program = Recording().program(function, ["targets"])
     assert program(np.array([3.0, 0.0, 2.0])).targets.tolist() == [3.0, 0.0, 2.0]
     constants = [program.__globals__.get(name) for name in program.__code__.co_names]
     assert any(x is np.where for x in constants)

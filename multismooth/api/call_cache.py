@@ -60,7 +60,7 @@ class CallCache:
             except (AttributeError, TypeError, RuntimeError):  # a list, an unhashable convention, a nested tensor
                 key = kind = None
             if kind is not None:
-                call = kind.call(given.copy())
+                call = kind.call(given)
                 if call is not None:
                     return call
         given = Problem(*given)

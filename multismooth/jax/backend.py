@@ -112,7 +112,7 @@ class JaxBackend(backend.Backend):
         return readable(np.asarray(part)[first] if on_cpu(part) else np.asarray(part[first]))
 
     def view(self, array):
-        return self._view
+        return (self._view,)
 
     def _view(self, array):
         values = self.values(array, None)
@@ -121,7 +121,7 @@ class JaxBackend(backend.Backend):
         return values.astype(np.int64) if values.dtype.kind in "iu" else values
 
     def row_view(self, z, axis):
-        return lambda z: self.first_row(z, axis, None)
+        return (lambda z: self.first_row(z, axis, None),)
 
     def template(self, shape, dtype, like):
         return jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(dtype or float))
