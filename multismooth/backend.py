@@ -150,6 +150,14 @@ class Backend:
     def loss(self, call):
         return total(call.problem, call.settings, self.xp)
 
+    def loss_again(self, kind, given):
+        """The loss of a call of an `api.kinds.Kind`, from its Problem's arguments as the caller passed them.
+
+        None if one of their values is unexpected, so that the call must go through `arguments`.
+        """
+        call = kind.call(given)
+        return None if call is None else self.loss(call)
+
     def terms(self, call):
         return terms(call.problem, call.settings, self.xp)
 

@@ -24,14 +24,20 @@ class Kind:
     that are not taken as they are. arrays: (place, functions that show it to NumPy one after another, shape and dtype
     of what NumPy sees). visible: whether NumPy sees the values. expect: what `quick_check` wants to know; None: nothing
     is checked. memos: by what `quick_check` found, that is by whether labels are ignored.
-    programs: of whole calls, by what decides which one serves. A backend fills them.
+    settings: of calls whose values nobody has looked at. programs: of whole calls, by what decides which one serves; a
+    backend fills them.
     """
 
-    __slots__ = ("_checked", "arrays", "expect", "fixed", "memos", "programs", "readers", "visible")
+    __slots__ = ("_checked", "arrays", "expect", "fixed", "memos", "programs", "readers", "settings", "visible")
 
     def __init__(self, problem, given, readers, views, settings, expect):
         self.arrays, self.visible = [*arrays_of(views, problem)], visible(views, problem)
-        self.expect, self.memos, self.programs, self._checked = expect, memos(settings, expect), {}, None
+        self.settings, self.expect, self.memos = (
+            settings._replace(valid=False, clean=False),
+            expect,
+            memos(settings, expect),
+        )
+        self.programs, self._checked = {}, None
         shown = {place for place, *_ in self.arrays}
         places = [place for place in range(len(problem)) if place not in shown]
         self.fixed = [(place, problem[place]) for place in places if place < LAST or problem[place] is None]
@@ -41,6 +47,13 @@ class Kind:
             for place, (value, own) in enumerate(zip(problem, given, strict=True))
             if value is not own and place not in fixed
         ]
+
+    def problem(self, given):
+        """The Problem of these arguments, in a kind without readers."""
+        problem = [*given]
+        for place, value in self.fixed:
+            problem[place] = value
+        return Problem(*problem)
 
     def call(self, given):
         """The checked Call of a Problem's arguments, or None if one of their values is unexpected."""
@@ -60,9 +73,7 @@ class Kind:
 
         The first of the values is the logits of the first element.
         """
-        problem = [*given]
-        for place, value in self.fixed:
-            problem[place] = value
+        problem = [*self.problem(given)]
         for place, read in self.readers:
             problem[place] = recording.call(read, given[place], value=1.0)
         values = [*problem]
@@ -181,10 +192,10 @@ def quick_check(values, expect, xp):
     refuses or warns about. `values` are a Problem's fields as NumPy sees them; the first of them is the logits of the
     first element, or None. It is recorded by `xp`, so that calls of a kind make the steps that their kind needs.
     """
-    row, targets, smoothing, weight, prior, mask, sample_weight, z_loss, softcap, normalizer = values
+    row, targets, smoothing, weight, prior, mask, sample_weight, z_loss, softcap, normalizer = xp.plain(values)
     ignored = False
     if expect.soft:
-        xp.stop_unless(xp.call(distributions, targets, expect.axis, expect.row_slack))
+        xp.stop_unless(xp.call(distributions, targets, expect.axis, expect.row_slack, None))
     else:
         if targets.ndim:
             inside = xp.count(targets.view(np.uint64) < expect.classes)  # −1 is huge as uint64
@@ -216,7 +227,7 @@ def quick_check(values, expect, xp):
         if expect.lightest:
             xp.stop_unless(low >= high * expect.lightest)
     if prior is not None:
-        xp.stop_unless(xp.call(distributions, prior, -1, expect.prior_slack))
+        xp.stop_unless(xp.call(distributions, prior, -1, expect.prior_slack, np.float64))
     if type(smoothing) is not float:
         _stop_outside(smoothing, 0.5, xp)
     if sample_weight is not None:
@@ -260,13 +271,13 @@ def like_probabilities(row, slack):
     if row is None or not (0 <= row[0] <= 1 and 0 <= row[-1] <= 2):
         return False
     with np.errstate(over="ignore", invalid="ignore"):
-        return abs(float(np.add.reduce(row)) - 1) <= 2 * slack
+        return bool(abs(float(np.add.reduce(row)) - 1) <= 2 * slack)
 
 
-def distributions(rows, axis, slack):
-    """Whether all entries are ≥ 0 and all rows sum to 1, within the slack."""
+def distributions(rows, axis, slack, dtype):
+    """Whether all entries are ≥ 0 and all rows sum to 1, added in this dtype, within the slack."""
     with np.errstate(over="ignore", invalid="ignore"):
-        total = np.add.reduce(rows, axis, np.float64) - 1
+        total = np.add.reduce(rows, axis, dtype) - 1
     if not np.minimum.reduce(rows, None) >= -slack:
         return False
     return bool(max(-np.minimum.reduce(total, None), np.maximum.reduce(total, None)) <= slack / 2)

@@ -11,6 +11,7 @@ from multismooth.namespace import XP
 from multismooth.plan import NUMBERS
 from multismooth.problem import new
 from multismooth.recording.arrays import Recorded, ValueSeen
+from multismooth.spec import Plan
 
 EXACT = 2**24  # up to this many, float32 counts without rounding
 
@@ -75,11 +76,11 @@ class Recording:
 
     def add(self, template, function, *args):
         """function(*args), noted as the template filled with the names of the arguments."""
-        values = [x.value if isinstance(x, Recorded) else x for x in args]
+        values = [*map(_value, args)]
         found = function(*values)
         if not isinstance(found, (np.ndarray, np.generic, float, int)):
             return found
-        source = template.format(*map(self._name, args))
+        source = template.format(*map(self._expression, args))
         if np.ndim(found) == 0 and not isinstance(found, (float, int)) | any(isinstance(x, np.generic) for x in values):
             found = np.asarray(found).item()
             source = f"{type(found).__name__}({source})"
@@ -90,18 +91,25 @@ class Recording:
 
         The arguments need not be arrays.
         """
-        found = self._noted(f"{self._name(function)}({', '.join(map(self._name, args))})", value)
+        found = self._noted(f"{self._name(function)}({', '.join(map(self._expression, args))})", value)
+        found.value = value if found.value is None else found.value
         self._lines[int(found.name[1:])].always |= always
         return found
 
     def array(self, function, array, value):
         """function(array), which shows an array of the caller's to NumPy, in a recording that finds `value`."""
-        found = self.call(function, array, value=value)
-        return self.given(found) if value.ndim else self.scalar(found)
+        return self.given(self.call(function, array, value=value))
+
+    def plain(self, values):
+        """The values, and of arrays without axes their numbers."""
+        return tuple(
+            self.scalar(x) if isinstance(x, Recorded) and isinstance(x.value, np.ndarray) and x.ndim == 0 else x
+            for x in values
+        )
 
     def write(self, template, array, *args):
         """A statement that writes to an array of the replay's own."""
-        self._lines.append(Line(template.format(array.name, *map(self._name, args)), writes=array.name))
+        self._lines.append(Line(template.format(array.name, *map(self._expression, args)), writes=array.name))
 
     def stop_if(self, condition):
         """The replay returns None if the condition holds."""
@@ -197,8 +205,7 @@ class Recording:
             return XP.sum(x, axis=axis, keepdims=keepdims, dtype=dtype)
         if x.entry is not None and x is x.entry[1] and axis is None and not keepdims and x.size <= EXACT:
             return self.add("float({})", float, self.count(x.entry[0]))
-        template = f"{self._name(np.add.reduce)}({{}}, {{}}, {{}}, {{}}, {{}})"
-        return self.add(template, np.add.reduce, x, axis, dtype, None, keepdims)
+        return self.function(np.add.reduce, x, axis, dtype, None, keepdims)
 
     def where(self, condition, x, y):
         scalars = all(np.ndim(getattr(value, "value", value)) == 0 for value in (condition, x, y))
@@ -211,7 +218,7 @@ class Recording:
         base = getattr(condition, "nonzero_of", None)
         if zero and base is not None and isinstance(x, Recorded) and (base is x or base is x.multiple_of):
             return x  # which is 0 already where its base is
-        found = self.add(f"{self._name(np.where)}({{}}, {{}}, {{}})", np.where, condition, x, y)
+        found = self.function(np.where, condition, x, y)
         found.chosen = condition, x
         return found
 
@@ -244,7 +251,7 @@ class Recording:
 
     def count(self, booleans):
         """How many are True."""
-        return self.add(f"{self._name(np.count_nonzero)}({{}})", np.count_nonzero, booleans)
+        return self.function(np.count_nonzero, booleans)
 
     def lowest(self, x):
         return x if np.ndim(getattr(x, "value", x)) == 0 else self._reduced(np.minimum.reduce, x)
@@ -253,7 +260,11 @@ class Recording:
         return x if np.ndim(getattr(x, "value", x)) == 0 else self._reduced(np.maximum.reduce, x)
 
     def _reduced(self, function, x):
-        return self.add(f"{self._name(function)}({{}}, {{}})", function, x, None)
+        return self.function(function, x, None)
+
+    def function(self, function, *args):
+        """function(*args), where the namespace has a slower one or none."""
+        return self.add(f"{self._name(function)}({', '.join(['{}'] * len(args))})", function, *args)
 
     def method(self, name, x, *args):
         """x.name(*args)."""
@@ -297,9 +308,14 @@ class Recording:
         if (names := getattr(value, "_fields", None)) is None:
             return f"({', '.join(parts)},)"
         for k, (name, x) in enumerate(zip(names, value, strict=True)):
-            if name in NUMBERS and getattr(x, "shape", ()) and math.prod(x.shape) == 1:
+            if isinstance(value, Plan) and name in NUMBERS and getattr(x, "shape", ()) and math.prod(x.shape) == 1:
                 parts[k] += ".item()"
         return f"{self._name(new)}({self._name(type(value))}, ({', '.join(parts)},))"
+
+
+def _value(x):
+    """The value of an argument in the recorded call."""
+    return x.value if isinstance(x, Recorded) else tuple(map(_value, x)) if _recorded(x) else x
 
 
 def _recorded(value):

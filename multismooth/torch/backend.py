@@ -171,6 +171,8 @@ class TorchBackend(Backend):
         self._record_spec()
         return super().loss(call)
 
+    loss_again = staticmethod(autograd.loss_again)
+
     def sum_over(self, group, axis_name):
         return summing(self.name, group, axis_name, sum_over_group=sum_over_group)
 
