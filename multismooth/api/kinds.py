@@ -201,25 +201,23 @@ def quick_check(values, expect, xp):
             inside = xp.count(targets.view(np.uint64) < expect.classes)  # −1 is huge as uint64
         else:
             inside = xp.count((targets >= 0) & (targets < expect.classes))
-        counted = targets != expect.ignore_index
+        counted = None
         if expect.ignore_index is None:
             xp.stop_unless(inside == targets.size)
         elif expect.ignores_a_class:
             xp.stop_unless(inside == targets.size)
-            ignored = xp.ask(xp.count(counted) != targets.size)
+            ignored = xp.ask(xp.count(targets != expect.ignore_index) != targets.size)
         else:
             ignored = xp.ask(inside != targets.size)
         if ignored:
-            some = xp.count(counted)
-            if not expect.ignores_a_class:
-                xp.stop_unless(some == inside)
-            if expect.some:
-                xp.stop_unless(some > 0)
+            counted = targets != expect.ignore_index
+            xp.stop_unless(xp.count(counted) == inside if not expect.ignores_a_class else True)
+            xp.stop_unless(xp.count(counted) > 0 if expect.some else True)
         for allowed in (mask, expect.included):
             if allowed is not None:
-                _stop_unless_allowed(allowed, targets, counted if ignored else None, expect.axis, xp)
+                _stop_unless_allowed(allowed, targets, counted, expect.axis, xp)
     if row is not None and expect.score_slack is not None:
-        xp.stop_if(xp.call(like_probabilities, row, expect.score_slack))
+        xp.stop_unless(xp.call(plausible_scores, row, expect.score_slack))
     if weight is not None:
         low, high = xp.lowest(weight), xp.largest(weight)
         xp.stop_unless(low > 0)
@@ -266,12 +264,12 @@ def allowed_each(mask, labels, axis):
     return bool(np.take_along_axis(mask, np.expand_dims(labels, axis), axis=axis).all())
 
 
-def like_probabilities(row, slack):
-    """Whether the first element's logits look like probabilities. They are added up only if two of them do."""
+def plausible_scores(row, slack):
+    """Whether the first element's logits do not look like probabilities. They are added up only if two of them do."""
     if row is None or not (0 <= row[0] <= 1 and 0 <= row[-1] <= 2):
-        return False
+        return True
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(abs(float(np.add.reduce(row)) - 1) <= 2 * slack)
+        return not abs(float(np.add.reduce(row)) - 1) <= 2 * slack
 
 
 def distributions(rows, axis, slack, dtype):

@@ -5,8 +5,8 @@ arguments. For one kind of call (its shapes, dtypes and settings are known) all 
 operations on arrays. They are recorded once, on NumPy arrays, and written down as one Python function. What two of them
 compute is computed once, and what nobody uses is left out.
 
-The recorded function may not look at values: `if array > 0` raises `ValueSeen`. Three questions are allowed. `stop_if`
-and `stop_unless` end the replay, which then returns None. `ask` has the function recorded twice, once for each answer.
+The recorded function may not look at values: `if array > 0` raises `ValueSeen`. Two questions are allowed.
+`stop_unless` ends the replay, which then returns None. `ask` has the function recorded twice, once for each answer.
 Shapes, dtypes and plain numbers become part of the recording; arrays stay arguments.
 """
 

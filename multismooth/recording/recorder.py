@@ -13,6 +13,7 @@ from multismooth.problem import new
 from multismooth.recording.arrays import Recorded, ValueSeen
 from multismooth.spec import Plan
 
+NAME = re.compile(r"\bt\d+\b")
 EXACT = 2**24  # up to this many, float32 counts without rounding
 
 
@@ -28,13 +29,17 @@ def example(shape, dtype):
     return np.zeros(shape, dtype) if np.dtype(dtype).kind in "iu" else np.ones(shape, dtype)
 
 
+def arrays_in(source):
+    """The names of a replay's arrays in a text."""
+    return set(NAME.findall(source))
+
+
 class Line:
     """A line of a replay. name: of the array that it makes. writes: of the one that it writes to. None: no array."""
 
     def __init__(self, source, name=None, writes=None):
         self.text, self.name, self.writes = source if name is None else f"{name} = {source}", name, writes
         self.always = name is None and writes is None
-        self.uses = set(re.findall(r"\bt\d+\b", source))
 
 
 class Recording:
@@ -111,16 +116,10 @@ class Recording:
         """A statement that writes to an array of the replay's own."""
         self._lines.append(Line(template.format(array.name, *map(self._expression, args)), writes=array.name))
 
-    def stop_if(self, condition):
-        """The replay returns None if the condition holds."""
-        self._stop("if {}: return None", condition)
-
     def stop_unless(self, condition):
         """The replay returns None unless the condition holds."""
-        self._stop("if not {}: return None", condition)
-
-    def _stop(self, template, condition):
-        self._lines.append(Line(template.format(self._name(condition))))
+        if condition is not True:
+            self._lines.append(Line(f"if not {self._name(condition)}: return None"))
 
     def ask(self, condition):
         """Whether the condition holds. A replay may ask once."""
@@ -254,13 +253,11 @@ class Recording:
         return self.function(np.count_nonzero, booleans)
 
     def lowest(self, x):
-        return x if np.ndim(getattr(x, "value", x)) == 0 else self._reduced(np.minimum.reduce, x)
+        """The lowest entry, or NaN if there is one, in half the time of `np.minimum.reduce`."""
+        return self.method("item", x, self.method("argmin", x)) if np.ndim(getattr(x, "value", x)) else x
 
     def largest(self, x):
-        return x if np.ndim(getattr(x, "value", x)) == 0 else self._reduced(np.maximum.reduce, x)
-
-    def _reduced(self, function, x):
-        return self.function(function, x, None)
+        return self.method("item", x, self.method("argmax", x)) if np.ndim(getattr(x, "value", x)) else x
 
     def function(self, function, *args):
         """function(*args), where the namespace has a slower one or none."""
@@ -287,18 +284,18 @@ class Recording:
             if self._question is None:
                 break
         lines, returned = paths[-1]
-        needed = set(re.findall(r"\bt\d+\b", returned))
+        needed = arrays_in(returned)
         start = 0 if self._question is None else self._question[1]
         body = [*_kept(lines[start:], needed), f"return {returned}"]
         if self._question is not None:
             (lines, returned), name = paths[0], self._question[0]
-            also = set(re.findall(r"\bt\d+\b", returned))
+            also = arrays_in(returned)
             first = [*_kept(lines[start:], also), f"return {returned}"]
             needed |= also | {name}
             body = [*_kept(lines[:start], needed), f"if {name}:", *(f"    {line}" for line in first), *body]
         source = f"def replay({', '.join(arguments)}):\n" + "".join(f"    {line}\n" for line in body)
         scope = dict(self._constants)
-        exec(compile(source, "<recording>", "exec"), scope)
+        exec(compiled(source), scope)
         return scope["replay"]
 
     def _expression(self, value):
@@ -311,6 +308,12 @@ class Recording:
             if isinstance(value, Plan) and name in NUMBERS and getattr(x, "shape", ()) and math.prod(x.shape) == 1:
                 parts[k] += ".item()"
         return f"{self._name(new)}({self._name(type(value))}, ({', '.join(parts)},))"
+
+
+@lru_cache(256)
+def compiled(source):
+    """The code of a replay. Kinds of calls that differ in sizes alone differ in constants alone."""
+    return compile(source, "<recording>", "exec")
 
 
 def _value(x):
@@ -328,6 +331,6 @@ def _kept(lines, needed):
     kept = []
     for line in reversed(lines):
         if line.always or line.name in needed or line.writes in needed:
-            needed |= line.uses
+            needed |= arrays_in(line.text)
             kept.append(line.text)
     return kept[::-1]
