@@ -107,6 +107,8 @@ def is_number(value):
 
 def kind_of(value):
     """What of an argument decides how calls with it go: of a number the number, of an array all but its values."""
-    if is_number(value):
-        return type(value), value if type(value) in NUMBERS else value.item()
+    if type(value) in NUMBERS:
+        return type(value), value
+    if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0:
+        return type(value), value.item()
     return type(value), value.shape, value.dtype, value.device

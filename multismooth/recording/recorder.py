@@ -113,7 +113,8 @@ class Recording:
         )
 
     def write(self, template, array, *args):
-        """A statement that writes to an array of the replay's own."""
+        """A statement that writes to an array of the replay's own. What was read from it is read again."""
+        self._found = {source: x for source, x in self._found.items() if array.name not in arrays_in(source)}
         self._lines.append(Line(template.format(array.name, *map(self._expression, args)), writes=array.name))
 
     def stop_unless(self, condition):

@@ -34,18 +34,13 @@ def differentiable_gradient(logits, plan, axis, upstream):
 # --- tensors saved for backward --------------------------------------------------------------------------------------
 
 
-def shared_with(problem):
-    """The caller's tensors whose memory a plan may share."""
-    return problem.targets, problem.weight, problem.prior, problem.class_mask
-
-
 def save(ctx, problem, plan, *tensors):
     """Save the plan, these tensors, and the caller's tensors whose memory the plan may share.
 
     Autograd then raises if the caller writes to one of them before backward.
     """
     ctx.plan, ctx.count = plan, len(tensors)
-    ctx.save_for_backward(*tensors, *shared_with(problem))
+    ctx.save_for_backward(*tensors, problem.targets, problem.weight, problem.prior, problem.class_mask)
 
 
 def saved(ctx):
@@ -62,7 +57,10 @@ class _Summed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits, found, tensors, call):
-        """found: (loss, gradient). tensors, call: what backward computes the gradient again from."""
+        """found: (loss, gradient). tensors, call: what backward computes the gradient again from.
+
+        Whether a call is the first of its kind or not, it saves the same tensors: a checkpoint compares the two.
+        """
         loss, ctx.gradient = found
         ctx.save_for_backward(*tensors)
         ctx.call = call
@@ -82,7 +80,7 @@ class _Summed(torch.autograd.Function):
         return scale_(kernel(logits.detach(), plan, axis, summed=True)[1], upstream), None, None, None
 
 
-def _of_a_plan(tensors, plan, axis, kernel):
+def of_a_plan(tensors, plan, axis, kernel):
     """(logits, plan, axis, kernel) of tensors that were saved."""
     return tensors[0], plan, axis, kernel
 
@@ -259,7 +257,8 @@ def loss(call, dtype=None):
         return _Elements.apply(logits, call.problem, plan, axis, kernel, dtype)
     if logits.itemsize > 2:
         found = kernel(logits.detach(), plan, axis, summed=True)
-        return _summed(logits, found, (logits, *shared_with(call.problem)), (_of_a_plan, plan, axis, kernel))
+        tensors = tuple(x if isinstance(x, torch.Tensor) else None for x in call.problem)
+        return _summed(logits, found, tensors, (of_a_plan, plan, axis, kernel))
     if kernel is triton:
         return _GuardedSummed.apply(logits, call.problem, plan, axis, dtype)
     if logits.is_cpu:
