@@ -2,7 +2,6 @@
 
 import math
 import operator
-import re
 from functools import lru_cache
 
 import numpy as np
@@ -11,9 +10,9 @@ from multismooth.namespace import XP
 from multismooth.plan import NUMBERS
 from multismooth.problem import new
 from multismooth.recording.arrays import Recorded, ValueSeen
+from multismooth.recording.lines import Line, compiled, written
 from multismooth.spec import Plan
 
-NAME = re.compile(r"\bt\d+\b")
 EXACT = 2**24  # up to this many, float32 counts without rounding
 
 
@@ -27,19 +26,6 @@ def filled(value, dtype, shape):
 def example(shape, dtype):
     """An array in place of one that a replay gets: labels of the first class, and ones."""
     return np.zeros(shape, dtype) if np.dtype(dtype).kind in "iu" else np.ones(shape, dtype)
-
-
-def arrays_in(source):
-    """The names of a replay's arrays in a text."""
-    return set(NAME.findall(source))
-
-
-class Line:
-    """A line of a replay. name: of the array that it makes. writes: of the one that it writes to. None: no array."""
-
-    def __init__(self, source, name=None, writes=None):
-        self.text, self.name, self.writes = source if name is None else f"{name} = {source}", name, writes
-        self.always = name is None and writes is None
 
 
 class Recording:
@@ -86,7 +72,8 @@ class Recording:
         if not isinstance(found, (np.ndarray, np.generic, float, int)):
             return found
         source = template.format(*map(self._expression, args))
-        if np.ndim(found) == 0 and not isinstance(found, (float, int)) | any(isinstance(x, np.generic) for x in values):
+        as_an_array = any(isinstance(x, np.generic) for x in values)  # an operand is: see `product`
+        if np.ndim(found) == 0 and type(found) not in (float, int, bool) and not as_an_array:
             found = np.asarray(found).item()
             source = f"{type(found).__name__}({source})"
         return self._noted(source, found)
@@ -114,7 +101,7 @@ class Recording:
 
     def write(self, template, array, *args):
         """A statement that writes to an array of the replay's own. What was read from it is read again."""
-        self._found = {source: x for source, x in self._found.items() if array.name not in arrays_in(source)}
+        self._found = {source: x for source, x in self._found.items() if array.name not in source}
         self._lines.append(Line(template.format(array.name, *map(self._expression, args)), writes=array.name))
 
     def stop_unless(self, condition):
@@ -284,17 +271,7 @@ class Recording:
             paths.append((self._lines, self._expression(result)))
             if self._question is None:
                 break
-        lines, returned = paths[-1]
-        needed = arrays_in(returned)
-        start = 0 if self._question is None else self._question[1]
-        body = [*_kept(lines[start:], needed), f"return {returned}"]
-        if self._question is not None:
-            (lines, returned), name = paths[0], self._question[0]
-            also = arrays_in(returned)
-            first = [*_kept(lines[start:], also), f"return {returned}"]
-            needed |= also | {name}
-            body = [*_kept(lines[:start], needed), f"if {name}:", *(f"    {line}" for line in first), *body]
-        source = f"def replay({', '.join(arguments)}):\n" + "".join(f"    {line}\n" for line in body)
+        source = written(arguments, paths, self._question)
         scope = dict(self._constants)
         exec(compiled(source), scope)
         return scope["replay"]
@@ -311,12 +288,6 @@ class Recording:
         return f"{self._name(new)}({self._name(type(value))}, ({', '.join(parts)},))"
 
 
-@lru_cache(256)
-def compiled(source):
-    """The code of a replay. Kinds of calls that differ in sizes alone differ in constants alone."""
-    return compile(source, "<recording>", "exec")
-
-
 def _value(x):
     """The value of an argument in the recorded call."""
     return x.value if isinstance(x, Recorded) else tuple(map(_value, x)) if _recorded(x) else x
@@ -325,13 +296,3 @@ def _value(x):
 def _recorded(value):
     """Whether this is a recorded array, or a tuple with one in it."""
     return isinstance(value, Recorded) or (isinstance(value, tuple) and any(map(_recorded, value)))
-
-
-def _kept(lines, needed):
-    """The text of the lines that `needed` arrays need, and of those that always stay. It completes `needed`."""
-    kept = []
-    for line in reversed(lines):
-        if line.always or line.name in needed or line.writes in needed:
-            needed |= arrays_in(line.text)
-            kept.append(line.text)
-    return kept[::-1]
