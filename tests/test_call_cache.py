@@ -342,11 +342,13 @@ def test_a_sparse_tensor_is_refused_after_a_dense_one():
     torch = need("torch")
     import multismooth.torch as ms
 
-    z, y = torch.randn(4, 5), torch.tensor([0, 1, 2, 3])
-    for _ in range(3):
-        ms.loss(z, y)
-    with pytest.raises(ValueError, match="to_dense"):
-        ms.loss(z.to_sparse(), y)
+    y = torch.tensor([0, 1, 2, 3, 4, 0])
+    for calls in (1, 3):
+        z = torch.randn(3 + calls, 5)
+        for _ in range(calls):
+            ms.loss(z, y[: 3 + calls])
+        with pytest.raises(ValueError, match="to_dense"):
+            ms.loss(z.to_sparse(), y[: 3 + calls])
 
 
 def test_a_weight_that_wants_a_gradient_gets_it_after_one_that_does_not():

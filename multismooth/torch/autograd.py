@@ -224,21 +224,20 @@ class _Elements(torch.autograd.Function):
 def loss_again(kind, given):
     """The loss of a call of this kind. None for one of whose values the full checks must decide."""
     if REQUEST.get() is None:
-        logits = given[0]
+        logits, found = given[0], None
         with_gradient = logits.requires_grad and torch.is_grad_enabled()
         try:
+            if with_gradient not in kind.programs:
+                kind.programs[with_gradient] = program(kind, given, with_gradient)
             replay = kind.programs[with_gradient]
-        except KeyError:
-            replay = kind.programs[with_gradient] = program(kind, given, with_gradient)
-        if replay is not None:
-            if GRADIENTS.blocks or SCRATCH.blocks:
-                age_buffers()
-            try:
+            if replay is not None:
+                if GRADIENTS.blocks or SCRATCH.blocks:
+                    age_buffers()
                 found = replay(*given)
-            except (TypeError, RuntimeError):  # as in `Kind.call`
-                found = None
-            if found is not None:
-                return _summed(logits, *found) if with_gradient else found
+        except (TypeError, RuntimeError):  # as in `Kind.call`
+            pass
+        if found is not None:
+            return _summed(logits, *found) if with_gradient else found
     call = kind.call(given)
     return None if call is None else loss(call)
 
