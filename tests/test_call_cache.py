@@ -218,6 +218,21 @@ def test_a_bad_value_is_refused_in_the_first_call_and_in_every_later_one(functio
             call(**{argument: bad})
 
 
+@pytest.mark.parametrize("ignore_index", [None, 1, -100])
+@pytest.mark.parametrize("bad", [5, -1, 2**40])
+def test_a_label_that_names_no_class_is_refused_whichever_is_ignored(functions, ignore_index, bad):
+    own, array, _ = functions()
+    z, labels = array(np.random.default_rng(0).normal(size=(4, 5))), np.array([0, 1, 2, 3])
+    for place in (None, 0, 3):
+        for good in (labels, np.where(labels == 1, ignore_index, labels) if ignore_index else labels):
+            wrong = good.copy()
+            own.loss(z, array(good.astype(np.int64)), ignore_index=ignore_index)
+            if place is not None:
+                wrong[place] = bad
+                with pytest.raises(TargetError, match=str(bad)):
+                    own.loss(z, array(wrong.astype(np.int64)), ignore_index=ignore_index)
+
+
 def test_what_warns_does_so_every_time(functions):
     own, array, _ = functions()
     z, y = array(np.random.default_rng(0).normal(size=(4, 5))), array(np.array([0, 1, 2, 3]))
@@ -503,15 +518,16 @@ def test_a_repeated_call_enters_few_functions(no_numba):
     for name in ("plain", "class weights", "sample weights", "class mask", "prior"):
         z, labels, ignored, options = everyday(name, 64, 100, "float32")
         for targets in (labels, ignored):
+            for function in (own.loss, own.cross_entropy) if set(options) <= {"weight"} else (own.loss,):
 
-            def step(z=z, targets=targets, options=options):
-                own.loss(z, targets, **options).backward()
+                def step(function=function, z=z, targets=targets, options=options):
+                    function(z, targets, label_smoothing=0.1, **options).backward()
 
-            for _ in range(3):
-                step()
-            functions, files = entered(step, own.__path__[0].removesuffix("/torch"))
-            assert functions <= 14, name
-            assert files <= 7, name
+                for _ in range(3):
+                    step()
+                functions, files = entered(step, str(Path(multismooth.__file__).parent))
+                assert functions <= 14, name
+                assert files <= 7, name
 
 
 # --- recording --------------------------------------------------------------------------------------------------------
