@@ -166,6 +166,20 @@ def test_calls_of_the_drop_in_that_differ_in_one_thing_are_two(which):
             assert_close(found.numpy(), right.numpy(), "float64")
 
 
+@pytest.mark.parametrize("weight", [False, True])
+def test_a_drop_in_s_mean_over_no_elements_is_nan_in_a_later_call_too(weight):
+    torch, ours = need("torch"), need("multismooth.torch")
+    z, y = torch.from_numpy(SQUARE[:3]).requires_grad_(), torch.tensor([0, 1, 2])
+    options = {"weight": torch.linspace(0.5, 1.5, 5).double()} if weight else {}
+    for targets in (y, y.where(y > 0, -100), torch.full_like(y, -100), y, torch.full_like(y, -100)):
+        for _ in range(2):
+            loss = ours.cross_entropy(z, targets, **options)
+            (gradient,) = torch.autograd.grad(loss, z)
+            nothing = bool((targets == -100).all())
+            assert loss.isnan().item() == nothing
+            assert gradient.any().item() != nothing
+
+
 GOOD = {
     "label_smoothing": np.array([0.1, 0.2, 0.3, 0.0]),
     "weight": np.array([1.0, 0.5, 2.0, 1.0, 1.5]),

@@ -36,7 +36,7 @@ class Functions(HeadFunctions, AlternativeFunctions, NormalizerFunctions, PriorF
 
         self._backend, self._arguments, self._parameters = backend, Arguments(backend), Parameters(backend)
         self._call = CallCache(self._arguments)
-        self._loss = self._call.answering(backend.loss, backend.loss_again)
+        self._loss = self._call.answering(lambda call: backend.loss(call), backend.loss_again)
         self._call_of_shape = CallCache(self._arguments, scores=False)
 
     def elsewhere(self, method):
