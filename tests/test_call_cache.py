@@ -204,6 +204,7 @@ BAD = [  # (argument, a value of the same kind, the error, a part of its message
     ("prior", np.array([0.1, 0.2, 0.3, 0.6, -0.2]), ValueError, "prior"),
     ("normalizer", 0.0, ValueError, "normalizer"),
     ("normalizer", -1.0, ValueError, "normalizer"),
+    ("normalizer", np.inf, ValueError, "normalizer"),
     ("z_loss", np.array(-0.1), ValueError, "z_loss"),
     ("logits", np.full((4, 5), 0.2), ValueError, "probabilities"),
     ("logits", np.tile([0.05, 0.1, 0.05, 0.1, 0.7], (4, 1)), ValueError, "probabilities"),
@@ -460,21 +461,22 @@ def test_values_of_one_kind_are_no_constants_of_its_program():
 
 @pytest.mark.parametrize(("argument", "bad", "error", "said"), BAD)
 def test_a_bad_value_is_refused_where_a_gradient_is_asked_for(argument, bad, error, said):
-    """And the labels are refused in a call that ignores some, and in one that ignores none."""
-    torch, own = need("torch"), torch_functions()[0]
-    z = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
-    options = {argument: torch_functions()[1](GOOD[argument])} if argument in GOOD else {}
+    """And the labels are refused in a call that ignores some, and in one that ignores none; all of it also at ε = 0."""
+    torch, array = need("torch"), torch_functions()[1]
+    z, bad = torch.randn(4, 5, dtype=torch.float64, requires_grad=True), array(bad)
+    bad = bad.requires_grad_() if argument == "logits" else bad
+    options = {argument: array(GOOD[argument])} if argument in GOOD else {}
     soft = argument == "targets" and bad.ndim == 2
     for labels in [SOFT] if soft else [LABELS, np.maximum(LABELS, 0)]:
-        given = {"logits": z, "targets": torch.from_numpy(labels)} | options
-        for _ in range(3):
-            own.loss(**given)
-        (kind,) = own._loss._kinds.values()
-        assert kind.programs[True] is not None
-        bad = torch_functions()[1](bad)
-        bad = bad.requires_grad_() if argument == "logits" else bad
-        with pytest.raises(error, match=said):
-            own.loss(**given | {argument: bad})
+        for epsilon in (0.1, 0.0):
+            own = torch_functions()[0]
+            given = {"logits": z, "targets": torch.from_numpy(labels), "label_smoothing": epsilon} | options
+            for _ in range(3):
+                own.loss(**given)
+            (kind,) = own._loss._kinds.values()
+            assert kind.programs[True] is not None
+            with pytest.raises(error, match=said):
+                own.loss(**given | {argument: bad})
 
 
 def test_infinite_logits_of_a_program_are_those_of_the_first_call(no_numba):
