@@ -372,13 +372,15 @@ def test_a_sparse_tensor_is_refused_after_a_dense_one():
     torch = need("torch")
     import multismooth.torch as ms
 
-    y = torch.tensor([0, 1, 2, 3, 4, 0])
-    for calls in (1, 3):
-        z = torch.randn(3 + calls, 5)
-        for _ in range(calls):
-            ms.loss(z, y[: 3 + calls])
-        with pytest.raises(ValueError, match="to_dense"):
-            ms.loss(z.to_sparse(), y[: 3 + calls])
+    for device in ("cpu", "meta"):  # the values of the latter cannot be seen, as those on a GPU
+        y = torch.tensor([0, 1, 2, 3, 4, 0], device=device)
+        for calls in (1, 3):
+            z = torch.zeros(3 + calls, 5, device=device)
+            sparse = torch.zeros(3 + calls, 5, device=device, layout=torch.sparse_coo)
+            for _ in range(calls):
+                ms.loss(z, y[: 3 + calls])
+            with pytest.raises(ValueError, match="to_dense"):
+                ms.loss(sparse, y[: 3 + calls])
 
 
 def test_a_weight_that_wants_a_gradient_gets_it_after_one_that_does_not():

@@ -32,12 +32,8 @@ class Kind:
 
     def __init__(self, problem, given, readers, views, settings, expect):
         self.arrays, self.visible = [*arrays_of(views, problem)], visible(views, problem)
-        self.settings, self.expect, self.memos = (
-            settings._replace(valid=False, clean=False),
-            expect,
-            memos(settings, expect),
-        )
-        self.programs, self._checked = {}, None
+        self.expect, self.memos, self.programs, self._checked = expect, memos(settings, expect), {}, None
+        self.settings = settings._replace(valid=False, clean=False)
         shown = {place for place, *_ in self.arrays}
         places = [place for place in range(len(problem)) if place not in shown]
         self.fixed = [(place, problem[place]) for place in places if place < LAST or problem[place] is None]
