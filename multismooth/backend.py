@@ -122,15 +122,15 @@ class Backend:
         return True
 
     def view(self, array):
-        """The function that shows NumPy the values of arrays like this one, in each call of a kind.
+        """The functions that show NumPy the values of arrays like this one, one after another, in each call of a kind.
 
-        It returns None where the values are on a device, and raises TypeError or RuntimeError for an array that NumPy
+        They return None where the values are on a device, and raise TypeError or RuntimeError for an array that NumPy
         cannot read. Then, as without this method, the call goes through `arguments`.
         """
         raise NotImplementedError
 
     def row_view(self, z, axis):
-        """The same for the first element's logits. Where they cannot be read now, the function returns None."""
+        """The same for the first element's logits. Where they cannot be read now, they return None."""
         raise NotImplementedError
 
     def template(self, shape, dtype, like):
@@ -149,6 +149,14 @@ class Backend:
 
     def loss(self, call):
         return total(call.problem, call.settings, self.xp)
+
+    def loss_again(self, kind, given):
+        """The loss of a call of an `api.kinds.Kind`, from its Problem's arguments as the caller passed them.
+
+        None if one of their values is unexpected, so that the call must go through `arguments`.
+        """
+        call = kind.call(given)
+        return None if call is None else self.loss(call)
 
     def terms(self, call):
         return terms(call.problem, call.settings, self.xp)

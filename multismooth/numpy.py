@@ -160,11 +160,11 @@ class NumpyBackend(Backend):
 
     def view(self, array):
         if array.dtype == np.uint64:  # of which half is negative in int64: no label may wrap to another
-            return lambda labels: np.minimum(labels, np.iinfo(np.int64).max).astype(np.int64)
-        return partial(np.asarray, dtype=np.int64) if array.dtype.kind in "iu" else np.asarray
+            return (lambda labels: np.minimum(labels, np.iinfo(np.int64).max).astype(np.int64),)
+        return (partial(np.asarray, dtype=np.int64) if array.dtype.kind in "iu" else np.asarray,)
 
     def row_view(self, z, axis):
-        return itemgetter(argument_checks.first_element(z.ndim, axis))
+        return (itemgetter(argument_checks.first_element(z.ndim, axis)),)
 
     def template(self, shape, dtype, like):
         return np.broadcast_to(np.zeros((), dtype=dtype or np.float64), shape)

@@ -1,7 +1,11 @@
 """Calls like an earlier one: their numbers, errors and warnings are those of the first call of their kind."""
 
+import importlib.util
 import pickle
 import warnings
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import problems
@@ -14,6 +18,8 @@ import multismooth.numpy as mn
 from multismooth import SmoothingError, SmoothingWarning, TargetError
 from multismooth.api import call_cache
 from multismooth.api.functions import Functions
+from multismooth.cpu import choice
+from multismooth.implementations import NAMES
 from multismooth.namespace import XP
 from multismooth.problem import Problem
 from multismooth.recording import Recording, ValueSeen, plan_program
@@ -24,6 +30,15 @@ STRUCTURES = 60  # of random calls; each is called with several sets of numbers
 
 def numpy_functions():
     return Functions(mn.NumpyBackend()), lambda x: x, lambda x: x
+
+
+def need_benchmark(name):
+    """A module of `benchmarks/`."""
+    path = Path(__file__).parent.parent / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def torch_functions():
@@ -151,6 +166,20 @@ def test_calls_of_the_drop_in_that_differ_in_one_thing_are_two(which):
             assert_close(found.numpy(), right.numpy(), "float64")
 
 
+@pytest.mark.parametrize("weight", [False, True])
+def test_a_drop_in_s_mean_over_no_elements_is_nan_in_a_later_call_too(weight):
+    torch, ours = need("torch"), need("multismooth.torch")
+    z, y = torch.from_numpy(SQUARE[:3]).requires_grad_(), torch.tensor([0, 1, 2])
+    options = {"weight": torch.linspace(0.5, 1.5, 5).double()} if weight else {}
+    for targets in (y, y.where(y > 0, -100), torch.full_like(y, -100), y, torch.full_like(y, -100)):
+        for _ in range(2):
+            loss = ours.cross_entropy(z, targets, **options)
+            (gradient,) = torch.autograd.grad(loss, z)
+            nothing = bool((targets == -100).all())
+            assert loss.isnan().item() == nothing
+            assert gradient.any().item() != nothing
+
+
 GOOD = {
     "label_smoothing": np.array([0.1, 0.2, 0.3, 0.0]),
     "weight": np.array([1.0, 0.5, 2.0, 1.0, 1.5]),
@@ -175,6 +204,7 @@ BAD = [  # (argument, a value of the same kind, the error, a part of its message
     ("prior", np.array([0.1, 0.2, 0.3, 0.6, -0.2]), ValueError, "prior"),
     ("normalizer", 0.0, ValueError, "normalizer"),
     ("normalizer", -1.0, ValueError, "normalizer"),
+    ("normalizer", np.inf, ValueError, "normalizer"),
     ("z_loss", np.array(-0.1), ValueError, "z_loss"),
     ("logits", np.full((4, 5), 0.2), ValueError, "probabilities"),
     ("logits", np.tile([0.05, 0.1, 0.05, 0.1, 0.7], (4, 1)), ValueError, "probabilities"),
@@ -201,6 +231,21 @@ def test_a_bad_value_is_refused_in_the_first_call_and_in_every_later_one(functio
         call()
         with pytest.raises(error, match=said):
             call(**{argument: bad})
+
+
+@pytest.mark.parametrize("ignore_index", [None, 1, -100])
+@pytest.mark.parametrize("bad", [5, -1, 2**40])
+def test_a_label_that_names_no_class_is_refused_whichever_is_ignored(functions, ignore_index, bad):
+    own, array, _ = functions()
+    z, labels = array(np.random.default_rng(0).normal(size=(4, 5))), np.array([0, 1, 2, 3])
+    for place in (None, 0, 3):
+        for good in (labels, np.where(labels == 1, ignore_index, labels) if ignore_index else labels):
+            wrong = good.copy()
+            own.loss(z, array(good.astype(np.int64)), ignore_index=ignore_index)
+            if place is not None:
+                wrong[place] = bad
+                with pytest.raises(TargetError, match=str(bad)):
+                    own.loss(z, array(wrong.astype(np.int64)), ignore_index=ignore_index)
 
 
 def test_what_warns_does_so_every_time(functions):
@@ -248,13 +293,21 @@ def test_ignored_labels_beside_a_mask_of_each_element(functions):
 SHAPES = [((64, 100), 1), ((2, 4096), 1), ((300, 12), 1), ((4, 30, 5), 1), ((4, 5, 30), 2), ((100, 1000), 1)]
 
 
-@pytest.mark.parametrize("name", ["whole", "chunked", "numba"])
+@pytest.fixture
+def no_numba(monkeypatch):
+    monkeypatch.setattr(choice, "numba", lambda: None)
+
+
+@pytest.mark.parametrize("name", ["whole", "chunked", "numba", "the fastest", "the fastest without Numba"])
 @pytest.mark.parametrize(("shape", "axis"), SHAPES)
-def test_a_later_call_has_the_bits_of_the_first(shape, axis, name):
-    """Though a kernel for its kind alone may compute it, with a plan that was recorded."""
+def test_a_later_call_has_the_bits_of_the_first(shape, axis, name, request):
+    """Though a program for its kind alone may compute it, with checks, a plan and a kernel that were recorded."""
     torch = need("torch")
     if name == "numba":
         need("numba")
+    if name == "the fastest without Numba":
+        request.getfixturevalue("no_numba")
+    asked = partial(multismooth.implementation, name) if name in NAMES else nullcontext
     generator, classes = np.random.default_rng(0), shape[axis]
     z = torch.from_numpy(generator.normal(size=shape).astype(np.float32)).requires_grad_()
     labels = torch.from_numpy(generator.integers(0, classes - 2, np.delete(shape, axis)))
@@ -276,7 +329,7 @@ def test_a_later_call_has_the_bits_of_the_first(shape, axis, name):
         {"z_loss": 0.1}, {"logit_softcap": 3.0},
     ):  # fmt: skip
         for targets in (labels, ignored):
-            with multismooth.implementation(name):
+            with asked():
                 first, *later = (bits(targets, {"axis": axis} | options) for _ in range(3))
             for again in later:
                 assert all(map(torch.equal, first, again)), options
@@ -319,11 +372,15 @@ def test_a_sparse_tensor_is_refused_after_a_dense_one():
     torch = need("torch")
     import multismooth.torch as ms
 
-    z, y = torch.randn(4, 5), torch.tensor([0, 1, 2, 3])
-    for _ in range(3):
-        ms.loss(z, y)
-    with pytest.raises(ValueError, match="to_dense"):
-        ms.loss(z.to_sparse(), y)
+    for device in ("cpu", "meta"):  # the values of the latter cannot be seen, as those on a GPU
+        y = torch.tensor([0, 1, 2, 3, 4, 0], device=device)
+        for calls in (1, 3):
+            z = torch.zeros(3 + calls, 5, device=device)
+            sparse = torch.zeros(3 + calls, 5, device=device, layout=torch.sparse_coo)
+            for _ in range(calls):
+                ms.loss(z, y[: 3 + calls])
+            with pytest.raises(ValueError, match="to_dense"):
+                ms.loss(sparse, y[: 3 + calls])
 
 
 def test_a_weight_that_wants_a_gradient_gets_it_after_one_that_does_not():
@@ -336,6 +393,178 @@ def test_a_weight_that_wants_a_gradient_gets_it_after_one_that_does_not():
     learnt = weight.clone().requires_grad_()
     ms.loss(z, y, weight=learnt).backward()
     assert learnt.grad.abs().sum() > 0
+
+
+# --- programs of PyTorch's losses -------------------------------------------------------------------------------------
+
+EVERYDAY = {  # the options of a call for so many elements and classes
+    "plain": lambda n, k: {},
+    "class weights": lambda n, k: {"weight": np.linspace(0.5, 1.5, k)},
+    "sample weights": lambda n, k: {"sample_weight": np.linspace(0, 2, n)},
+    "ε per element": lambda n, k: {"label_smoothing": np.linspace(0, 0.5, n)},
+    "class mask": lambda n, k: {"class_mask": np.arange(k) < k - 2},
+    "prior": lambda n, k: {"prior": np.linspace(1, 2, k) / np.linspace(1, 2, k).sum()},
+    "a prior per class": lambda n, k: {"prior": np.random.default_rng(1).dirichlet(np.ones(k), k)},
+    "z-loss": lambda n, k: {"z_loss": np.array(0.1)},
+    "soft cap": lambda n, k: {"logit_softcap": 3.0},
+    "kl": lambda n, k: {"convention": "flax-examples"},
+    "normalizer": lambda n, k: {"normalizer": 3.0},
+}
+
+
+def everyday(name, n=6, k=20, dtype="float64"):
+    """(logits, labels, labels of which some are ignored, options) of a call, in tensors."""
+    torch, rng = need("torch"), np.random.default_rng(0)
+    z = torch.from_numpy(rng.normal(size=(n, k)).astype(dtype)).requires_grad_()
+    labels = torch.from_numpy(rng.integers(0, k - 2, n))
+    options = {
+        key: torch.from_numpy(x.astype(dtype) if x.dtype.kind == "f" else x) if isinstance(x, np.ndarray) else x
+        for key, x in EVERYDAY[name](n, k).items()
+    }
+    return z, labels, labels.masked_fill(torch.arange(n) % 3 == 1, -100), options
+
+
+@pytest.mark.parametrize("name", EVERYDAY)
+@pytest.mark.parametrize("numba", [True, False])
+def test_derivatives_of_a_program_s_loss_are_those_of_the_first_call(name, numba, request):
+    """The first derivative, that of a second backward, the second derivative, with ignored labels and without."""
+    torch = need("torch")
+    if not numba:
+        request.getfixturevalue("no_numba")
+    z, labels, ignored, options = everyday(name)
+    own = torch_functions()[0]
+
+    def derivatives(own, targets):
+        loss = own.loss(z, targets, **options)
+        first, again = (torch.autograd.grad(3 * loss, z, retain_graph=True)[0] for _ in range(2))
+        (graph,) = torch.autograd.grad(loss, z, create_graph=True)
+        (second,) = torch.autograd.grad((graph * z.detach().cos()).sum(), z)
+        return loss.detach(), first, again, graph.detach(), second
+
+    for targets in (labels, ignored, labels):
+        alone = derivatives(torch_functions()[0], targets)
+        for _ in range(3):
+            for found, right in zip(derivatives(own, targets), alone, strict=True):
+                assert_close(found.numpy(), right.numpy(), "float64")
+    (kind,) = own._loss._kinds.values()
+    assert kind.programs[True] is not None
+
+
+def test_values_of_one_kind_are_no_constants_of_its_program():
+    torch, own, others = need("torch"), torch_functions()[0], torch_functions
+    z, labels, ignored, _ = everyday("plain")
+    for name in ("z_loss", "normalizer", "label_smoothing", "logit_softcap"):
+        for value in (0.1, 0.2, 0.3, 0.4):
+            options = {name: torch.tensor(value).double()}
+            for targets in (labels, ignored):
+                found, right = own.loss(z, targets, **options), others()[0].loss(z, targets, **options)
+                assert_close(found.detach().numpy(), right.detach().numpy(), "float64")
+
+
+@pytest.mark.parametrize(("argument", "bad", "error", "said"), BAD)
+def test_a_bad_value_is_refused_where_a_gradient_is_asked_for(argument, bad, error, said):
+    """And the labels are refused in a call that ignores some, and in one that ignores none; all of it also at ε = 0."""
+    torch, array = need("torch"), torch_functions()[1]
+    z, bad = torch.randn(4, 5, dtype=torch.float64, requires_grad=True), array(bad)
+    bad = bad.requires_grad_() if argument == "logits" else bad
+    options = {argument: array(GOOD[argument])} if argument in GOOD else {}
+    soft = argument == "targets" and bad.ndim == 2
+    for labels in [SOFT] if soft else [LABELS, np.maximum(LABELS, 0)]:
+        for epsilon in (0.1, 0.0):
+            own = torch_functions()[0]
+            given = {"logits": z, "targets": torch.from_numpy(labels), "label_smoothing": epsilon} | options
+            for _ in range(3):
+                own.loss(**given)
+            (kind,) = own._loss._kinds.values()
+            assert kind.programs[True] is not None
+            with pytest.raises(error, match=said):
+                own.loss(**given | {argument: bad})
+
+
+def test_infinite_logits_of_a_program_are_those_of_the_first_call(no_numba):
+    torch, own = need("torch"), torch_functions()[0]
+    for name in ("plain", "class weights", "class mask"):
+        z, labels, ignored, options = everyday(name)
+        for targets in (labels, ignored):
+            expected = None
+            for change in (lambda z: z, lambda z: z[:, 19].fill_(-torch.inf), lambda z: z[1].fill_(torch.nan)):
+                change(z.detach())
+                for epsilon in (0.1, 0.0):
+                    found = []
+                    for functions in (torch_functions()[0], own, own, own):
+                        loss = functions.loss(z, targets, label_smoothing=epsilon, **options)
+                        found.append((loss.detach(), torch.autograd.grad(loss, z)[0]))
+                    expected, *later = found
+                    for mine in later:
+                        for x, right in zip(mine, expected, strict=True):
+                            torch.testing.assert_close(x, right, equal_nan=True, rtol=1e-13, atol=1e-15)
+
+
+def test_a_kernel_that_is_asked_for_computes_a_call_of_a_known_kind():
+    z, labels, ignored, _ = everyday("plain")
+    own = torch_functions()[0]
+    for targets in (labels, ignored):
+        for _ in range(3):
+            own.loss(z, targets)
+            for name in ("whole", "chunked"):
+                with multismooth.implementation(name) as ran:
+                    own.loss(z, targets)
+                assert ran == [name]
+
+
+def test_no_program_keeps_a_caller_s_array():
+    import gc
+    import weakref
+
+    torch, own = need("torch"), torch_functions()[0]
+    for name in EVERYDAY:
+        z, labels, ignored, options = everyday(name)
+        for targets in (labels, ignored):
+            for _ in range(3):
+                own.loss(z, targets, **options).backward()
+        left = [weakref.ref(x) for x in (z, labels, ignored, *options.values()) if isinstance(x, torch.Tensor)]
+        del z, labels, ignored, options, targets
+        gc.collect()
+        assert not [x() for x in left if x() is not None], name
+
+
+def test_a_checkpoint_computes_a_call_again_that_was_the_first_of_its_kind():
+    torch = need("torch")
+    from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+
+    for name in EVERYDAY:
+        z, labels, ignored, options = everyday(name)
+        for targets in (labels, ignored):
+            (expected,) = torch.autograd.grad(torch_functions()[0].loss(z.sin(), targets, **options), z)
+            call = partial(torch_functions()[0].loss, targets=targets, **options)
+            with set_checkpoint_early_stop(False):
+                loss = checkpoint(lambda z, call=call: call(z.sin()), z, use_reentrant=False)  # sin keeps z
+            (found,) = torch.autograd.grad(loss, z)
+            torch.testing.assert_close(found, expected)
+
+
+def test_a_repeated_call_enters_few_functions(no_numba):
+    need("torch")
+    entered = need_benchmark("entered").entered
+    own = need("multismooth.torch")
+    kinds = need("multismooth.torch.backend").functions._call._kinds, need("multismooth.torch.originals").KINDS
+    for known in kinds:  # those of other tests may have Numba's kernels
+        known.clear()
+    for name in ("plain", "class weights", "sample weights", "class mask", "prior"):
+        z, labels, ignored, options = everyday(name, 64, 100, "float32")
+        for targets in (labels, ignored):
+            for function in (own.loss, own.cross_entropy) if set(options) <= {"weight"} else (own.loss,):
+
+                def step(function=function, z=z, targets=targets, options=options):
+                    function(z, targets, label_smoothing=0.1, **options).backward()
+
+                for _ in range(3):
+                    step()
+                functions, files = entered(step, str(Path(multismooth.__file__).parent))
+                assert functions <= 14, name
+                assert files <= 7, name
+    for known in kinds:
+        known.clear()
 
 
 # --- recording --------------------------------------------------------------------------------------------------------
@@ -390,13 +619,68 @@ def test_a_value_cannot_be_asked_for_while_recording():
 
 
 def test_only_what_is_needed_is_replayed():
-    recording = Recording()
-    array = recording.argument("targets", np.arange(3.0))
-    kept, _unused = recording.where(array > 1, array, recording.zeros_like(array)), recording.sum(array * 7)
-    again = recording.where(array > 1, array, recording.zeros_like(array))
-    assert again is kept
-    program = recording.program(["targets"], Problem(None, kept, 0.5))
+    def function(recording, given):
+        array = recording.argument(given.name, np.arange(3.0))
+        kept, _unused = recording.where(array > 1, array, recording.zeros_like(array)), recording.sum(array * 7)
+        again = recording.where(array > 1, array, recording.zeros_like(array))
+        assert again is kept
+        return Problem(None, kept, 0.5)
+
+    program = Recording().program(function, ["targets"])
     assert program(np.array([3.0, 0.0, 2.0])).targets.tolist() == [3.0, 0.0, 2.0]
     constants = [program.__globals__.get(name) for name in program.__code__.co_names]
     assert any(x is np.where for x in constants)
     assert not any(x is np.add.reduce for x in constants)
+
+
+def test_a_replay_may_stop_or_ask_once():
+    def function(recording, given, other):
+        x, y = (recording.argument(name.name, np.arange(3.0)) for name in (given, other))
+        recording.stop_unless(recording.lowest(x) >= 0)
+        if recording.ask(recording.largest(x) > 5):
+            recording.stop_unless(recording.largest(y) > 0)
+            return x + y, 1
+        return x - y, 0
+
+    program = Recording().program(function, ["x", "y"])
+    small, large, ones = np.arange(3.0), np.arange(3.0) + 4, np.ones(3)
+    assert program(-ones, ones) is None
+    assert program(large, -ones) is None
+    assert program(small, -ones)[0].tolist() == [1, 2, 3]
+    assert program(small, -ones)[1] == 0
+    assert program(large, ones)[0].tolist() == [5, 6, 7]
+    with pytest.raises(ValueSeen):
+        Recording().program(lambda r, x: r.ask(r.argument("x", 1.0) > 0) and r.ask(r.argument("x", 1.0) > 1), ["x"])
+
+
+def test_a_replay_writes_to_arrays_of_its_own_and_in_order():
+    def function(recording, given):
+        x = recording.argument(given.name, np.arange(3.0))
+        for make in (np.empty_like, np.zeros_like):
+            own = recording.call(make, x, value=np.empty(3), always=False)
+            own[...] = x * 2.0
+            before = own[(2,)]
+            own[(2,)] = before + 1.0 if make is np.empty_like else 7.0
+            if make is np.empty_like:
+                found = own, before, own[(2,)]  # read again, since it was written to
+        return found
+
+    program = Recording().program(function, ["x"])
+    array, before, after = program(np.array([1.0, 2.0, 3.0]))
+    assert array.tolist() == [2, 4, 7]
+    assert (before, after) == (6, 7)
+    assert 7.0 not in [program.__globals__.get(name) for name in program.__code__.co_names]
+
+
+def test_booleans_times_numbers_are_rounded_as_arrays_are():
+    def function(recording, given):
+        x = recording.argument(given.name, np.ones(4, bool))
+        found = recording.astype(x, np.float32) * 0.1 * (recording.count(x) * 0.7) * 0.3
+        return found, found.entry[2]
+
+    x = np.array([True, False, True, True])
+    array, entry = Recording().program(function, ["x"])(x)
+    expected = x.astype(np.float32) * 0.1 * 2.0999999999999996 * 0.3
+    assert array.dtype == np.float32
+    assert array.tolist() == expected.tolist()
+    assert entry == expected[0]

@@ -36,6 +36,7 @@ class Functions(HeadFunctions, AlternativeFunctions, NormalizerFunctions, PriorF
 
         self._backend, self._arguments, self._parameters = backend, Arguments(backend), Parameters(backend)
         self._call = CallCache(self._arguments)
+        self._loss = self._call.answering(lambda call: backend.loss(call), backend.loss_again)
         self._call_of_shape = CallCache(self._arguments, scores=False)
 
     def elsewhere(self, method):
@@ -83,7 +84,7 @@ class Functions(HeadFunctions, AlternativeFunctions, NormalizerFunctions, PriorF
 
         Source: Szegedy et al. 2016, Rethinking the Inception Architecture, §7 (arXiv:1512.00567).
         """
-        return self._backend.loss(self._call(logits, targets, **options))
+        return self._loss(logits, targets, **options)
 
     def terms(self, logits: Scores, targets: Labels, **options: Unpack[TermsOptions]) -> Terms[Arrays]:
         """(loss, nll, weight, lse, predicted) per element: mean loss = Σ loss / Σ weight; nll is the loss at ε = 0.

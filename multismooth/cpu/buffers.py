@@ -62,21 +62,21 @@ class BufferCache:
     @property
     def size(self):
         """The bytes that are kept now."""
-        return sum(block.size for block in tuple(self._last))
+        return sum(block.size for block in tuple(self.blocks))
 
     def take(self, size):
         """`size` bytes of uninitialised memory as an array of uint8: in the kept block, if that is free and fits."""
         if size > self.limit:
             return _Block(size).lend(size)
         try:
-            block = self._last.pop()
+            block = self.blocks.pop()
         except IndexError:
             block = None
         if block is None or block.size < size or not block.free() or block.idle_too_long(size):
             block = None  # frees the old block before the new one is made
             block = _Block(size)
         part = block.lend(size)
-        self._last.append(block)
+        self.blocks.append(block)
         if block.size > self.limit:  # another thread has lowered the limit meanwhile
             self.release()
         return part
@@ -84,7 +84,7 @@ class BufferCache:
     def age(self):
         """Count a call, which may not need this memory at all."""
         with suppress(IndexError):
-            if self._last[0].idle_too_long(0):
+            if self.blocks[0].idle_too_long(0):
                 self.release()
 
     def release(self):
@@ -92,7 +92,7 @@ class BufferCache:
 
         The deque is replaced, because a fork may leave the old one's own lock locked where Python has one.
         """
-        self._last: deque[_Block] = deque(maxlen=1)
+        self.blocks: deque[_Block] = deque(maxlen=1)
 
 
 GRADIENTS, SCRATCH = CACHES = BufferCache(), BufferCache()
@@ -107,7 +107,7 @@ def gradient_memory(entries, dtype):
 def age_buffers():
     """Count a call. Each call does this once, so that memory which is no longer needed is given back."""
     for cache in CACHES:
-        if cache._last:
+        if cache.blocks:
             cache.age()
 
 

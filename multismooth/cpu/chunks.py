@@ -90,8 +90,7 @@ def evaluate(kernel, layout, logits, plan, xp, out=None, most=2**20, workers=1, 
     # (lse, nll, smooth) are those of the loss itself: all that they take from the plan's scale is whether b is 0.
     scaled = plan if upstream == 1.0 else spec.scaled(plan, upstream)
 
-    def run(index):
-        own, part, g = z[index], chunk_plan(scaled, index), None if target is None else target[index]
+    def computed(own, part, g):
         if plan.u is None:
             return kernel(own, part, g)
         statistics, gradient = by_spec(own, part, g is not None, xp)
@@ -99,8 +98,15 @@ def evaluate(kernel, layout, logits, plan, xp, out=None, most=2**20, workers=1, 
             g[...] = xp.astype(gradient, g.dtype)
         return statistics
 
-    size = balanced_chunk_size(math.prod(z.shape), most, workers)
-    parts = share(run, list(chunk_slices(z.shape, size)), workers)
+    def run(index):
+        return computed(z[index], chunk_plan(scaled, index), None if target is None else target[index])
+
+    entries = math.prod(z.shape)
+    if z.ndim == 2 and workers == 1 and entries <= most:
+        parts = [computed(z, scaled, target)]
+    else:
+        slices = chunk_slices(z.shape, balanced_chunk_size(entries, most, workers))
+        parts = share(run, list(slices), workers)
     if len(parts) > 1 or z.ndim == 3:
         parts = [[xp.concat([xp.reshape(x, (-1,)) for x in column]) for column in zip(*parts, strict=True)]]
         plan = mapped(plan, lambda x: xp.reshape(x, (-1,)), lambda row: row)

@@ -29,6 +29,11 @@ def on_cpu(array):
     return all(device.platform == "cpu" for device in array.devices())
 
 
+def on_one_cpu(array):
+    """Whether an array, as all arrays of its kind of call, lies on one device, whose memory NumPy can read."""
+    return isinstance(array.device, jax.Device) and array.device.platform == "cpu"
+
+
 def in_parts(array):
     """Whether no device has all of the array."""
     return len(array.devices()) > 1 and not array.is_fully_replicated
@@ -112,7 +117,10 @@ class JaxBackend(backend.Backend):
         return readable(np.asarray(part)[first] if on_cpu(part) else np.asarray(part[first]))
 
     def view(self, array):
-        return self._view
+        if not on_one_cpu(array):
+            return (self._view,)
+        kind = array.dtype.kind
+        return (partial(np.asarray, dtype=np.int64 if kind in "iu" else None if kind in "bf" else np.float32),)
 
     def _view(self, array):
         values = self.values(array, None)
@@ -121,7 +129,10 @@ class JaxBackend(backend.Backend):
         return values.astype(np.int64) if values.dtype.kind in "iu" else values
 
     def row_view(self, z, axis):
-        return lambda z: self.first_row(z, axis, None)
+        if not on_one_cpu(z):
+            return (lambda z: self.first_row(z, axis, None),)
+        first, dtype = argument_checks.first_element(z.ndim, axis), z.dtype if z.dtype.kind == "f" else np.float32
+        return (lambda z: np.asarray(z)[first].astype(dtype, copy=False) if z.is_ready() else None,)
 
     def template(self, shape, dtype, like):
         return jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(dtype or float))

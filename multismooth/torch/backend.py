@@ -1,5 +1,6 @@
 """The PyTorch backend: how tensors are made, read and evaluated for `multismooth.api.functions`."""
 
+from operator import itemgetter
 from types import MappingProxyType
 
 import numpy as np
@@ -145,15 +146,15 @@ class TorchBackend(Backend):
         return all(compat.plain_tensor(x) for x in problem if isinstance(x, torch.Tensor))
 
     def view(self, array):
-        return torch.Tensor.numpy if array.is_cpu else on_a_device
+        return (torch.Tensor.numpy if array.is_cpu else on_a_device,)
 
     def row_view(self, z, axis):
-        first = argument_checks.first_element(z.ndim, axis)
+        first = itemgetter(argument_checks.first_element(z.ndim, axis))
         if not z.is_cpu:
-            return on_a_device
+            return (on_a_device,)
         if z.dtype in KNOWN_TO_NUMPY:
-            return lambda z: z.detach().numpy()[first]
-        return lambda z: z.detach()[first].float().numpy()
+            return torch.Tensor.detach, torch.Tensor.numpy, first
+        return torch.Tensor.detach, first, torch.Tensor.float, torch.Tensor.numpy
 
     def tracing(self):
         return torch.compiler.is_compiling()
@@ -169,6 +170,8 @@ class TorchBackend(Backend):
             return total(problem, call.settings, XP, operators.elements)
         self._record_spec()
         return super().loss(call)
+
+    loss_again = staticmethod(autograd.loss_again)
 
     def sum_over(self, group, axis_name):
         return summing(self.name, group, axis_name, sum_over_group=sum_over_group)

@@ -8,7 +8,7 @@ from multismooth.implementations import REQUEST, is_requested, select
 from multismooth.torch import capped, cpu_kernels
 from multismooth.torch.gpu import launch
 from multismooth.torch.gpu.arguments import in_full
-from multismooth.torch.plans import planned, program
+from multismooth.torch.plans import in_numpy, planned, program
 
 MAX_LOGITS_WHOLE = 2**19  # up to this many, chunked needs more time for its calls than it saves in memory passes
 MAX_LOGITS_WHOLE_FORWARD = 2**22  # the same without a gradient, where PyTorch's log softmax is fast
@@ -46,16 +46,21 @@ def plan_and_kernel(call, with_gradient=True):
         replay, name, kernel = known
         if request is not None:
             request.ran.append(name)
-        return planned(problem, settings) if replay is None else replay(*values), kernel
-    plan, logits, axis = planned(problem, settings), problem.logits, settings.axis
+        plan = planned(problem, settings) if replay is None else replay(*values)
+    else:
+        plan = planned(problem, settings)
+        name, kernel = choice_of(plan, problem, settings, with_gradient)
+        if memo is not None:
+            memo.kernels[key] = program(problem, settings, values), name, kernel
+    return plan if name == "triton" else in_full(plan, problem.logits, settings.axis), kernel
+
+
+def choice_of(plan, problem, settings, with_gradient):
+    """(the name of the kernel, the kernel) for a plan and those of like calls."""
+    logits, axis = problem.logits, settings.axis
     name = select(*supports(logits, plan, axis, with_gradient))
-    plan = plan if name == "triton" else in_full(plan, logits, axis)
-    if memo is not None:
-        replay, kernel = program(problem, settings, values), kernel_of(name, plan)
-        if replay is not None and cpu_kernels.few(name, logits, plan, axis, settings.reduction != "none"):
-            kernel = capped.kernel_with_cap(cpu_kernels.SMALL[name], plan)
-        memo.kernels[key] = replay, name, kernel
-    return plan, kernel_of(name, plan)
+    small = name == "numba" and in_numpy(problem, settings) and cpu.small(cpu_kernels.as_numpy(logits), plan, axis)
+    return name, capped.kernel_with_cap(cpu_kernels.small_numba, plan) if small else kernel_of(name, plan)
 
 
 def kernel_for(logits, plan, axis, with_gradient=True):

@@ -21,10 +21,10 @@ from multismooth.torch import cpu_chunked as chunk
 from multismooth.torch.compat import log_softmax_backward
 from multismooth.torch.namespace import XP, float_of
 
-# What is added to the logits of a class that exists, and of one that does not.
-PRESENT_ABSENT = {
-    torch.float32: (np.float32(0), np.finfo(np.float32).min / 2),
-    torch.float64: (np.float64(0), np.finfo(np.float64).min / 2),
+# What is added to the logits of a class that does not exist, and of one that does.
+ABSENT_PRESENT = {
+    torch.float32: np.array([np.finfo(np.float32).min / 2, 0], np.float32),
+    torch.float64: np.array([np.finfo(np.float64).min / 2, 0], np.float64),
 }
 DOT_BLOCK = 2**16  # entries that a product of two vectors adds in float32
 MIN_LOGITS_SCRATCH = 2**18  # from so many on, memory that is kept pays: a fresh MiB is mapped page by page
@@ -240,21 +240,7 @@ def present(logits, mask, dtype, out=None):
     """The logits, and at absent classes half the lowest one: it has no probability, and 0 times its logarithm is 0."""
     if mask is None:
         return logits
-    return torch.add(logits, torch.from_numpy(np.where(mask, *PRESENT_ABSENT[dtype])), out=out)
-
-
-def small_whole(logits, plan, axis, with_gradient=True, summed=False, out=None, upstream=1.0):
-    """`whole` for a kind of call that `few` accepts."""
-    lp, gradient = torch.log_softmax(present(logits, plan.mask, logits.dtype), axis), None
-    known = lp.numpy()
-    if with_gradient:
-        target = kernels.negative_target(known, plan, axis)
-        loss, gradient = np.vdot(target, known), log_softmax_backward(torch.from_numpy(target), lp, axis, lp.dtype)
-    else:
-        loss = kernels.summed_loss(known, plan, axis)
-    if out is not None or not summed or not math.isfinite(loss):  # the first two may differ from call to call
-        return whole(logits, plan, axis, with_gradient, summed, out)
-    return torch.from_numpy(np.asarray(loss, known.dtype)), gradient
+    return torch.add(logits, torch.from_numpy(ABSENT_PRESENT[dtype].take(mask.view(np.int8))), out=out)
 
 
 def inner(x, y):
@@ -271,15 +257,8 @@ def inner(x, y):
 
 
 KERNELS = {"columns": columns, "whole": whole, "chunked": chunked, "numba": numba}
-SMALL = {"whole": small_whole, "numba": small_numba}  # the same, for kinds of calls that `few` accepts
 
 
-def few(name, logits, plan, axis, summed):
-    """Whether `SMALL` has a kernel for calls like this one, whose plan NumPy makes and this kernel is to compute."""
-    if name == "numba":
-        return cpu.small(as_numpy(logits), plan, axis)
-    known = all(x is None for x in (plan.u, plan.const, plan.z_loss))
-    classes = logits.shape[axis]
-    as_they_lie = MIN_CLASSES_FOR_ROWS <= classes < chunk.MIN_CLASSES_SUMMED_AGAIN  # for others `log_p` does more
-    fits = logits.dtype in PRESENT_ABSENT and logits.numel() <= kernels.MAX_BLAS_ENTRIES
-    return name == "whole" and summed and known and as_they_lie and fits
+def as_they_lie(shape, dtype, axis):
+    """Whether `log_p` of logits like these is PyTorch's log softmax alone."""
+    return dtype in ABSENT_PRESENT and MIN_CLASSES_FOR_ROWS <= shape[axis] < chunk.MIN_CLASSES_SUMMED_AGAIN

@@ -11,7 +11,7 @@ import torch
 
 from multismooth.api.argument_checks import same_shape
 from multismooth.errors import complain
-from multismooth.torch import originals
+from multismooth.torch import autograd, originals
 from multismooth.torch.backend import TorchBackend
 from multismooth.torch.originals import Refusal
 
@@ -45,9 +45,13 @@ def cross_entropy(
     True
     """
     reduction = originals.reduction_of(size_average, reduce, reduction)
-    call, empty, dtype = originals.checked_call(
-        _backend, input, target, weight, ignore_index, reduction, label_smoothing
-    )
+    arguments = input, target, weight, ignore_index, reduction, label_smoothing
+    key, kind, dtype = originals.kind_of_call(*arguments)
+    if kind is not None:
+        loss = autograd.loss_again(kind, originals.given(input, target, weight))
+        if loss is not None:
+            return loss if loss.dtype is dtype else loss.to(dtype)
+    call, empty, dtype = originals.checked_call(_backend, *arguments, key)
     logits, axis = call.problem.logits, call.settings.axis
     if logits.shape[axis] == 0:
         loss = logits.sum(axis)  # without classes the loss is 0, although 1/K is not defined
@@ -118,9 +122,11 @@ def linear_cross_entropy(
             logits, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
         )
     template = _backend.template(shape, input.dtype, input)
-    call, empty, dtype = originals.checked_call(
-        _backend, template, target, weight, ignore_index, reduction, label_smoothing
-    )
+    arguments = template, target, weight, ignore_index, reduction, label_smoothing
+    key, kind, dtype = originals.kind_of_call(*arguments)
+    call, empty = None if kind is None else kind.call(originals.given(template, target, weight)), False
+    if call is None:
+        call, empty, dtype = originals.checked_call(_backend, *arguments, key)
     rows = getattr(options, "batch_chunk_size", None)
     input, linear_weight = _backend.array(input), _backend.array(linear_weight)
     bias = None if linear_bias is None else _backend.array(linear_bias)

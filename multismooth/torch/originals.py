@@ -49,30 +49,36 @@ class DtypeRefusal(Refusal, NotImplementedError):
 REFUSALS = {ValueError: Refusal, TargetError: TargetRefusal, SmoothingError: SmoothingRefusal}
 
 
-def checked_call(backend, logits, target, weight, ignore_index, reduction, label_smoothing):
-    """(Call, whether it is a mean over no elements, or a function that says so, the result's dtype) of a call."""
-    key = None
-    if not compat.watched():
-        try:
-            key = (
-                type(logits), logits.shape, logits.dtype, logits.device, type(target), target.shape, target.dtype,
-                target.device, weight if weight is None else kind_of(weight), ignore_index, type(ignore_index),
-                reduction, label_smoothing, type(label_smoothing), torch.is_autocast_enabled(logits.device.type),
-            )  # fmt: skip
-            kind, dtype = KINDS.get(key, (None, None))
-        except (AttributeError, TypeError, RuntimeError):  # an argument is not a tensor, or its device has no autocast
-            key = kind = None
-        if kind is not None:
-            call = kind.call([logits, target, None, weight, *ABSENT])
-            if call is not None:
-                settings, labels = call.settings, call.values[1]
-                some_ignored = not (settings.clean or settings.soft)  # `quick_check` accepts only class weights > 0
-                return call, reduction == "mean" and some_ignored and bool((labels == ignore_index).all()), dtype
+def given(logits, target, weight):
+    """A Problem's arguments as those of a drop-in."""
+    return logits, target, None, weight, *ABSENT
+
+
+def kind_of_call(logits, target, weight, ignore_index, reduction, label_smoothing):
+    """(the key of calls like this one, or None; their Kind and the result's dtype, or None and None)."""
+    if compat.watched():
+        return None, None, None
+    try:
+        key = (
+            type(logits), logits.shape, logits.dtype, logits.device, type(target), target.shape, target.dtype,
+            target.device, weight if weight is None else kind_of(weight), ignore_index, type(ignore_index),
+            reduction, label_smoothing, type(label_smoothing), torch.is_autocast_enabled(logits.device.type),
+        )  # fmt: skip
+        return key, *KINDS.get(key, (None, None))
+    except (AttributeError, TypeError, RuntimeError):  # an argument is not a tensor, or its device has no autocast
+        return None, None, None
+
+
+def checked_call(backend, logits, target, weight, ignore_index, reduction, label_smoothing, key=None):
+    """(Call, whether it is a mean over no elements, or a function that says so, the result's dtype) of a call.
+
+    key: of calls like this one, if they can be remembered.
+    """
     problem, settings, labels, dtype = checked(
         backend, logits, target, weight, ignore_index, reduction, label_smoothing
     )
-    if key is not None and logits.is_cpu:
-        _remember(backend, key, problem, settings, (logits, target, weight), dtype)
+    if key is not None and key not in KINDS and logits.is_cpu:
+        _remember(backend, key, problem, settings, given(logits, target, weight), dtype)
     empty = reduction == "mean" and partial(_denominator_is_zero, problem, settings, labels, backend)
     return Call(problem, settings), empty, dtype
 
@@ -84,14 +90,14 @@ def marked(call, empty):
     return call, empty
 
 
-def _remember(backend, key, problem, settings, given, dtype):
+def _remember(backend, key, problem, settings, arguments, dtype):
     """Keep the Kind of this call, if `quick_check` can check calls like it. It is stricter than `checked`."""
-    expect = expectations(problem, settings, scores=False) if backend.ordinary(problem) else None
-    views, taken = views_of(backend, problem, settings.axis), (problem.logits, problem.targets, problem.weight)
-    if expect is None or views is None or any(own is not other for own, other in zip(taken, given, strict=True)):
+    some = settings.reduction == "mean"
+    expect = expectations(problem, settings, scores=False, some=some) if backend.ordinary(problem) else None
+    views, taken = views_of(backend, problem, settings.axis), given(problem.logits, problem.targets, problem.weight)
+    if expect is None or views is None or any(own is not other for own, other in zip(taken, arguments, strict=True)):
         return
-    given = [given[0], given[1], None, given[2], *ABSENT]
-    remember(KINDS, key, (Kind(problem, given, (), views, settings, expect), dtype))
+    remember(KINDS, key, (Kind(problem, arguments, (), views, settings, expect), dtype))
 
 
 def checked(backend, logits, target, weight, ignore_index, reduction, label_smoothing):
