@@ -290,6 +290,26 @@ def test_ignored_labels_beside_a_mask_of_each_element(functions):
     assert once == again
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (3,)])
+@pytest.mark.parametrize(
+    "settings", [{"ignore_index": -100}, {"ignore_index": 0, "convention": "opennmt-py-2"}], ids=str
+)
+def test_a_mask_without_classes_is_refused_where_all_labels_are_ignored(functions, shape, settings):
+    own, array, back = functions()
+    z, ignored = (
+        array(np.random.default_rng(0).normal(size=(*shape, 2))),
+        array(np.full(shape, settings["ignore_index"])),
+    )
+    every, none = array(np.ones(2, bool)), array(np.array([settings["ignore_index"] == 0, False]))
+    for _ in range(3):
+        own.loss(z, array(np.ones(shape, int)), class_mask=every, **settings)
+        assert back(own.loss(z, ignored, class_mask=every, reduction="sum", **settings)) == 0
+        for reduction in ("mean", "sum"):
+            own.loss(z, array(np.ones(shape, int)), class_mask=every, reduction=reduction, **settings)
+            with pytest.raises(ValueError, match="at least one class"):
+                own.loss(z, ignored, class_mask=none, reduction=reduction, **settings)
+
+
 SHAPES = [((64, 100), 1), ((2, 4096), 1), ((300, 12), 1), ((4, 30, 5), 1), ((4, 5, 30), 2), ((100, 1000), 1)]
 
 
