@@ -113,6 +113,16 @@ def test_the_backward_kernel_of_log_softmax_may_write_over_its_argument(shape, a
     assert torch.equal(torch.log_softmax(over, axis, dtype=over.dtype, out=over), lp)
 
 
+def test_a_constant_result_is_marked_as_torch_marks_it():
+    def ours():
+        return 0
+
+    def theirs():
+        return 0
+
+    assert vars(compat.constant_result(ours)) == vars(torch.compiler.assume_constant_result(theirs)) != {}
+
+
 def test_retired_reductions_warn_as_in_torch():
     with pytest.warns(UserWarning, match="size_average"):
         assert compat.legacy_reduction(False, None) == "sum"

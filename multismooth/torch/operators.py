@@ -15,7 +15,7 @@ from multismooth import linear as rows
 from multismooth import spec
 from multismooth.problem import Problem, Settings
 from multismooth.reduction import reduced_plan
-from multismooth.torch import linear
+from multismooth.torch import compat, linear
 from multismooth.torch.autograd import differentiable_gradient
 from multismooth.torch.gpu import launch
 from multismooth.torch.namespace import XP, float_of
@@ -85,13 +85,10 @@ losses.register_autograd(_losses_backward, setup_context=_save_losses)
 logits_gradient.register_autograd(_gradient_backward, setup_context=_save_gradient)
 
 
+@compat.constant_result
 def kernels_run_on(index):
     """Whether the kernels run on this CUDA device. A compiler treats the answer as a constant."""
     return launch.device(torch.empty(0, device=f"cuda:{index}"))
-
-
-# This is `torch.compiler.assume_constant_result` without its import of Dynamo (1.2 s, PyTorch itself 1.0 s).
-kernels_run_on._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def constant_besides_logits(problem):
