@@ -31,7 +31,8 @@ def on_cpu(array):
 
 def on_one_cpu(array):
     """Whether an array, as all arrays of its kind of call, lies on one device, whose memory NumPy can read."""
-    return isinstance(array.device, jax.Device) and array.device.platform == "cpu"
+    device = getattr(array, "device", None)  # a tracer has none
+    return isinstance(device, jax.Device) and device.platform == "cpu"
 
 
 def in_parts(array):
