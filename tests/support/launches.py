@@ -74,6 +74,9 @@ def as_on_a_gpu(monkeypatch, watched=True):
     for module in list(sys.modules.values()):
         if getattr(module, "__name__", "") == "multismooth.torch.gpu.launch":
             monkeypatch.setattr(module, "device", lambda tensor: True)
+    for cache in (backend.functions._call, backend.functions._loss):  # what is known of calls on a CPU is of no use
+        monkeypatch.setattr(cache, "_kinds", {})
+    monkeypatch.setattr(need("multismooth.torch.originals"), "KINDS", {})
     monkeypatch.setattr(backend.TorchBackend, "values", lambda *arguments: None)
     monkeypatch.setattr(torch.Tensor, "is_cpu", False, raising=False)
     monkeypatch.setattr(torch.Tensor, "is_cuda", True, raising=False)
