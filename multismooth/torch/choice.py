@@ -84,9 +84,8 @@ def supports(logits, plan, axis, with_gradient):
             logits, plan, axis
         ):  # tested last, because it imports Numba (1 s)
             names.insert(0 if fast else len(names), "numba")
-    if is_requested("triton") and launch.supports(
-        logits, in_tensors(plan, logits), axis
-    ):  # in its interpreter, for tests
+    # Its interpreter runs the kernels here, for tests.
+    if is_requested("triton") and launch.supports(logits, in_tensors(plan, logits), axis):
         names.append("triton")
     return names
 

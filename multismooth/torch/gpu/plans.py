@@ -220,7 +220,7 @@ def planned_from_arrays(problem, settings):
     row = [1] * z.ndim
     row[axis] = classes
     rows = (problem.targets if soft else None, *[None if x is None else x.view(row) for x in (v, mask)])
-    sums = None if soft else 1.0, 1.0 if v_sum is None else v_sum
+    sums = (None if soft else 1.0), (1.0 if v_sum is None else v_sum)
     plan = made(z, problem.logit_softcap, ticket, labels, active, a, b, squares, rows=rows, sums=sums)
     if soft:
         plan.column, plan.tolerance = weight, None if settings.valid else settings.row_tolerance
