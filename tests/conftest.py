@@ -15,7 +15,7 @@ from requirements import has_gpu, interpreted, missing, need
 from thread_count import thread_count
 
 # Imports and compilers make many objects that live long, so the collector looks at them less often.
-gc.set_threshold(50_000, 20, 20)
+gc.set_threshold(200_000, 20, 20)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch reads it when it is imported
 os.environ.setdefault("KERAS_BACKEND", "jax")  # Keras reads it when it is imported
 if not os.path.exists("/dev/nvidia0"):  # Triton reads it when it is first imported, which torch.compile does too
