@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import oracle
 import pytest
-from adapters import bfloat16, suites
+from adapters import Question, bfloat16, suites
 from oracle import floats
 from problems import VARIATIONS, problem, solved, solved_binary, solved_head, solved_target_gradient
 from tolerance import assert_close, size_of
@@ -112,20 +112,19 @@ class Conformance:
         expected, gradient = floats(answer.loss), floats(answer.gradient)
         call, size = (drawn.logits, drawn.targets), size_of(drawn.logits, drawn.targets, drawn.settings)
         with warnings_deserved(drawn.quiet):
-            loss, computed = self.adapter.call("loss_and_grad", *call, **drawn.settings)
-            self.close(loss, expected, size)
-            self.close(computed, gradient, size)
-            assert not np.any(computed[gradient == 0]), "an entry that counts for nothing has a gradient"
-            if not self.differentiates(seed):
-                self.close(self.adapter.call("loss", *call, **drawn.settings), expected, size)
-            else:
-                cotangent = None
-                if expected.ndim:
-                    cotangent = np.random.default_rng(seed).normal(size=expected.shape)
-                    gradient = along(drawn.settings.get("axis"), cotangent, gradient)
-                value, (computed,) = self.adapter.value_and_grad("loss", *call, cotangent=cotangent, **drawn.settings)
-                self.close(value, expected, size)
-                self.close(computed, gradient, size)
+            cotangent, differentiated = None, self.differentiates(seed)
+            if differentiated and expected.ndim:
+                cotangent = np.random.default_rng(seed).normal(size=expected.shape)
+            questions = Question("loss_and_grad"), Question("loss", (0,) if differentiated else None)
+            (loss, computed), again = self.adapter.ask(questions, *call, cotangent=cotangent, **drawn.settings)
+        self.close(loss, expected, size)
+        self.close(computed, gradient, size)
+        assert not np.any(computed[gradient == 0]), "an entry that counts for nothing has a gradient"
+        value, *computed = (again[0], *again[1]) if differentiated else (again,)
+        self.close(value, expected, size)
+        for slope in computed:
+            weighted = gradient if cotangent is None else along(drawn.settings.get("axis"), cotangent, gradient)
+            self.close(slope, weighted, size)
         assert snapshot(drawn.logits, drawn.targets, *drawn.settings.values()) == before, "an input was written to"
 
     def differentiates(self, seed):
@@ -144,20 +143,19 @@ class Conformance:
         arrays = (head.hidden, head.classifier, head.targets)
         before, size = snapshot(*arrays, *settings.values()), size_of(LARGEST_HEAD_LOGIT, head.targets, settings)
         with warnings_deserved(head.quiet):
-            loss, computed = self.adapter.call("linear_loss_and_grad", *arrays, **settings)
-            self.close(loss, expected, size)
-            assert len(computed) == 3
-            for ours, theirs in zip(computed, gradients, strict=True):
-                assert (ours is None) == (theirs is None)
-                if theirs is not None:
-                    self.close(ours, theirs, size)
-            if expected.ndim or not self.differentiates(seed):
-                self.close(self.adapter.call("linear_loss", *arrays, **settings), expected, size)
-            else:
-                value, computed = self.adapter.value_and_grad("linear_loss", *arrays, wrt=(0, 1), **settings)
-                self.close(value, expected, size)
-                for ours, theirs in zip(computed, gradients[:2], strict=True):
-                    self.close(ours, theirs, size)
+            differentiated = not expected.ndim and self.differentiates(seed)
+            questions = Question("linear_loss_and_grad"), Question("linear_loss", (0, 1) if differentiated else None)
+            (loss, computed), again = self.adapter.ask(questions, *arrays, **settings)
+        self.close(loss, expected, size)
+        assert len(computed) == 3
+        for ours, theirs in zip(computed, gradients, strict=True):
+            assert (ours is None) == (theirs is None)
+            if theirs is not None:
+                self.close(ours, theirs, size)
+        value, computed = again if differentiated else (again, ())
+        self.close(value, expected, size)
+        for ours, theirs in zip(computed, gradients, strict=False):
+            self.close(ours, theirs, size)
         assert snapshot(*arrays, *settings.values()) == before, "an input was written to"
 
     def test_a_z_loss_has_its_own_denominator(self):

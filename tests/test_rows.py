@@ -26,14 +26,14 @@ def own(ms, array, dtype="float32"):
         return torch.from_numpy(np.array(array)).to(getattr(torch, dtype))
     array = np.asarray(array, np.float64).astype(need("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
     if ms.__name__.endswith("jax"):
-        return need("jax").block_until_ready(need("jax").numpy.asarray(array))  # what is not there yet is not looked at
+        return need("jax").block_until_ready(need("jax").device_put(array))  # what is not there yet is not looked at
     return array
 
 
 def labels(ms, array):
     if ms.__name__.endswith("torch"):
         return need("torch").from_numpy(np.array(array))
-    return need("jax").numpy.asarray(array) if ms.__name__.endswith("jax") else array
+    return need("jax").device_put(array) if ms.__name__.endswith("jax") else array
 
 
 def teacher(rng, rows, classes):

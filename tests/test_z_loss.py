@@ -113,7 +113,7 @@ def test_a_heads_correction_leaves_the_z_loss_as_it_is(kind):
 def test_a_traced_z_loss_has_the_same_denominator():
     jax = need("jax")
     with jax.enable_x64(True):
-        z, labels, weight = (jax.numpy.asarray(x) for x in (LOGITS, LABELS, WEIGHT))
+        z, labels, weight = (jax.device_put(x) for x in (LOGITS, LABELS, WEIGHT))
         value, slope = jax.jit(jax.value_and_grad(
             lambda z_loss: multismooth.loss(z, labels, weight=weight, z_loss=z_loss, convention="liger")
         ))(0.1)  # fmt: skip

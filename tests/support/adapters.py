@@ -3,6 +3,7 @@
 import os
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import import_module
 
 import numpy as np
@@ -22,8 +23,19 @@ XLA_DEFAULTS = _DEFAULTS if os.environ.get("XLA_FLAGS") else None
 
 
 @dataclass(frozen=True)
+class Question:
+    """What an implementation is asked for: a public function's result, or its value and gradients by autodiff.
+
+    wrt: the numbers of the arrays that it is differentiated with respect to.
+    """
+
+    function: str
+    wrt: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Adapter:
-    """One implementation. `call` and `value_and_grad` take and return NumPy arrays (and Python values).
+    """One implementation. `call`, `value_and_grad` and `ask` take and return NumPy arrays (and Python values).
 
     framework, module: what must be installed, and the package's module under test.
     settings, heads: how many random settings the loss and the linear loss get: compiling costs time.
@@ -68,6 +80,15 @@ class Adapter:
     def value_and_grad(self, function, *arrays, wrt=(0,), cotangent=None, **settings):
         """(value, gradients) by the framework's own autodiff, with respect to the arrays numbered `wrt`."""
         raise NotImplementedError
+
+    def ask(self, questions, *arrays, cotangent=None, **settings):
+        """The answers to several questions about the same arrays. A compiler gets these as one program."""
+        return [
+            self.call(question.function, *arrays, **settings)
+            if question.wrt is None
+            else self.value_and_grad(question.function, *arrays, wrt=question.wrt, cotangent=cotangent, **settings)
+            for question in questions
+        ]
 
 
 class NumpyAdapter(Adapter):
@@ -162,7 +183,8 @@ class JaxAdapter(Adapter):
         return jax_x64(wide), jax.default_device(jax.devices(self.device)[0])
 
     def array(self, value):
-        return need("jax.numpy").asarray(value) if isinstance(value, np.ndarray) else value
+        """On the device. `jax.numpy.asarray` would compile a program for each shape and dtype, in 14 ms."""
+        return need("jax").device_put(value) if isinstance(value, np.ndarray) else value
 
     def run(self, compute, arrays, settings):
         jax = need("jax")
@@ -174,50 +196,64 @@ class JaxAdapter(Adapter):
             result = compute(*arrays, **settings)
             return jax.tree.map(lambda x: np.asarray(x) if isinstance(x, jax.Array) else x, result)
 
-    def compiled(self, function):
-        return function
-
     def call(self, function, *arrays, **settings):
-        return self.run(self.compiled(getattr(self.functions(), function)), arrays, settings)
+        return self.run(self.asked(Question(function)), arrays, settings)
 
     def value_and_grad(self, function, *arrays, wrt=(0,), cotangent=None, **settings):
-        jax = need("jax")
+        return self.run(self.asked(Question(function, tuple(wrt)), cotangent), arrays, settings)
 
-        call = getattr(self.functions(), function)
+    def asked(self, question, cotangent=None):
+        """The function of JAX arrays whose result is the answer."""
+        call = getattr(self.functions(), question.function)
 
-        def compute(*arrays, **settings):
+        def value_and_grad(*arrays, **settings):
             def scalar(*arrays):
                 value = call(*arrays, **settings)
                 return (value if cotangent is None else (value * cotangent).sum()), value
 
-            (_, value), grads = jax.value_and_grad(scalar, argnums=tuple(wrt), has_aux=True)(*arrays)
+            (_, value), grads = need("jax").value_and_grad(scalar, argnums=question.wrt, has_aux=True)(*arrays)
             return value, grads
 
-        return self.run(self.compiled(compute), arrays, settings)
+        return call if question.wrt is None else value_and_grad
 
 
 class JitJaxAdapter(JaxAdapter):
     """Everything that may be traced is traced: arrays, and label_smoothing, z_loss and logit_softcap even as numbers.
 
-    XLA optimises as by default, whatever XLA_FLAGS say.
+    XLA optimises as by default, whatever XLA_FLAGS say. It takes four times as long then, so what is asked together is
+    one program.
     """
 
-    def compiled(self, function):
+    def call(self, function, *arrays, **settings):
+        return self.ask([Question(function)], *arrays, **settings)[0]
+
+    def value_and_grad(self, function, *arrays, wrt=(0,), cotangent=None, **settings):
+        return self.ask([Question(function, tuple(wrt))], *arrays, cotangent=cotangent, **settings)[0]
+
+    def ask(self, questions, *arrays, cotangent=None, **settings):
         jax = need("jax")
 
-        def call(*arrays, **settings):
-            positions = [f"array {i}" for i in range(len(arrays))]
-            named = dict(zip(positions, arrays, strict=True)) | settings
+        def compute(*arrays, **named):
+            named |= {f"array {k}": array for k, array in enumerate(arrays)}
             numbers = "label_smoothing", "z_loss", "logit_softcap"
-            traced = {k: v for k, v in named.items() if k in numbers or isinstance(v, jax.Array)}
+            traced = {name: value for name, value in named.items() if name in numbers or isinstance(value, jax.Array)}
+            fixed = tuple((name, value) for name, value in named.items() if name not in traced)
+            return _program()(self, tuple(questions), fixed, traced)
 
-            def compute(traced):
-                every = named | traced
-                return function(*[every.pop(position) for position in positions], **every)
+        return self.run(compute, arrays, settings | {"cotangent": cotangent})
 
-            return jax.jit(compute, compiler_options=XLA_DEFAULTS)(traced)
 
-        return call
+@cache
+def _program():
+    """(JitJaxAdapter, questions, what is not traced, what is traced) → answers. Each structure is compiled once."""
+
+    def answers(adapter, questions, fixed, traced):
+        settings = dict(fixed) | traced
+        arrays = [settings.pop(f"array {k}") for k in range(sum(name.startswith("array ") for name in settings))]
+        cotangent = settings.pop("cotangent")
+        return [adapter.asked(question, cotangent)(*arrays, **settings) for question in questions]
+
+    return need("jax").jit(answers, static_argnums=(0, 1, 2), compiler_options=XLA_DEFAULTS)
 
 
 def bfloat16():

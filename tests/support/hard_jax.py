@@ -44,7 +44,7 @@ class Row:
 
     def __init__(self, hard, arrays=None):
         self.hard, self.wide, self.own = hard, loss_dtype(hard), hard.dtype
-        arrays = own_arrays(hard, LAYOUTS[hard.layout] if hard.layout != "plain" else jnp.asarray) | (arrays or {})
+        arrays = arrays or own_arrays(hard, LAYOUTS[hard.layout] if hard.layout != "plain" else jax.device_put)
         self.z, self.y, self.settings, self.linear_head = (arrays[name] for name in ("z", "y", "settings", "head"))
         self.cotangent, self.direction, self.turn = (arrays[name] for name in ("cotangent", "direction", "turn"))
 
@@ -59,21 +59,21 @@ class Row:
 
 def own_arrays(hard, lay):
     """{name: arrays} of a row; `lay` makes an array of NumPy's what the functions are given."""
-    expected, dtype = answers(hard.name), jnp.asarray(hard.logits).dtype
+    expected = answers(hard.name)
     return {
         "z": lay(hard.logits),
         "y": lay(hard.targets),
         "settings": {k: lay(value) if isinstance(value, np.ndarray) else value for k, value in hard.settings.items()},
-        "head": hard.head and tuple(map(jnp.asarray, hard.head)),
-        "cotangent": jnp.asarray(expected.cotangent, loss_dtype(hard)),
-        "direction": jnp.asarray(expected.direction, dtype),
-        "turn": jnp.asarray(expected.turn),
+        "head": hard.head and tuple(map(jax.device_put, hard.head)),
+        "cotangent": jax.device_put(expected.cotangent.astype(loss_dtype(hard))),
+        "direction": jax.device_put(expected.direction.astype(hard.logits.dtype)),
+        "turn": jax.device_put(expected.turn),
     }
 
 
 def traced(hard, run, **compiler):
     """The results of a row by one compiled function of all that may be traced: arrays, and ε where it is a number."""
-    arrays = own_arrays(hard, jnp.asarray)
+    arrays = own_arrays(hard, jax.device_put)
     settings = {"label_smoothing": 0.1} | arrays["settings"]
     fixed = {name: settings.pop(name) for name in FIXED if name in settings}
     arrays["settings"] = settings
