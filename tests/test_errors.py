@@ -52,7 +52,6 @@ ELSEWHERE = {
     ("multismooth.backend", "NotImplementedError"): "a method that a backend has to bring",
     ("multismooth.api.prior_functions", "NotImplementedError"): "the same, of a class",
     ("multismooth.cpu.compiled.arithmetic", "NotImplementedError"): "compiled, and never run",
-    ("multismooth.cpu.compiled.by_rows", "NotImplementedError"): "compiled, and never run",
     ("multismooth.api.public", "wrong"): "the TypeError of a wrong call, which `misused` words",
     ("multismooth.dispatch", "wrong"): "the same",
     (

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import accumulate, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,13 +25,14 @@ if __name__ == "__main__":
     os.environ["TRITON_INTERPRET"] = "0"  # conftest would set 1
     sys.path.append(str(Path(__file__).parent / "support"))
 
+import programs
 import pytest
 from requirements import need
 
 UNALIGNED = 50_257  # rows of bfloat16 that are no multiple of 16 bytes
 # {group: [(shape, dtype, with every option, blocks that may share a row, blocks that share a row in `both`, dtype of
 # soft targets where there are some)]}
-# Each group is compiled in a process of its own, which takes 10 to 15 CPU seconds.
+# Each group is compiled in a process of its own, which takes 4 to 10 CPU seconds.
 GROUPS = {
     "vocabularies": [
         ((8, 1000), "bfloat16", False, 16, 1),
@@ -138,32 +140,51 @@ def plan_of(shape, options, epsilon, targets, softcap=None):
     return plan
 
 
-def dumped(cubin, *options):
-    """What a program that comes with Triton says about a kernel's machine code."""
-    program = Path(need("triton").__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
+def said(program, *options, of):
+    """What a program that comes with Triton says about bytes of machine code."""
+    program = Path(need("triton").__file__).parent / "backends/nvidia/bin" / program
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(of)
         file.flush()
         return subprocess.run([program, *options, file.name], capture_output=True, text=True, check=True).stdout
 
 
-def instructions(cubin):
-    """How many instructions of 16 bytes the machine code has: by the sections of the ELF file."""
+def machine_code(cubin):
+    """The instructions, of 16 bytes each: by the sections of the ELF file."""
     table, (entry, number, names) = struct.unpack_from("<Q", cubin, 40)[0], struct.unpack_from("<3H", cubin, 58)
     sections = [struct.unpack_from("<IIQQQQ", cubin, table + entry * k) for k in range(number)]
     start = sections[names][4]
-    return sum(size for name, *_, size in sections if cubin[start + name :].startswith(b".text.")) // 16
+    return b"".join(
+        cubin[place : place + size]
+        for name, _, _, _, place, size in sections
+        if cubin[start + name :].startswith(b".text.")
+    )
 
 
-def measured(kernel, arguments, options, disassemble=True):
-    """The numbers of `Code` that are read off the machine code, or follow from the tile.
+def disassembled(codes):
+    """{key: accesses and exponentials of a kernel's machine code}, for {key: machine code}.
 
-    To disassemble a kernel takes longer than to compile it. Without it, its accesses and exponentials are 0.
+    All of them at once: to disassemble any number takes 0.3 CPU seconds, as long as to compile one.
     """
+    lines = []
+    if codes:
+        text = said("nvdisasm", "--binary", "SM90", of=b"".join(codes.values()))
+        lines = re.findall(r"/\*[0-9a-f]{4,}\*/ +(.*;)", text)
+    ends = list(accumulate((len(code) // 16 for code in codes.values()), initial=0))
+    assert len(lines) == ends[-1]
+    read = {"exponentials": r"MUFU\.EX2", "wide_loads": r"LDG\.E\S*\.128", "wide_stores": r"STG\.E\S*\.128"}
+    return {
+        key: {name: len(re.findall(pattern, "\n".join(lines[start:end]))) for name, pattern in read.items()}
+        for key, (start, end) in zip(codes, pairwise(ends), strict=True)
+    }
+
+
+def measured(kernel, arguments, options):
+    """The numbers of `Code` that are read off the ELF file and the PTX, or follow from the tile."""
     rows, cols, group, _, _, edge, _ = arguments[-7:]
     cubin = kernel.asm["cubin"]
-    registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", dumped(cubin, "-res-usage")).groups())
-    code = dumped(cubin, "-sass") if disassemble else ""
+    usage = said("cuobjdump", "-res-usage", of=cubin)
+    registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
     logits = rows * cols // (32 * options["num_warps"] * options["num_ctas"])
     return {
         "blocks": options["num_ctas"],
@@ -174,10 +195,7 @@ def measured(kernel, arguments, options, disassemble=True):
         "accesses": logits * arguments[0].itemsize // 16,
         "registers": registers,
         "stack": stack,
-        "instructions": instructions(cubin),
-        "exponentials": len(re.findall(r"MUFU\.EX2", code)),
-        "wide_loads": len(re.findall(r"LDG\.E\S*\.128", code)),
-        "wide_stores": len(re.findall(r"STG\.E\S*\.128", code)),
+        "instructions": len(machine_code(cubin)) // 16,
         "clustered": "barrier.cluster" in kernel.asm["ptx"],
         "adds_up": bool(re.search(r"atom\.\S*acq_rel", kernel.asm["ptx"])),
     }
@@ -192,7 +210,7 @@ def others():
     def launcher(name):
         def launch(*arguments, **options):
             kernel = getattr(kernels, name).run(*arguments, grid=(1,), warmup=True, **options)
-            usage = dumped(kernel.asm["cubin"], "-res-usage")
+            usage = said("cuobjdump", "-res-usage", of=kernel.asm["cubin"])
             found.setdefault(name, []).append(int(re.search(r"STACK:(\d+)", usage).group(1)))
 
         return {name: _Grid(launch)}
@@ -228,15 +246,18 @@ def compiled(cases, softcap=None):
     """The Code of all kernels of the cases, and of one more call with another ε each."""
     torch, choice, launch = need("torch"), need("multismooth.torch.gpu.choice"), need("multismooth.torch.gpu.launch")
     need("triton.runtime").driver.set_active(Driver())
-    kernels, found, known = choice.compiled(), [], {}
+    kernels, found, known, read = choice.compiled(), [], {}, {}
+    unread = {"exponentials": 0, "wide_loads": 0, "wide_stores": 0}
 
     def launcher(name):
         def launch(*arguments, **options):
             kernel = getattr(kernels, name).run(*arguments, grid=(1,), warmup=True, **options)
             if kernel not in known:
-                code = measured(kernel, arguments, options, reads_code and not adds_up)
-                known[kernel] = {"kernel": name.removeprefix("soft_"), "number": len(known)} | code
-            found.append(Code(**case, **known[kernel]))
+                numbers = {"kernel": name.removeprefix("soft_"), "number": len(known)}
+                known[kernel] = numbers | measured(kernel, arguments, options)
+                if reads_code and not adds_up:
+                    read[kernel] = machine_code(kernel.asm["cubin"])
+            found.append((case, kernel))
 
         return {name: _Grid(launch)}
 
@@ -259,7 +280,8 @@ def compiled(cases, softcap=None):
             plan.ticket = torch.zeros((), dtype=torch.int32)
             launch.triton(logits, plan, 1, summed=True)
     choice.compiled = lambda: kernels
-    return found
+    read = disassembled(read)
+    return [Code(**case, **known[kernel], **read.get(kernel, unread)) for case, kernel in found]
 
 
 class _Grid:
@@ -276,16 +298,31 @@ class _Grid:
 OTHER_TRITONS = tuple(filter(None, os.environ.get("MULTISMOOTH_TRITONS", "").split(os.pathsep)))
 
 
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Of this session, and of all its workers: two that ask about one group, or groups with a kernel in common."""
+    own = tmp_path_factory.getbasetemp()
+    place = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "compiled"
+    place.mkdir(exist_ok=True)
+    return place
+
+
 @cache
-def answers(group, triton):
+def answers(group, triton, folder):
+    """What `answer` says, from this process or from another worker."""
     need("torch")
     need("triton")
-    with tempfile.TemporaryDirectory() as cache_dir:
-        path = os.pathsep.join(filter(None, [triton, *sys.path]))
-        variables = os.environ | {"TRITON_CACHE_DIR": cache_dir, "PYTHONPATH": path}
-        command = [sys.executable, __file__, "--json", group]
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    known = folder / f"{group}.{('', *OTHER_TRITONS).index(triton)}.json"
+    if known.exists():
+        return json.loads(known.read_text())
+    path = os.pathsep.join(filter(None, [triton, *sys.path]))
+    variables = {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(folder / "triton"), "PYTHONPATH": path}
+    imports = ("torch", "triton", "pytest")
+    done = programs.run(__file__, "--json", group, imports=imports, imported_with=variables.items())
     assert done.returncode == 0, done.stderr[-3000:]
+    written = folder / f"{os.getpid()}.json"
+    written.write_text(done.stdout)
+    written.replace(known)
     return json.loads(done.stdout)
 
 
@@ -301,8 +338,8 @@ def triton(request):
 
 
 @pytest.fixture
-def all_codes(group, triton):
-    return [Code(**code | {"shape": tuple(code["shape"])}) for code in answers(group, triton)["codes"]]
+def all_codes(group, triton, folder):
+    return [Code(**code | {"shape": tuple(code["shape"])}) for code in answers(group, triton, folder)["codes"]]
 
 
 @pytest.fixture
@@ -320,9 +357,9 @@ def adding(all_codes):
 
 
 @pytest.fixture
-def clusters(group, triton):
+def clusters(group, triton, folder):
     """Whether Triton compiles clusters; 3.9 is the first that does."""
-    return answers(group, triton)["clusters"]
+    return answers(group, triton, folder)["clusters"]
 
 
 def named(codes, *kernels, rows=True):
@@ -337,16 +374,16 @@ def test_nothing_spills(codes):
     assert not [code for code in codes if code.stack]
 
 
-def test_kernels_that_take_no_tile_compile_too(triton):
-    found = answers("others", triton)
+def test_kernels_that_take_no_tile_compile_too(triton, folder):
+    found = answers("others", triton, folder)
     launched = {"lookup": 4, "everyday": 16, "sums": 8, "guard": 2, "rescale": 2}
     assert {name: len(stacks) for name, stacks in found.items()} == launched
     assert not any(map(any, found.values()))
 
 
-def test_a_soft_cap_compiles_and_spills_nothing(triton):
+def test_a_soft_cap_compiles_and_spills_nothing(triton, folder):
     """As a number. Its exponential and its division make a logit 30 instructions dearer."""
-    stacks = answers("capped", triton)
+    stacks = answers("capped", triton, folder)
     assert len(stacks) > 2 * len(CAPPED)
     assert not any(stacks)
 

@@ -40,13 +40,15 @@ def python(code, place=PACKAGE.parent, /, *, limit=300, **variables):
 
 # --- machine code on disk -------------------------------------------------------------------------------------------
 
-# 1 + 2⁻⁸ lies between two bfloat16. `rounded`, which rounds it, is inlined from another file than `store` is in.
+# 1 + 2⁻⁸ lies between two bfloat16. `rounded`, which rounds it, is inlined from another file than `store` is in. Only
+# compiled functions can call `store`.
 ROUNDED = """
+import numba
 import numpy as np
 from multismooth.cpu.compiled import by_rows
 {more}
 out = np.zeros(1, np.uint16)
-by_rows.store(out, np.full(1, 1 + 2.0**-8, np.float32))
+numba.njit(lambda out, e: by_rows.store(out, e))(out, np.full(1, 1 + 2.0**-8, np.float32))
 stats = by_rows.store.stats
 print(hex(out[0]), "found" if stats.cache_hits else "compiled")
 """

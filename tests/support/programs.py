@@ -20,20 +20,24 @@ from importlib import import_module
 from pathlib import Path
 
 
-def run(*command, imports=(), cwd=".", timeout=300, **environment):
-    """What a program printed and its exit code. The modules of `imports` are those that it may find imported."""
+def run(*command, imports=(), cwd=".", timeout=300, imported_with=(), **environment):
+    """What a program printed and its exit code. The modules of `imports` are those that it may find imported.
+
+    `imported_with`: names and values of environment variables that they read when they are imported.
+    """
+    forking = server(tuple(imported_with))
     with tempfile.TemporaryDirectory() as output:
         command = [str(word) for word in command]
-        print(json.dumps([imports, [command, str(cwd), timeout, environment, output]]), file=server().stdin, flush=True)
-        code = int(server().stdout.readline())
+        print(json.dumps([imports, [command, str(cwd), timeout, environment, output]]), file=forking.stdin, flush=True)
+        code = int(forking.stdout.readline())
         texts = [(Path(output) / name).read_text(encoding="utf-8") for name in ("stdout", "stderr")]
     return subprocess.CompletedProcess(command, code, *texts)
 
 
 @functools.cache
-def server():
+def server(variables=()):
     command = [sys.executable, "-W", "error", __file__]
-    environment = os.environ | {"MPLBACKEND": "agg"}  # Matplotlib reads it when it is imported
+    environment = os.environ | {"MPLBACKEND": "agg"} | dict(variables)  # Matplotlib reads it when it is imported
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, env=environment, **pipes)
     atexit.register(process.communicate)  # it ends where its input ends

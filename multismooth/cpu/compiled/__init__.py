@@ -9,6 +9,7 @@ instead of 4e-6). `spec` computes the elements that a NaN or an infinity makes i
 
 import math
 from functools import lru_cache
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -56,9 +57,9 @@ def class_arguments(plan, classes, dtype, side_by_side):
     """The arguments that are the same for all elements, from v to the mask, as `images` takes them, or else `rows`."""
     if plan.v is None:
         return uniform_class_arguments(classes, dtype, side_by_side)
-    v = np.ascontiguousarray(plan.v.reshape(-1), dtype)
+    v = unmarked(np.ascontiguousarray(plan.v.reshape(-1), dtype))
     v_sum, masked = float(np.add.reduce(v, None, np.float64)), plan.mask is not None
-    mask = plan.mask.reshape(-1) if masked else NO_MASK
+    mask = unmarked(plan.mask.reshape(-1)) if masked else NO_MASK
     if side_by_side:
         return v, v_sum, 1.0, mask, masked
     absent = np.where(mask, dtype.type(0), dtype.type(-np.inf)) if masked else np.zeros(classes, dtype)
@@ -81,14 +82,14 @@ def coefficients(plan):
     z_loss = 0.0 if plan.z_loss is None else plan.z_loss
     if active is None and type(a) is type(b) is type(z_loss) is float:
         return a, b, z_loss, None
-    active = np.ones(shape, bool) if active is None else np.ascontiguousarray(active)
+    active = np.ones(shape, bool) if active is None else unmarked(np.ascontiguousarray(active))
     return each(a, shape), each(b, shape), each(z_loss, shape), active
 
 
 def each(x, shape):
     """A number or array as float64 for each element."""
     if isinstance(x, np.ndarray) and x.ndim:
-        return np.ascontiguousarray(x, np.float64)
+        return unmarked(np.ascontiguousarray(x, np.float64))
     found = np.empty(shape)
     found.fill(x)
     return found
@@ -119,15 +120,15 @@ def evaluate(layout, logits, plan, out, workers, upstream=1.0):
 def compute_part(z, plan, common, out, losses, upstream):
     """`evaluate` for laid out logits that one thread takes at a time; `common` are their `class_arguments`."""
     classes, dtype, with_gradient, inexact = z.shape[1], losses.dtype, out is not None, np.zeros(losses.shape, bool)
-    labels = np.ascontiguousarray(plan.labels, np.int64)
-    read = np.ascontiguousarray(z) if z.ndim == 2 else z
-    g = out if with_gradient else unwritten(read)
+    labels = unmarked(np.ascontiguousarray(plan.labels, np.int64))
+    read = unmarked(np.ascontiguousarray(z) if z.ndim == 2 else without_gaps(z, out))
+    g = out if with_gradient else read  # nobody writes to it
     if z.ndim == 2:
-        use_scratch = with_gradient and (z.dtype == BFLOAT16 or np.may_share_memory(out, z))
-        scratch = np.empty(classes if use_scratch else min(classes, BLOCK), dtype)
+        in_place = with_gradient and z.dtype != BFLOAT16 and not np.may_share_memory(out, z)
+        scratch = g if in_place else np.empty((1, classes if with_gradient else min(classes, BLOCK)), dtype)
         any_inexact = rows(
             read, labels, *coefficients(plan), *common,
-            g, with_gradient, upstream, use_scratch, scratch, losses, inexact,
+            g, with_gradient, upstream, in_place, scratch, losses, inexact,
         )  # fmt: skip
     else:
         width = min(max(LOGITS_PER_BLOCK // classes, 16), 1024, z.shape[2])
@@ -140,9 +141,22 @@ def compute_part(z, plan, common, out, losses, upstream):
         repair(z, plan, inexact, losses, out, upstream)
 
 
-def unwritten(z):
-    """What stands for the gradient where nobody wants it: of z's type, because Numba compiles for each type anew."""
-    return z if z.flags.writeable else np.empty((1,) * z.ndim, z.dtype)
+def unmarked(x):
+    """An array that the kernels only read, without the mark "read-only": Numba would compile anew for it."""
+    if x.flags.writeable:
+        return x
+    interface = x.__array_interface__
+    return np.asarray(SimpleNamespace(owner=x, __array_interface__=interface | {"data": (interface["data"][0], False)}))
+
+
+def without_gaps(z, out):
+    """Images for the kernels: dense, as their gradient is, because Numba compiles anew for memory with gaps.
+
+    A part of an image stays where it is.
+    """
+    if z.flags.forc or z.strides[2] == z.itemsize:
+        return z
+    return np.array(z, order="K" if out is None else "F" if out.flags.f_contiguous else "C")
 
 
 def small_problem(z, labels, plan, with_gradient):
@@ -154,6 +168,7 @@ def small_problem(z, labels, plan, with_gradient):
     losses, inexact = np.empty(count, dtype), np.zeros(count, bool)
     g = np.empty(z.shape, dtype)  # also where nobody wants it: Numba would compile anew for an array of another layout
     side_by_side = classes < MIN_CLASSES_FOR_ROWS and count > 1  # `rows` takes half the time for a single element
+    z, labels = unmarked(z), unmarked(labels)
     own, common = coefficients(plan), class_arguments(plan, classes, dtype, side_by_side)
     if side_by_side:
         width = min(count, ELEMENTS_PER_SMALL_BLOCK)
@@ -164,8 +179,7 @@ def small_problem(z, labels, plan, with_gradient):
             g.T[None], with_gradient, 1.0, width, scratch, lines, losses[None], inexact[None],
         )  # fmt: skip
     else:
-        scratch = np.empty(min(classes, BLOCK), dtype)
-        any_inexact = rows(z, labels, *own, *common, g, with_gradient, 1.0, False, scratch, losses, inexact)
+        any_inexact = rows(z, labels, *own, *common, g, with_gradient, 1.0, with_gradient, g, losses, inexact)
     gradient = g if with_gradient else None
     if any_inexact:
         repair(z, plan._replace(labels=labels), inexact, losses, gradient)

@@ -10,7 +10,7 @@ import numpy as np
 
 from multismooth.alternatives import Divergence, Focal, LabelFocal, Margin, Penalty
 from multismooth.alternatives.focal import only_label
-from multismooth.cpu.compiled import class_arguments, coefficients
+from multismooth.cpu.compiled import class_arguments, coefficients, unmarked
 from multismooth.cpu.compiled import supports as computes_loss
 from multismooth.cpu.compiled.added_rows import cooled, divergence, divergence_alone, margin, penalty, powers
 from multismooth.cpu.compiled.arithmetic import compiled, entry, rounded
@@ -55,7 +55,7 @@ def row(what, z, t, e, soft, q, with_gradient, label, a, b, z_loss, strength, nu
     return divergence(z, t, e, soft, q, with_gradient, strength, number, absent, soft_total, own, found)
 
 
-@compiled(set())
+@compiled(set(), from_python=True)
 def rows(
     what, z, teacher, labels, a, b, z_loss, active, strength, number, v, v_sum, kinds, even_shares, absent, out,
     with_gradient, scratch, losses,
@@ -101,12 +101,13 @@ def compute_part(z, plan, alternative, common, out, losses):
     a, b, z_loss, active = coefficients(plan)
     strength = 0.0 if strength is None else float(strength) if np.ndim(strength) == 0 else strength
     if isinstance(a, np.ndarray):
-        strength = np.ascontiguousarray(np.broadcast_to(strength, a.shape), float)
+        strength = unmarked(np.ascontiguousarray(np.broadcast_to(strength, a.shape), float))
     elif isinstance(strength, np.ndarray):
         a, b, z_loss = (np.full(strength.shape, x) for x in (a, b, z_loss))
         active = np.ones(strength.shape, bool)
+    z, teacher = (np.ascontiguousarray(x, z.dtype) for x in (z, z if teacher is None else teacher))
     return rows(
-        what, np.ascontiguousarray(z), np.ascontiguousarray(z if teacher is None else teacher, z.dtype),
-        np.ascontiguousarray(plan.labels, np.int64), a, b, z_loss, active, strength, float(alternative.number), *common,
+        what, unmarked(z), unmarked(teacher), unmarked(np.ascontiguousarray(plan.labels, np.int64)),
+        a, b, z_loss, active, strength, float(alternative.number), *common,
         scratch[2:] if out is None else out, out is not None, scratch, losses,
     )  # fmt: skip

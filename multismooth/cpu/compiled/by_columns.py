@@ -75,25 +75,26 @@ def store(block, inexact, any_inexact, out, start):
 
 
 @compiled(set())
-def zero_inactive(block, m, active, start):
+def zero_inactive(block, m, active, i, start):
     """Set inactive elements to 0, whatever stood there."""
     for w in range(m.shape[0]):
-        if not entry(active, start + w):
+        if not entry(active, (i, start + w)):
             block[:, w] = m[w] = 0
 
 
 @compiled(set())
 def losses_and_factors(
-    m, z_y, total, smooth_sum, a, b, z_loss, active, v_sum, v_unit, start, upstream, e_factor, v_factor, losses, inexact
-):
+    m, z_y, total, smooth_sum, a, b, z_loss, active, v_sum, v_unit, i, start, upstream, e_factor, v_factor, losses,
+    inexact,
+):  # fmt: skip
     """The losses from the sums, and the factors of `gradient`. Returns whether an element is inexact."""
     any_inexact = False
     for w in range(m.shape[0]):
-        total_w = float(total[w])
+        place, total_w = (i, start + w), float(total[w])
         if not 0 < total_w < np.inf:  # NaN: one of the logits is NaN or +inf, or all are −inf
-            inexact[start + w] = any_inexact = True
+            inexact[place] = any_inexact = True
             continue
-        a_w, b_w, z_loss_w = entry(a, start + w), entry(b, start + w), entry(z_loss, start + w)
+        a_w, b_w, z_loss_w = entry(a, place), entry(b, place), entry(z_loss, place)
         log_total = math.log(total_w)
         lse = m[w] + log_total
         loss = z_loss_w * lse * lse
@@ -101,67 +102,15 @@ def losses_and_factors(
             loss += a_w * (log_total + (float(m[w]) - z_y[w]))
         if b_w != 0:
             loss += b_w * (v_sum * log_total - v_unit * smooth_sum[w])
-        losses[start + w] = loss
+        losses[place] = loss
         e_factor[w] = upstream * (a_w + b_w * v_sum + 2 * z_loss_w * lse) / total_w
         v_factor[w] = upstream * b_w * v_unit
-        if not entry(active, start + w):
-            e_factor[w] = v_factor[w] = losses[start + w] = 0
+        if not entry(active, place):
+            e_factor[w] = v_factor[w] = losses[place] = 0
     return any_inexact
 
 
-@compiled(set())
-def columns(
-    z,
-    labels,
-    a,
-    b,
-    z_loss,
-    active,
-    v,
-    v_sum,
-    v_unit,
-    mask,
-    masked,
-    out,
-    with_gradient,
-    upstream,
-    width,
-    scratch,
-    lines,
-    losses,
-    inexact,
-):
-    """The losses of (K, P) logits and, `with_gradient`, upstream·gradient to out; inexact elements are only marked.
-
-    Returns whether an element is inexact.
-    """
-    classes, any_inexact = z.shape[0], False
-    for start in range(0, z.shape[1], width):
-        here = min(width, z.shape[1] - start)
-        block, y = scratch[: classes * here].reshape(classes, here), labels[start : start + here]
-        m, z_y, total, smooth_sum = lines[0][:here], lines[1][:here], lines[2][:here], lines[3][:here]
-        tile_total, tile_smooth_sum = lines[4][:here], lines[5][:here]
-        e_factor, v_factor = lines[6][:here], lines[7][:here]
-        load(z, start, mask, masked, block, m)
-        zero_inactive(block, m, active, start)
-        for w in range(here):
-            z_y[w] = block[y[w], w]
-        exponentials(block, m, v, tile_total, total, tile_smooth_sum, smooth_sum)
-        inexact_here = losses_and_factors(
-            m, z_y, total, smooth_sum, a, b, z_loss, active, v_sum, v_unit,
-            start, upstream, e_factor, v_factor, losses, inexact,
-        )  # fmt: skip
-        any_inexact |= inexact_here
-        if with_gradient:
-            gradient(block, e_factor, v_factor, v)
-            for w in range(here):
-                if entry(active, start + w):
-                    block[y[w], w] -= upstream * entry(a, start + w)
-            store(block, inexact[start : start + here], inexact_here, out, start)
-    return any_inexact
-
-
-@compiled(set(), reference_counts=True)
+@compiled(set(), from_python=True)
 def images(
     z,
     labels,
@@ -183,16 +132,36 @@ def images(
     losses,
     inexact,
 ):
-    """`columns` for each of (B, K, P) logits. Returns whether an element is inexact.
+    """The losses of (B, K, P) logits and, `with_gradient`, upstream·gradient to out; inexact elements are only marked.
+
+    Returns whether an element is inexact.
 
     a, b, z_loss: arrays (B, P) or numbers; active: array or None. v·v_unit is a class's share of the smoothed mass.
     `width`: elements at a time. Scratch: (K·width) for a block, and lines (8, width), one for each intermediate.
     """
-    any_inexact = False
+    classes, any_inexact = z.shape[1], False
     for i in range(z.shape[0]):
-        any_inexact |= columns(
-            z[i], labels[i], entry(a, i), entry(b, i), entry(z_loss, i), entry(active, i), v, v_sum, v_unit, mask,
-            masked, out[i if with_gradient else 0], with_gradient, upstream, width, scratch, lines, losses[i],
-            inexact[i],
-        )  # fmt: skip
+        g = out[i if with_gradient else 0]
+        for start in range(0, z.shape[2], width):
+            here = min(width, z.shape[2] - start)
+            block, y = scratch[: classes * here].reshape(classes, here), labels[i][start : start + here]
+            m, z_y, total, smooth_sum = lines[0][:here], lines[1][:here], lines[2][:here], lines[3][:here]
+            tile_total, tile_smooth_sum = lines[4][:here], lines[5][:here]
+            e_factor, v_factor = lines[6][:here], lines[7][:here]
+            load(z[i], start, mask, masked, block, m)
+            zero_inactive(block, m, active, i, start)
+            for w in range(here):
+                z_y[w] = block[y[w], w]
+            exponentials(block, m, v, tile_total, total, tile_smooth_sum, smooth_sum)
+            inexact_here = losses_and_factors(
+                m, z_y, total, smooth_sum, a, b, z_loss, active, v_sum, v_unit,
+                i, start, upstream, e_factor, v_factor, losses, inexact,
+            )  # fmt: skip
+            any_inexact |= inexact_here
+            if with_gradient:
+                gradient(block, e_factor, v_factor, v)
+                for w in range(here):
+                    if entry(active, (i, start + w)):
+                        block[y[w], w] -= upstream * entry(a, (i, start + w))
+                store(block, inexact[i][start : start + here], inexact_here, g, start)
     return any_inexact

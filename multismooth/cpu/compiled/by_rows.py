@@ -8,8 +8,6 @@ priors and the block where a vocabulary's padding begins make other blocks.
 import math
 
 import numpy as np
-from numba import types
-from numba.extending import overload
 
 from multismooth.cpu.compiled.arithmetic import FAST, as_float, compiled, entry, exp, larger, rounded
 
@@ -117,38 +115,7 @@ def store(out, e):
         out[k] = rounded(out, e[k])
 
 
-@compiled(set())
-def row_in_scratch(z, out, scratch, with_gradient, *rest):
-    """`row` with e in scratch, then stored to `out`."""
-    result = row(z, scratch, with_gradient, *rest)
-    if with_gradient and result[1]:
-        store(out, scratch)
-    return result
-
-
-def row_into(z, out, scratch, use_scratch, with_gradient, *rest):
-    raise NotImplementedError
-
-
-@overload(row_into)
-def _row_into(z, out, scratch, use_scratch, with_gradient, *rest):
-    """`row` with e in `out`, or `row_in_scratch` where `out` is bfloat16 or a scratch is asked for."""
-    if out.dtype is types.uint16:
-        return lambda z, out, scratch, use_scratch, with_gradient, *rest: row_in_scratch(
-            z, out, scratch, with_gradient, *rest
-        )
-
-    def either(z, out, scratch, use_scratch, with_gradient, *rest):
-        return (
-            row(z, out, with_gradient, *rest)
-            if with_gradient and not use_scratch
-            else row_in_scratch(z, out, scratch, with_gradient, *rest)
-        )
-
-    return either
-
-
-@compiled(set())
+@compiled(set(), from_python=True)
 def rows(
     z,
     labels,
@@ -164,7 +131,7 @@ def rows(
     out,
     with_gradient,
     upstream,
-    use_scratch,
+    in_place,
     scratch,
     losses,
     inexact,
@@ -174,21 +141,21 @@ def rows(
     Returns whether a row is inexact.
 
     a, b, z_loss: arrays (n) or numbers; active: array or None. kinds and even_shares: for each block of classes, its
-    kind and, where that is EVEN, the share. absent: 0, or −inf at absent classes. `use_scratch`: compute rows in the
-    scratch (K), because the loops would not become vectors if they wrote over the logits.
+    kind and, where that is EVEN, the share. absent: 0, or −inf at absent classes. scratch: (1, K) in which rows are
+    computed, or `in_place` the gradient itself. The loops would not become vectors if they wrote over the logits.
     """
     any_inexact = False
     for i in range(z.shape[0]):
-        g = out[i if with_gradient else 0]
+        g, e = out[i if with_gradient else 0], scratch[i if in_place else 0]
         if not entry(active, i):
             losses[i] = 0
             if with_gradient:
                 g[:] = 0
             continue
         of_row = upstream, labels[i], entry(a, i), entry(b, i), entry(z_loss, i)
-        losses[i], exact = row_into(
-            z[i], g, scratch, use_scratch, with_gradient, *of_row, v, v_sum, kinds, even_shares, absent
-        )
+        losses[i], exact = row(z[i], e, with_gradient, *of_row, v, v_sum, kinds, even_shares, absent)
         if not exact:
             inexact[i] = any_inexact = True
+        elif with_gradient and not in_place:
+            store(g, e)
     return any_inexact
