@@ -2,12 +2,11 @@
 
 import gc
 import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 from requirements import need, version
 from tolerance import assert_close
@@ -150,9 +149,8 @@ def test_rows_split_over_devices():
     if version("jax") == (0, 6, 0):
         pytest.skip("JAX 0.6.0 refuses gradients through shard_map by an error of its own")
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
-    variables = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     script = Path(__file__).parent / "support" / "split_rows.py"
-    done = subprocess.run([sys.executable, script], env=variables, capture_output=True, text=True, check=False)
+    done = programs.run(script, imports=("jax", "flax.nnx", "flax.linen", "numba"), XLA_FLAGS=flags)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split("\n")[0] == "placed"
     assert done.stdout.count("split over") == 3

@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import numpy as np
+import programs
 import pytest
 from requirements import need
 
@@ -284,8 +285,6 @@ def test_other_backends_of_keras_are_refused_in_words(backend):
 @on_jax_alone
 def test_all_of_it_holds_on_the_torch_backend():
     need("torch")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    ended = subprocess.run(
-        command, env=os.environ | {"KERAS_BACKEND": "torch"}, capture_output=True, text=True, check=False
-    )
+    options = "-q", "-p", "no:cacheprovider", "--assert=plain", __file__  # what is imported cannot be rewritten
+    ended = programs.run("-m", "pytest", *options, imports=("torch._dynamo", "numba", "pytest"), KERAS_BACKEND="torch")
     assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""Calls whose arrays are split over eight CPU devices, and the answers of the NumPy backend, which knows no devices.
+"""Calls whose arrays are split over eight CPU devices, and the answers of `spec` on NumPy, which knows no devices.
 
 The numbers are float64. `jax_sharded` and `jax_sharded_cases` use them in a process that has eight devices.
 """
@@ -110,6 +110,7 @@ def total(function, parameters):
     return both
 
 
+@multismooth.implementation("spec")  # which needs no machine code: each process would load it
 def expected_loss(arrays, settings):
     loss, gradient = reference.loss_and_grad(**arrays, **settings)
     terms = reference.terms(**of_elements(arrays), **of_elements(settings))
@@ -132,6 +133,7 @@ def of_elements(arguments):
 PARAMETERS = ("hidden", "classifier", "bias")
 
 
+@multismooth.implementation("spec")
 def expected_head(arrays, settings):
     loss, gradients = reference.linear_loss_and_grad(**arrays, **settings)
     gradients = dict(zip(PARAMETERS, gradients, strict=True))
