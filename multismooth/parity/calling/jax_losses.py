@@ -21,10 +21,10 @@ class Jax:
         self.fn, self.compiled, self._programs = fn, compiled, {}
 
     def array(self, value, dtype=None):
-        import jax.numpy as jnp
+        import jax
 
-        value = np.asarray(value)
-        return jnp.asarray(value if dtype is None else value.astype(jnp.dtype(dtype)))  # cast without a program
+        value = np.asarray(value)  # NumPy casts it, and `device_put` copies it: neither compiles a program
+        return jax.device_put(value if dtype is None else value.astype(jax.numpy.dtype(dtype)))
 
     def differentiated(self, options, what=None):
         """What a `_jax_…` function makes of fn, as a function of (logits, labels, …); compiled if asked for."""
@@ -45,7 +45,7 @@ class Jax:
     def __call__(self, z, y, options):
         logits = self.array(z, options.dtype)
         labels = self.array(y, options.dtype if y.dtype.kind == "f" else None)
-        with unfiltered_tracebacks():
+        with quick():
             loss, own, autodiff, second, is_tuple = self.differentiated(options)(logits, labels)
         gradient = own if _is_gradient(own, logits) else autodiff
         precision = max(EPS[str(np.asarray(x).dtype)] for x in (loss, gradient))
@@ -55,7 +55,7 @@ class Jax:
     def gradients(self, z, y, options, cotangents):
         """The gradient of Σ cotangent·loss for each cotangent. None where fn returns its own."""
         logits, labels = self.array(z, options.dtype), self.array(y, options.dtype if y.dtype.kind == "f" else None)
-        with unfiltered_tracebacks():
+        with quick():
             found, own = self.differentiated(options, _jax_pulled_back)(logits, labels, cotangents)
         return None if _is_gradient(own, logits) else [float64(g) for g in found]
 
@@ -69,17 +69,26 @@ def _is_gradient(own, logits):
     return own is not None and bool((np.asarray(own) != np.asarray(logits)).any())
 
 
+QUICK = {
+    "jax_traceback_filtering": "off",  # of a traceback that nobody sees (5 ms where fn raises, without it 1)
+    "jax_disable_most_optimizations": True,  # of each operation that runs eagerly, for its shape here
+}
+
+
 @contextmanager
-def unfiltered_tracebacks():
-    """Where fn raises, JAX takes its own frames out of the traceback, which nobody sees here (5 ms, without it 1)."""
+def quick():
+    """JAX's configuration for calls whose programs run a few times, and whose tracebacks nobody sees."""
     import jax
 
-    before = jax.config.jax_traceback_filtering
-    jax.config.update("jax_traceback_filtering", "off")
+    now = jax.config.values
+    before = {name: now[name] for name in QUICK}
+    for name, value in QUICK.items():
+        jax.config.update(name, value)
     try:
         yield
     finally:
-        jax.config.update("jax_traceback_filtering", before)
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def _jax_value_and_grad(fn, logits, labels):
