@@ -23,8 +23,12 @@ class Jax:
     def array(self, value, dtype=None):
         import jax
 
-        value = np.asarray(value)  # NumPy casts it, and `device_put` copies it: neither compiles a program
-        return jax.device_put(value if dtype is None else value.astype(jax.numpy.dtype(dtype)))
+        return jax.device_put(_cast(value, dtype))  # which compiles no program
+
+    def arguments(self, z, y, options):
+        """(logits, labels): JAX's arrays where fn sees them; a program takes NumPy's, and faster."""
+        array = _cast if self.compiled else self.array
+        return array(z, options.dtype), array(y, options.dtype if y.dtype.kind == "f" else None)
 
     def differentiated(self, options, what=None):
         """What a `_jax_…` function makes of fn, as a function of (logits, labels, …); compiled if asked for."""
@@ -43,8 +47,7 @@ class Jax:
         return self._programs[key][0]
 
     def __call__(self, z, y, options):
-        logits = self.array(z, options.dtype)
-        labels = self.array(y, options.dtype if y.dtype.kind == "f" else None)
+        logits, labels = self.arguments(z, y, options)
         with quick():
             loss, own, autodiff, second, is_tuple = self.differentiated(options)(logits, labels)
         gradient = own if _is_gradient(own, logits) else autodiff
@@ -54,7 +57,7 @@ class Jax:
 
     def gradients(self, z, y, options, cotangents):
         """The gradient of Σ cotangent·loss for each cotangent. None where fn returns its own."""
-        logits, labels = self.array(z, options.dtype), self.array(y, options.dtype if y.dtype.kind == "f" else None)
+        logits, labels = self.arguments(z, y, options)
         with quick():
             found, own = self.differentiated(options, _jax_pulled_back)(logits, labels, cotangents)
         return None if _is_gradient(own, logits) else [float64(g) for g in found]
@@ -64,9 +67,20 @@ class Jax:
         return Jax(self.fn, not self.compiled)
 
 
+def _cast(value, dtype):
+    """A NumPy array, of a dtype that JAX names."""
+    import jax.numpy as jnp
+
+    value = np.asarray(value)
+    return value if dtype is None else value.astype(jnp.dtype(dtype))
+
+
 def _is_gradient(own, logits):
     """Whether what fn returned beside its loss is a gradient, and not the logits."""
-    return own is not None and bool((np.asarray(own) != np.asarray(logits)).any())
+    if own is None:
+        return False
+    own = np.asarray(own)
+    return bool((own != np.asarray(logits).astype(own.dtype)).any())
 
 
 QUICK = {
