@@ -40,7 +40,7 @@ class Jax:
             return partial(what, fn)
         if isinstance(fn, jax.tree_util.Partial):
             return partial(_jitted_once(what), fn)
-        key = (what, *((name, id(value)) for name, value in options.keywords.items()))
+        key = (what, *((name, *_identity(value)) for name, value in options.keywords.items()))
         if key not in self._programs:
             program = jax.jit(partial(what, fn), compiler_options=_compiler_options())
             self._programs[key] = program, options.keywords  # kept alive, so that no other object gets their ids
@@ -65,6 +65,11 @@ class Jax:
     def with_other_compilation(self):
         """The same loss, eager where this one is compiled and compiled where this one is eager."""
         return Jax(self.fn, not self.compiled)
+
+
+def _identity(value):
+    """What makes a keyword argument another constant of a program."""
+    return (value.dtype, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else (id(value),)
 
 
 def _cast(value, dtype):
