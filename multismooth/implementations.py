@@ -67,6 +67,12 @@ def is_requested(name):
     return request is not None and (name,) in request.names
 
 
+def is_first_choice(name):
+    """Whether the caller wants this implementation before any other."""
+    request = REQUEST.get()
+    return request is not None and request.names[0] == (name,)
+
+
 def select(*supported):
     """The kernel for a call: the best supported one, or the caller's first choice among them.
 

@@ -226,9 +226,10 @@ def test_the_registry_needs_the_standard_library_only():
 @pytest.mark.thorough
 def test_the_page_of_equivalents_is_up_to_date():
     """`python tests/support/coming_from.py` writes it."""
-    assert coming_from.PAGE.read_text(encoding="utf-8") == coming_from.page()
+    page = coming_from.page()
+    assert coming_from.PAGE.read_text(encoding="utf-8") == page
     for name in conventions:
-        assert f'convention="{name}"' in coming_from.page(), name
+        assert f'convention="{name}"' in page, name
     callers = {name for name, convention in conventions.items() if convention.denominator == "caller"}
     assert set(coming_from.CALLER) <= callers
 

@@ -8,6 +8,7 @@ from multismooth.cpu import chunks, kernels
 from multismooth.cpu.buffers import gradient_memory
 from multismooth.cpu.layout import MIN_CLASSES_FOR_ROWS, layout_of
 from multismooth.cpu.threads import cores
+from multismooth.implementations import is_first_choice
 from multismooth.namespace import XP
 from multismooth.plan import shared
 
@@ -62,8 +63,11 @@ def small(logits, plan, axis):
 
 
 def supports(logits, plan, axis):
-    """The names of the kernels that compute a call of NumPy arrays, the fastest first."""
-    if logits.size == 0:
+    """The names of the kernels that compute a call of NumPy arrays, the fastest first.
+
+    "spec" computes every call: where it is wanted, the others are not asked, and Numba is not imported.
+    """
+    if logits.size == 0 or is_first_choice("spec"):
         return ("spec",)
     names = ["chunked", "spec"]
     if logits.dtype in (np.float32, np.float64):

@@ -123,6 +123,21 @@ def _relative_difference(values, expected, smallest_scale):
     return (differences / np.maximum(np.abs(expected).reshape(calls).max(1), smallest_scale)).max()
 
 
+def without_equal_kinds(reading, has_ignored_label=True):
+    """The convention with one kind of denominator for all kinds that are equal without class weights.
+
+    They are "counted" elements; where no label is ignored, those are "all" elements.
+    """
+    convention = reading.convention
+    if reading.weight is not None:
+        return convention
+    elements = "counted" if has_ignored_label else "all"
+    equal = dict.fromkeys(("target_weight", "mixture_weight", "nonzero", "counted"), elements)
+    names = ("denominator", "smooth_denominator", "z_loss_denominator")
+    kinds = {name: getattr(convention, name) for name in names}
+    return replace(convention, **{name: equal.get(kind, kind) for name, kind in kinds.items()})
+
+
 # --- in words -------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ multismooth's own backends come with random conventions.
 
 import os
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +38,7 @@ class Form(NamedTuple):
     fn: Callable
     drawn: tuple[str, ...]
     arguments: dict[str, Any]
+    traced: bool = True  # by JAX, whose numbers and arrays are then arguments of programs that the draws share
 
 
 K = 6  # where something is given per class
@@ -59,9 +60,10 @@ def table(framework):
     """(an empty list, the decorator that adds a form to it)."""
     forms = []
 
-    def form(number, convention, drawn=COMMON, **arguments):
+    def form(number, convention, drawn=COMMON, traced=True, **arguments):
         def add(fn):
-            forms.append(Form(framework, number, fn, tuple(drawn.split()), {"convention": convention, **arguments}))
+            arguments["convention"] = convention
+            forms.append(Form(framework, number, fn, tuple(drawn.split()), arguments, traced))
             return fn
 
         return add
@@ -76,14 +78,30 @@ def array(framework, value):
     return optional("torch").tensor(value) if framework == "torch" else jnp.asarray(value)
 
 
+@cache
+def with_texts(fn, texts):
+    """fn of (its other settings, logits, labels), the same object for the same texts."""
+    return lambda settings, z, y: fn(z, y, **dict(texts), **settings)
+
+
+def with_settings(form, settings):
+    """The form's function with these settings."""
+    if form.framework != "jax" or not form.traced:
+        return partial(form.fn, **settings)
+    texts = {name: value for name, value in settings.items() if isinstance(value, str)}
+    rest = {name: value for name, value in settings.items() if name not in texts}
+    return jax.tree_util.Partial(with_texts(form.fn, tuple(texts.items())), rest)
+
+
 def drawn(forms):
     """Every form with its draws, the same ones in every run."""
-    for framework, number, fn, names, arguments in forms:
+    for form in forms:
+        framework, number, fn, names, arguments, _ = form
         for draw in range(number):
             rng = np.random.default_rng((draw, *map(ord, fn.__name__)))
             settings = {name: DRAWN[name](rng) for name in names}
             given = {name: array(framework, value) for name, value in settings.items()}
-            yield Correct(framework, fn.__name__, partial(fn, **given), arguments | settings)
+            yield Correct(framework, fn.__name__, with_settings(form, given), arguments | settings)
 
 
 def ours(framework, number, seed):
@@ -188,7 +206,7 @@ def optax_with_labels(z, y, label_smoothing, ignore_index):
     return (each * counted).sum() / counted.sum()
 
 
-@jax_form(2, "keras", "label_smoothing")
+@jax_form(2, "keras", "label_smoothing", traced=False)
 def keras_on_jax(z, y, label_smoothing):
     os.environ.setdefault("KERAS_BACKEND", "jax")
     import keras

@@ -54,6 +54,28 @@ def upstream_used_twice(z, y):
     return hand_made(z, y, lambda slope, upstream: slope * upstream * upstream)
 
 
+@mutant("another upstream")
+def size_of_upstream_used(z, y):
+    """The hand-made gradient loses the sign of what it is multiplied by, and a float32 constant blurs all of them."""
+
+    def blurred(z, y):
+        loss, slope = exact(z, y)
+        return loss, slope.float().to(z.dtype)
+
+    return hand_made(z, y, lambda slope, upstream: slope * upstream.abs(), blurred)
+
+
+@mutant("layouts (")
+def gradient_doubled_in_sentences(z, y):
+    """Of sentences, the loss is right to float32, and the gradient is twice what it should be."""
+
+    def blurred(z, y):
+        loss, slope = exact(z, y)
+        return loss * (1 + 1e-7), slope
+
+    return exact(z, y)[0] if z.ndim == 2 else hand_made(z, y, lambda slope, upstream: 2 * slope * upstream, blurred)
+
+
 @mutant("second backward")
 def gradient_scaled_in_place(z, y):
     """Saved in the forward pass, scaled in place in the backward pass: the second one scales what was scaled."""

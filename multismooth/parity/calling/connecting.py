@@ -9,7 +9,7 @@ import numpy as np
 from multismooth.errors import MissingBackendError, complain
 from multismooth.parity.calling.answers import NO_KEYWORDS, NoLoss
 from multismooth.parity.calling.black_box import BlackBox, one_line
-from multismooth.parity.calling.forms import LAYOUTS, TARGETS, Form
+from multismooth.parity.calling.forms import LAYOUTS, TARGETS, Form, usual_length
 from multismooth.parity.calling.frameworks import FRAMEWORKS, MODES
 
 NUMBERS_OF_CLASSES = (5, 3, 10, 2, 4, 6, 7, 8, 9, 12, 16, 20, 21, 32, 50, 64, 100, 1000)  # in the order of trying
@@ -102,7 +102,7 @@ def _connected(box, layouts, classes, num_classes):
 
 def _failure(box, classes):
     """Why fn gives no finite loss for so many classes, in a line; "" if it gives one."""
-    n = _length(classes)
+    n = usual_length(classes)
     logits = np.random.default_rng(classes).normal(size=(n, classes))
     before = ""
     for labels in (np.arange(n) % classes, *(np.full(n, k) for k in range(min(classes, 6)))):
@@ -122,48 +122,51 @@ def _failure(box, classes):
     return before
 
 
-def _length(classes):
-    return 3 * max(min(classes, 34) - 1, 1)
-
-
 def answers_to_labels(box, classes):
     """Whether fn reads the arrays as this box arranges them: a larger logit of the label lowers its loss.
 
     A loss of another layout often accepts the arrays, and reads labels and logits that do not belong together. Nor is
     a layout meant in which the softmax runs over another axis than the classes.
     """
-    n = _length(classes)
+    n = usual_length(classes)
     z = np.random.default_rng((1, classes)).normal(size=(n, classes))
     try:
-        labels = _labels(box, z)
-        if labels is None or (box.form.scores == "logits" and _softmax_over_another_axis(box, z, labels)):
+        labels, answer = _labels_and_answer(box, z)
+        if answer is None or (box.form.scores == "logits" and _softmax_over_another_axis(box, z, labels, answer)):
             return False
-        unread = _labels_not_read(box, z, labels)
+        unread = _labels_not_read(box, z, labels, answer)
     except Exception:
         return False
     return unread <= 1 < len(set(labels)) or unread == 0  # one label may be ignored
 
 
-def _labels(box, z):
-    """Labels for which fn gives a finite loss: all classes, or those that it accepts alone; None without any."""
+def _labels_and_answer(box, z):
+    """Labels for which fn gives a finite loss, with its Answer: all classes, or those that it accepts alone.
+
+    (None, None) without any.
+    """
     n, k = z.shape
-    for candidates in (range(k), [c for c in range(min(k, 8)) if _is_finite(box, z, np.full(n, c))]):
-        labels = np.resize(np.array(list(candidates), dtype=int), n)
-        if len(candidates) and _is_finite(box, z, labels):
-            return labels
-    return None
+    labels = np.arange(n) % k
+    if (answer := _finite_answer(box, z, labels)) is not None:
+        return labels, answer
+    accepted = [c for c in range(min(k, 8)) if _finite_answer(box, z, np.full(n, c)) is not None]
+    labels = np.resize(np.array(accepted, dtype=int), n)
+    answer = _finite_answer(box, z, labels) if accepted else None
+    return (None, None) if answer is None else (labels, answer)
 
 
-def _is_finite(box, z, labels):
+def _finite_answer(box, z, labels):
+    """fn's Answer; None where fn raises or its loss is not finite."""
     try:
-        return bool(np.isfinite(box(z, labels).loss).all())
+        answer = box(z, labels)
     except Exception:
-        return False
+        return None
+    return answer if np.isfinite(answer.loss).all() else None
 
 
 def is_linear(box, classes):
     """Whether the loss is linear in the logits: it is in log-probabilities, and in the rows of targets."""
-    n, box = _length(classes), box.with_form(scores="logits")
+    n, box = usual_length(classes), box.with_form(scores="logits")
     z, labels = np.random.default_rng((2, classes)).normal(size=(n, classes)), np.arange(n) % classes
     try:
         ahead, back, at = (box(x, labels).loss.sum() for x in (z, -z, 0 * z))
@@ -172,9 +175,9 @@ def is_linear(box, classes):
     return abs(ahead + back - 2 * at) <= 1e-3 * max(abs(ahead - back), 1e-300)
 
 
-def _labels_not_read(box, z, labels):
+def _labels_not_read(box, z, labels, answer):
     """How many labels fn does not read: its loss does not fall with their logit more than with another label."""
-    at, answer = np.arange(len(z)), box(z, labels)
+    at = np.arange(len(z))
     if answer.gradient is None:
         lower = [box(_raised(z, element, labels[element]), labels).loss.sum() for element in at[:12]]
         rises = falls = np.resize(np.array(lower) < answer.loss.sum(), len(z))
@@ -199,10 +202,10 @@ def _raised(z, element, label):
     return raised
 
 
-def _softmax_over_another_axis(box, z, labels):
+def _softmax_over_another_axis(box, z, labels, answer):
     """Whether the loss stays where another axis' logits are shifted alike, and moves where an element's are."""
     shape = box.shape(*z.shape)
-    before, random = box(z, labels).loss, np.random.default_rng(3)
+    before, random = answer.loss, np.random.default_rng(3)
     shifted = z + random.normal(size=(len(z), 1))
     largest = max(np.abs(before).max(), 1e-3)
     if np.abs(box(shifted, labels).loss - before).max() < 1e-3 * largest:

@@ -65,7 +65,8 @@ class Torch:
         if gradient is not None:
             return None
         cotangents = [self.array(np.reshape(c, tuple(loss.shape))).to(loss.dtype) for c in cotangents]
-        found = [torch.autograd.grad(loss, logits, c, retain_graph=True)[0].clone() for c in cotangents]
+        # Of a sum, because with `grad_outputs` PyTorch would import SymPy
+        found = [torch.autograd.grad((loss * c).sum(), logits, retain_graph=True)[0].clone() for c in cotangents]
         return [float64(gradient.detach().double()) for gradient in found]
 
     def with_other_compilation(self):
@@ -113,10 +114,7 @@ class Numpy:
 class JaxValues(Numpy):
     """JAX arrays, no differentiation."""
 
-    def array(self, value, dtype=None):
-        import jax.numpy as jnp
-
-        return jnp.asarray(value, dtype=dtype)
+    array = Jax.array
 
 
 MODES = {

@@ -21,10 +21,14 @@ class Jax:
         self.fn, self.compiled, self._programs = fn, compiled, {}
 
     def array(self, value, dtype=None):
-        import jax.numpy as jnp
+        import jax
 
-        value = np.asarray(value)
-        return jnp.asarray(value if dtype is None else value.astype(jnp.dtype(dtype)))  # cast without a program
+        return jax.device_put(_cast(value, dtype))  # which compiles no program
+
+    def arguments(self, z, y, options):
+        """(logits, labels): JAX's arrays where fn sees them; a program takes NumPy's, and faster."""
+        array = _cast if self.compiled else self.array
+        return array(z, options.dtype), array(y, options.dtype if y.dtype.kind == "f" else None)
 
     def differentiated(self, options, what=None):
         """What a `_jax_…` function makes of fn, as a function of (logits, labels, …); compiled if asked for."""
@@ -36,16 +40,15 @@ class Jax:
             return partial(what, fn)
         if isinstance(fn, jax.tree_util.Partial):
             return partial(_jitted_once(what), fn)
-        key = (what, *((name, id(value)) for name, value in options.keywords.items()))
+        key = (what, *((name, *_identity(value)) for name, value in options.keywords.items()))
         if key not in self._programs:
             program = jax.jit(partial(what, fn), compiler_options=_compiler_options())
             self._programs[key] = program, options.keywords  # kept alive, so that no other object gets their ids
         return self._programs[key][0]
 
     def __call__(self, z, y, options):
-        logits = self.array(z, options.dtype)
-        labels = self.array(y, options.dtype if y.dtype.kind == "f" else None)
-        with unfiltered_tracebacks():
+        logits, labels = self.arguments(z, y, options)
+        with quick():
             loss, own, autodiff, second, is_tuple = self.differentiated(options)(logits, labels)
         gradient = own if _is_gradient(own, logits) else autodiff
         precision = max(EPS[str(np.asarray(x).dtype)] for x in (loss, gradient))
@@ -54,8 +57,8 @@ class Jax:
 
     def gradients(self, z, y, options, cotangents):
         """The gradient of Σ cotangent·loss for each cotangent. None where fn returns its own."""
-        logits, labels = self.array(z, options.dtype), self.array(y, options.dtype if y.dtype.kind == "f" else None)
-        with unfiltered_tracebacks():
+        logits, labels = self.arguments(z, y, options)
+        with quick():
             found, own = self.differentiated(options, _jax_pulled_back)(logits, labels, cotangents)
         return None if _is_gradient(own, logits) else [float64(g) for g in found]
 
@@ -64,22 +67,47 @@ class Jax:
         return Jax(self.fn, not self.compiled)
 
 
+def _identity(value):
+    """What makes a keyword argument another constant of a program."""
+    return (value.dtype, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else (id(value),)
+
+
+def _cast(value, dtype):
+    """A NumPy array, of a dtype that JAX names."""
+    import jax.numpy as jnp
+
+    value = np.asarray(value)
+    return value if dtype is None else value.astype(jnp.dtype(dtype))
+
+
 def _is_gradient(own, logits):
     """Whether what fn returned beside its loss is a gradient, and not the logits."""
-    return own is not None and bool((np.asarray(own) != np.asarray(logits)).any())
+    if own is None:
+        return False
+    own = np.asarray(own)
+    return bool((own != np.asarray(logits).astype(own.dtype)).any())
+
+
+QUICK = {
+    "jax_traceback_filtering": "off",  # of a traceback that nobody sees (5 ms where fn raises, without it 1)
+    "jax_disable_most_optimizations": True,  # of each operation that runs eagerly, for its shape here
+}
 
 
 @contextmanager
-def unfiltered_tracebacks():
-    """Where fn raises, JAX takes its own frames out of the traceback, which nobody sees here (5 ms, without it 1)."""
+def quick():
+    """JAX's configuration for calls whose programs run a few times, and whose tracebacks nobody sees."""
     import jax
 
-    before = jax.config.jax_traceback_filtering
-    jax.config.update("jax_traceback_filtering", "off")
+    now = jax.config.values
+    before = {name: now[name] for name in QUICK}
+    for name, value in QUICK.items():
+        jax.config.update(name, value)
     try:
         yield
     finally:
-        jax.config.update("jax_traceback_filtering", before)
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def _jax_value_and_grad(fn, logits, labels):

@@ -1,6 +1,5 @@
 """Sentences on how two readings of a loss differ, and on what to pass so that they agree."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +7,7 @@ import numpy as np
 from multismooth.convention import DIVIDES_BY
 from multismooth.errors import SmoothingError
 from multismooth.parity.identification import Identification
-from multismooth.parity.reading import Reading, settings_text
+from multismooth.parity.reading import Reading, settings_text, without_equal_kinds
 
 
 class Names(NamedTuple):
@@ -176,11 +175,11 @@ def _denominators(found, expected, names, labels):
             yield both
         return
     ignored_in_both = None not in (found.ignore_index, expected.ignore_index)
-    a, b = (_without_equal_kinds(reading, ignored_in_both) for reading in (found, expected))
+    a, b = (without_equal_kinds(reading, ignored_in_both) for reading in (found, expected))
     if a.denominator != b.denominator or a.smooth_denominator != b.smooth_denominator:
         remedy = ""
         if not expected.convention.smooth_denominator:
-            remedy = _how_to_divide(_without_equal_kinds(expected).denominator, expected.ignore_index)
+            remedy = _how_to_divide(without_equal_kinds(expected).denominator, expected.ignore_index)
         yield both + remedy
     if (a.denominator_add, a.denominator_floor) != (b.denominator_add, b.denominator_floor):
         yield (
@@ -205,26 +204,11 @@ def _z_loss_denominators(found, expected, names, labels):
         yield both + _how_to_divide(kinds[1], ignore_index)
 
 
-def _without_equal_kinds(reading, has_ignored_label=True):
-    """The convention with one kind of denominator for all kinds that are equal without class weights.
-
-    They are "counted" elements; where no label is ignored, those are "all" elements.
-    """
-    convention = reading.convention
-    if reading.weight is not None:
-        return convention
-    elements = "counted" if has_ignored_label else "all"
-    equal = dict.fromkeys(("target_weight", "mixture_weight", "nonzero", "counted"), elements)
-    names = ("denominator", "smooth_denominator", "z_loss_denominator")
-    kinds = {name: getattr(convention, name) for name in names}
-    return replace(convention, **{name: equal.get(kind, kind) for name, kind in kinds.items()})
-
-
 def _denominator_text(reading, labels, ignore_index):
     """What a mean divides by, with its number on these labels."""
     if reading.normalizer is not None:
         return "the sentences" if reading.normalizer == "sentences" else f"{reading.normalizer:.6g}"
-    convention = _without_equal_kinds(reading)
+    convention = without_equal_kinds(reading)
     text = _kind_text(convention.denominator, labels, ignore_index)
     if convention.smooth_denominator:
         text += f", and the smoothing term by {_kind_text(convention.smooth_denominator, labels, ignore_index)}"

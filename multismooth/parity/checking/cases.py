@@ -15,7 +15,7 @@ from multismooth.parity.calling.forms import LAYOUTS
 
 OTHER_CLASSES = (2, 3, 10, 1000)  # tried too, where the loss takes any K
 Z_LOSS = 0.0625
-PER_CLASS, PER_ELEMENT = ("weight", "prior", "class_mask"), ("sample_weight",)
+PER_CLASS, PER_ELEMENT = {"weight", "prior", "class_mask"}, {"sample_weight"}
 
 
 @dataclass(frozen=True, eq=False)

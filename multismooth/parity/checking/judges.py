@@ -9,7 +9,14 @@ from dataclasses import replace
 import numpy as np
 
 from multismooth.parity.calling.black_box import one_line
-from multismooth.parity.checking.differences import Finding, compare_answers, compare_gradients, compare_losses, largest
+from multismooth.parity.checking.differences import (
+    Finding,
+    compare_answers,
+    compare_gradients,
+    compare_losses,
+    largest,
+    worst,
+)
 from multismooth.parity.checking.subjects import answer_or_error
 
 FLOAT32 = 2.0**-23
@@ -90,10 +97,8 @@ def upstream_gradients(a, b, case):
     for name, cotangent, gradient in zip(names, cotangents, gradients, strict=True):
         scaled = expected._replace(gradient=expected.gradient * cotangent[..., None])
         finding = compare_gradients(a.answer(case)._replace(gradient=gradient), scaled, case)
-        if finding.status == "fail":
-            return finding._replace(message=f"{name}: {finding.message}")
-        found.append(finding)
-    return max(found, key=lambda finding: finding.difference)
+        found.append(finding._replace(message=f"{name}: {finding.message}") if finding.status == "fail" else finding)
+    return worst(found)
 
 
 @raising_fails

@@ -1,10 +1,13 @@
 """Shrinks a failing case: drops elements and classes and rounds logits while the same trial still fails."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 
-MOST_ALONE = 12  # of so many elements each is tried alone
+from multismooth.parity.checking.cases import PER_ELEMENT
+
+FEW = 12  # of so many elements each is tried alone, and each with each other one
 
 
 def shrink(fails, case, domain):
@@ -19,14 +22,16 @@ def shrink(fails, case, domain):
 
 
 def _with_fewer_elements(fails, case):
-    """One element that fails alone; else the case without blocks that are not needed: halves first, single ones last.
+    """One element that fails alone, or two that do; else the case without blocks that are not needed, halves first.
 
-    One element is one shape, and compiled already. Every number of elements in between would be compiled anew.
+    One element is one shape, and compiled already; two are another one. Every number in between is compiled anew.
     """
     n = len(case.labels)
-    alone = (case.rows(np.arange(n) == i) for i in range(n if n <= MOST_ALONE else 0))
-    if n > 1 and (one := next(filter(fails, alone), None)):
-        return one
+    constants = PER_ELEMENT & case.keywords.keys()  # of a program: each two would be compiled anew
+    for size in range(1, 2 if constants else 3) if n <= FEW else ():
+        parts = (case.rows(list(places)) for places in combinations(range(n), size))
+        if n > size and (part := next(filter(fails, parts), None)):
+            return part
     step = len(case.labels) // 2
     while step:
         for start in range(len(case.labels) - step, -1, -step):

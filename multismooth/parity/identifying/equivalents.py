@@ -3,8 +3,16 @@
 from dataclasses import replace
 
 from multismooth.parity.identifying.assembly import round_if_close
-from multismooth.parity.reading import SENTENCE_MEANS, changed_fields, settings_text
+from multismooth.parity.reading import SENTENCE_MEANS, changed_fields, settings_text, without_equal_kinds
 from multismooth.registry import conventions
+
+NO_DENOMINATOR = {
+    "denominator": "target_weight",
+    "smooth_denominator": None,
+    "z_loss_denominator": None,
+    "denominator_add": 0.0,
+    "denominator_floor": None,
+}
 
 
 def variations(reading):
@@ -34,14 +42,11 @@ def simplicity(reading):
 
 def matching_names(readings, observations, rtol):
     """{name: ε} of the registry's conventions that give the observed answers in the place of some reading."""
-    found, known = {}, {}
+    known, fits = {}, {}
     observations = [_first_answers(observation) for observation in observations]
-    for name, convention in conventions.items():
-        if convention not in known:
-            known[convention] = _matching_smoothing(convention, readings, observations, rtol)
-        if known[convention] is not None:
-            found[name] = known[convention]
-    return found
+    for convention in dict.fromkeys(conventions.values()):
+        known[convention] = _matching_smoothing(convention, readings, observations, rtol, fits)
+    return {name: known[convention] for name, convention in conventions.items() if known[convention] is not None}
 
 
 def _first_answers(observation, number=3):
@@ -55,12 +60,14 @@ def _first_answers(observation, number=3):
     )
 
 
-def _matching_smoothing(convention, readings, observations, rtol):
-    """The ε with which a convention gives the answers of one of the readings, or None."""
+def _matching_smoothing(convention, readings, observations, rtol, fits):
+    """The ε with which a convention gives the answers of one of the readings, or None.
+
+    fits: whether a reading gives them, for the readings tried so far, by `_what_counts`.
+    """
     num_classes = observations[-1].num_classes
     # `smoothing_for` takes every excluded class for one of the K classes, so the excluded ones beyond K are added
     num_classes += sum(k >= num_classes for k in readings[0].convention.exclude)
-    tried = set()  # equal readings often lead to one candidate
     for reading in readings:
         if convention.spread == "others" and reading.prior is not None:
             continue
@@ -71,15 +78,30 @@ def _matching_smoothing(convention, readings, observations, rtol):
             eps = reading.convention.smoothing_for(convention, reading.label_smoothing, num_classes)
         except ValueError:
             continue
-        arguments = reading.reduction, reading.ignore_index, reading.z_loss, reading.normalizer
-        alike = round(eps, 14), *arguments, id(reading.weight), id(reading.prior)
-        if alike in tried:
-            continue
-        tried.add(alike)
         candidate = replace(reading, convention=convention, label_smoothing=eps)
-        if all(candidate.residual(observation) <= rtol for observation in observations):
+        alike = _what_counts(candidate)
+        if alike not in fits:
+            fits[alike] = all(candidate.residual(observation) <= rtol for observation in observations)
+        if fits[alike]:
             return eps
     return None
+
+
+def _what_counts(reading):
+    """A key. Readings have the same one only if they differ at most in what their arguments give no meaning to."""
+    convention, ignored = reading.convention, reading.ignore_index
+    if reading.reduction != SENTENCE_MEANS:  # those have sample weights
+        convention = without_equal_kinds(reading, ignored is not None)
+    no_meaning = {} if reading.z_loss else {"z_loss_denominator": None}
+    if reading.reduction in ("sum", "none"):
+        no_meaning |= NO_DENOMINATOR
+    if reading.weight is None:
+        no_meaning["class_weights"] = "per_term"
+    if ignored is None:
+        no_meaning["ignore_scope"] = "all"
+    arguments = reading.reduction, ignored, reading.z_loss, reading.normalizer
+    eps, arrays = round(reading.label_smoothing, 14), (id(reading.weight), id(reading.prior))
+    return replace(convention, **no_meaning), eps, *arguments, *arrays
 
 
 def with_name(reading):

@@ -10,11 +10,11 @@ def notes(box, ignore_index=None):
     labels, z = problem(box)
     counted = labels != ignore_index if ignore_index is not None else np.ones(labels.shape, bool)
     try:
-        answer, other = box(z, labels), box(z[:, ::-1] + 1.0, labels)
-        shorter = box(z[: len(z) // 3], labels[: len(z) // 3])
+        answer = box(z, labels)
+        if answer.second is None or not answer.second.size:
+            return ()
+        other, shorter = box(z[:, ::-1] + 1.0, labels), box(z[: len(z) // 3], labels[: len(z) // 3])
     except Exception:
-        return ()
-    if answer.second is None or not answer.second.size:
         return ()
     value = answer.second
     if not (np.shape(other.second) == value.shape and np.allclose(other.second, value)):
