@@ -14,7 +14,7 @@ temporaries).
 It is a JVP and not a VJP, so that forward mode and derivatives of any order still work.
 """
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -32,13 +32,19 @@ MAX_CANCELLATION = 4.0
 GATHERING_PLATFORM = "cpu"
 
 
+@cache
+def along(function, axis):
+    """The function for this class axis. JAX traces the same function once for the same shapes, and keeps that."""
+    return partial(function, axis=axis)
+
+
 def by_platform(on_cpu, elsewhere, axis):
     """The function of the two that suits the platform. XLA compiles that one alone, but JAX traces both.
 
     Arrays that may be split over devices never take the CPU's, whose gather would move them, and whose condition would
     be one more meeting of all devices.
     """
-    variants = {GATHERING_PLATFORM: partial(on_cpu, axis=axis), "default": partial(elsewhere, axis=axis)}
+    variants = {GATHERING_PLATFORM: along(on_cpu, axis), "default": along(elsewhere, axis)}
 
     def call(*operands):
         if devices_of_the_compiler() > 1 or explicitly_split(operands):
@@ -78,7 +84,10 @@ def masked_logits(logits, mask):
 
 
 def statistics(logits, plan, axis):
-    """((lse, nll, smooth), e = exp(z − peak), Σ e) for labels. Inactive elements have the sums 0, 0, 0 and 1."""
+    """((lse or None, nll, smooth), e = exp(z − peak), Σ e) for labels. At inactive elements they are 0, 0, 0, any, 1.
+
+    lse is None where only a z-loss would need it.
+    """
     z = masked_logits(logits, plan.mask)
     peak = jax.lax.stop_gradient(jnp.max(z, axis=axis))
     peak = XP.where(jnp.isfinite(peak), peak, 0.0)
@@ -88,8 +97,9 @@ def statistics(logits, plan, axis):
     log_total = jnp.log(total)
     two_sums = by_platform(_from_logits, _from_differences, axis)
     z_y, smooth = two_sums(logits, plan.mask, plan.labels, plan.v, peak, plan.v_sum, log_total)
-    sums = log_total + peak, log_total + (peak - z_y), smooth
-    return sums if plan.active is None else tuple(XP.where(plan.active, x, 0.0) for x in sums), e, total
+    lse = None if plan.z_loss is None else log_total + peak
+    sums = (lse, log_total + (peak - z_y), smooth)
+    return tuple(spec.zero_unless(plan.active, x, z, XP) for x in sums), e, total
 
 
 def _from_logits(logits, mask, labels, v, peak, v_sum, log_total, *, axis):
@@ -103,17 +113,22 @@ def _from_logits(logits, mask, labels, v, peak, v_sum, log_total, *, axis):
     smooth = v_sum * (log_total + peak) - v_z
     cancelled = jnp.any(~(jnp.abs(v_z) <= MAX_CANCELLATION * smooth))
     # An operand of `cond` is a buffer: z would be one more (N, K) where it is not the caller's own logits.
-    operands = logits, mask, v, peak, v_sum, log_total
-    smooth = jax.lax.cond(cancelled, partial(_smooth_from_differences, axis=axis), lambda *_: smooth, *operands)
+    operands = smooth, logits, mask, v, peak, v_sum, log_total
+    smooth = jax.lax.cond(cancelled, along(_smooth_from_differences, axis), _known, *operands)
     return at_last(z, labels) if axis == z.ndim - 1 else XP.pick(z, labels, axis), smooth
 
 
 def _from_differences(logits, mask, labels, *others, axis):
     """The label's logit by a comparison with every class, and the smoothing term. On a CPU it is one more pass each."""
-    return XP.pick(masked_logits(logits, mask), labels, axis), _smooth_from_differences(logits, mask, *others, axis=axis)
+    smooth = _smooth_from_differences(None, logits, mask, *others, axis=axis)
+    return XP.pick(masked_logits(logits, mask), labels, axis), smooth
 
 
-def _smooth_from_differences(logits, mask, v, peak, v_sum, log_total, *, axis):
+def _known(smooth, *_):
+    return smooth
+
+
+def _smooth_from_differences(_, logits, mask, v, peak, v_sum, log_total, *, axis):
     """The smoothing term from z − peak, which a common offset does not change."""
     return v_sum * log_total - weighted_sum(masked_logits(logits, mask) - spec.wide(peak, axis, XP), v, axis)
 
