@@ -67,7 +67,7 @@ def _formula(z, y, weight):
 
 
 def test_on_a_gpu_nothing_ends_a_fusion():
-    """A gather, a scatter or a condition would be one more pass over the logits. A CPU's text has a gather and a case."""
+    """A gather, a scatter or a condition would be one more pass over the logits. A CPU takes a gather and a case."""
     shapes = jax.ShapeDtypeStruct((64, 3000), jnp.bfloat16), jax.ShapeDtypeStruct((64,), jnp.int32)
     traced, counted = jax.jit(jax.value_and_grad(ms.loss)).trace(*shapes), {}
     for name in ("cuda", "tpu", "cpu"):
