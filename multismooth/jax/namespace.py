@@ -2,7 +2,7 @@
 
 Some functions of jax.numpy are a `jax.jit` of their own. In a program that is traced for a new shape, each of them is
 traced and lowered as a function of its own, which takes longer than what it holds. `where`, `isinf`, `take` and
-`at_index` are their one or two operations themselves.
+`at_last` are their one or two operations themselves.
 """
 
 import math
