@@ -31,7 +31,7 @@ def plan_of(problem, settings, xp, classes=None) -> Plan:
     """
     z, axis, convention = problem.logits, settings.axis, settings.convention
     classes = Classes(z, axis, xp) if classes is None else classes
-    labels, counted, t = read_targets(problem, settings, classes, xp)
+    labels, counted, inside, t = read_targets(problem, settings, classes, xp)
     problem = zero_uncounted(problem, settings, counted, z, xp)
     s = problem.sample_weight
     reference = reference_of(problem, settings, labels, t, classes, xp)
@@ -39,10 +39,11 @@ def plan_of(problem, settings, xp, classes=None) -> Plan:
     r, sums, receivers, has_mass = divided(reference, sums, problem, settings, classes, xp)
     eps = smoothed_mass(convention, problem.label_smoothing, receivers, xp)
     label_weight, smooth_weight, mixture, u, v = class_weights(problem, settings, labels, t, r, eps, sums, classes, xp)
-    a, b = (1 - eps) * (mixture if convention.class_weights == "mixture" else label_weight), eps * smooth_weight
+    nll_weight = mixture if convention.class_weights == "mixture" else label_weight
+    a, b = times(1 - eps, nll_weight), times(eps, smooth_weight)
     shares = {"target_weight": label_weight if t is None else 1.0, "mixture_weight": mixture}
     fixed = {None: None, "all": 1.0, "classes": xp.number(classes.count, z) * 1.0}
-    valid = valid_targets(problem, settings, counted, t, sums.valid, has_mass, classes)
+    valid = valid_targets(settings, counted, inside, sums.valid, has_mass)
     a, label_weight = (value_or_nan(x, valid, z, xp) for x in (a, label_weight))
     const = entropy(a, b, eps, u, v, r, labels, t, classes.part, xp) if convention.objective == "kl" else None
     z_loss, active = problem.z_loss, None if convention.ignore_scope == "nll_only" else counted

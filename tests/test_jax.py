@@ -142,6 +142,51 @@ def test_linear_loss_stays_within_its_workspace():
     assert used < 0.3 * 4 * rows * classes
 
 
+def operations(jaxpr):
+    """The names of all operations of a traced program, with those of the functions inside it."""
+    for step in jaxpr.eqns:
+        yield step.primitive.name
+        for inner in jax.tree.leaves(list(step.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            if hasattr(inner, "eqns"):
+                yield from operations(getattr(inner, "jaxpr", inner))
+
+
+WEIGHT, HIDDEN, CLASSIFIER = np.ones(5, np.float32), np.ones((6, 3), np.float32), np.ones((5, 3), np.float32)
+SIZES = {
+    "loss": (lambda z, y, **_: ms.loss(z, y, label_smoothing=0.1), 109),
+    "its gradient": (lambda z, y, **_: jax.grad(ms.loss)(z, y, label_smoothing=0.1), 131),
+    "loss_and_grad": (lambda z, y, **_: ms.loss_and_grad(z, y, label_smoothing=0.1), 135),
+    "class weights": (lambda z, y, weight, **_: ms.loss_and_grad(z, y, label_smoothing=0.1, weight=weight), 162),
+    "terms": (lambda z, y, **_: ms.terms(z, y, label_smoothing=0.1), 89),
+    "binary_loss": (lambda z, y, **_: jax.grad(ms.binary_loss)(z, jnp.ones_like(z), label_smoothing=0.1), 99),
+    "focal_loss": (lambda z, y, **_: jax.grad(ms.focal_loss)(z, y, label_smoothing=0.1), 137),
+    "head": (lambda z, y, hidden, classifier, **_: ms.linear_loss(hidden, classifier, y), 151),
+    "head's gradient": (lambda z, y, hidden, classifier, **_: jax.grad(ms.linear_loss)(hidden, classifier, y), 148),
+    "head with gradients": (
+        lambda z, y, hidden, classifier, **_: ms.linear_loss_and_grad(hidden, classifier, y),
+        186,
+    ),
+    "correction": (lambda z, y, hidden, classifier, **_: ms.smoothing_correction(hidden, classifier, y), 56),
+}
+
+
+@pytest.mark.skipif(version("jax") < (0, 10, 2), reason="JAX before 0.10.2 makes other operations of the same text")
+@pytest.mark.parametrize("name", SIZES)
+def test_programs_stay_small(name):
+    """Every new shape is traced, lowered and compiled, in milliseconds that grow with the operations.
+
+    jax.numpy has functions that are a jit of their own, each of which is traced and lowered as one more function. One
+    jit is the call's own, and under `jax.grad` it is two: forward and backward.
+    """
+    call, most = SIZES[name]
+    arrays = {"weight": WEIGHT, "hidden": HIDDEN, "classifier": CLASSIFIER}
+    traced = jax.make_jaxpr(lambda z, y, arrays: call(z, y, **arrays))(LOGITS.astype(np.float32), LABELS, arrays)
+    found = list(operations(traced.jaxpr))
+    assert len(found) <= most
+    assert sum(name in ("jit", "pjit") for name in found) <= 2
+    assert found.count("platform_index") <= 1
+
+
 @pytest.mark.parametrize("label", [-1, 5, -101, 2**31 - 1])
 def test_a_traced_label_out_of_range_is_nan_for_its_element_alone(label):
     z = jnp.asarray(LOGITS, jnp.float32)

@@ -229,12 +229,7 @@ def _terms(problem, settings):
 
 @partial(jax.jit, static_argnums=1)
 def _loss_and_grad(problem, settings):
-    def summed(logits):
-        loss = classes.total(problem._replace(logits=logits), settings)
-        return jnp.sum(loss), loss
-
-    gradient, loss = jax.grad(summed, has_aux=True)(problem.logits)
-    return loss, gradient
+    return classes.total_and_gradient(problem, settings)
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3))

@@ -68,7 +68,7 @@ def padded(hidden, problem, size):
     return pad(hidden), problem._replace(
         targets=pad(problem.targets),
         label_smoothing=pad(problem.label_smoothing),
-        sample_weight=jnp.where(index < rows, s, jnp.zeros_like(s)),
+        sample_weight=XP.where(index < rows, s, jnp.zeros_like(s)),
     )
 
 

@@ -20,7 +20,7 @@ from multismooth.classes import Classes
 from multismooth.errors import complain
 from multismooth.jax import kernel
 from multismooth.jax.namespace import XP, deposit, pick, take
-from multismooth.jax.varying import varying_axes
+from multismooth.jax.varying import summed_like, varying_axes
 from multismooth.namespace import Namespace
 from multismooth.reduction import factors, term_factors
 
@@ -31,6 +31,14 @@ def total(problem, settings):
     """The loss of a call."""
     loss = elements(settings, problem.logits, _scaled_plan(problem, settings, factors))
     return loss if settings.reduction == "none" else jnp.sum(loss)
+
+
+def total_and_gradient(problem, settings):
+    """(the loss of a call, the gradient of the sum of its losses)."""
+    z = problem.logits
+    loss, gradient = elements_and_gradient(settings, z, _scaled_plan(problem, settings, factors))
+    gradient = summed_like(gradient, z).astype(z.dtype)
+    return loss if settings.reduction == "none" else jnp.sum(loss), gradient
 
 
 def terms(problem, settings):
@@ -60,7 +68,7 @@ def elements_and_gradient(settings, logits, plan):
     """(the losses per element, the gradient of their sum)."""
     if settings.axis_name:
         return _computed(spec.losses_and_gradient, settings.axis_name, settings.axis, logits, plan)
-    return kernel.elements(settings.axis, logits, plan), kernel.gradient(logits, plan, settings.axis)
+    return kernel.losses_and_gradient(logits, plan, settings.axis)
 
 
 def terms_of(settings, logits, plan):
@@ -117,7 +125,7 @@ def namespace(names, size):
     def highest(x, axis):
         """The largest entry and its class, the first of equals. NaN is the largest."""
         peak, own = max(x, axis), jnp.max(x, axis=axis)
-        candidate = jnp.where((own == peak) | jnp.isnan(own), first + jnp.argmax(x, axis=axis), count)
+        candidate = XP.where((own == peak) | jnp.isnan(own), first + jnp.argmax(x, axis=axis), count)
         return peak, jax.lax.pmin(candidate, names)
 
     def pick_of_all(x, index, axis):

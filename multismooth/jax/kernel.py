@@ -14,7 +14,7 @@ temporaries).
 It is a JVP and not a VJP, so that forward mode and derivatives of any order still work.
 """
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from multismooth import spec
 from multismooth.jax.blocks import Loss, evaluate
-from multismooth.jax.namespace import XP
+from multismooth.jax.namespace import XP, at_last
 from multismooth.jax.varying import devices_of_the_compiler, explicitly_split, vary_over, varying_axes
 
 # Where |Σ v·z| is more than so many times the smoothing term, a common offset of the logits cost float32 its digits.
@@ -32,13 +32,19 @@ MAX_CANCELLATION = 4.0
 GATHERING_PLATFORM = "cpu"
 
 
+@cache
+def along(function, axis):
+    """The function for this class axis. JAX traces the same function once for the same shapes, and keeps that."""
+    return partial(function, axis=axis)
+
+
 def by_platform(on_cpu, elsewhere, axis):
-    """The function of the two that suits the platform. XLA compiles that one alone.
+    """The function of the two that suits the platform. XLA compiles that one alone, but JAX traces both.
 
     Arrays that may be split over devices never take the CPU's, whose gather would move them, and whose condition would
     be one more meeting of all devices.
     """
-    variants = {GATHERING_PLATFORM: partial(on_cpu, axis=axis), "default": partial(elsewhere, axis=axis)}
+    variants = {GATHERING_PLATFORM: along(on_cpu, axis), "default": along(elsewhere, axis)}
 
     def call(*operands):
         if devices_of_the_compiler() > 1 or explicitly_split(operands):
@@ -51,8 +57,8 @@ def by_platform(on_cpu, elsewhere, axis):
 def weighted_sum(z, v, axis):
     """Σ v·z with 0·inf = 0. Where v is uniform, XLA reduces z itself."""
     if v is None:
-        return jnp.sum(z, axis=axis, keepdims=True) / z.shape[axis]
-    return jnp.sum(jnp.where(v == 0, 0.0, v * z), axis=axis, keepdims=True)
+        return jnp.sum(z, axis=axis) / z.shape[axis]
+    return jnp.sum(XP.where(v == 0, 0.0, v * z), axis=axis)
 
 
 @jax.custom_jvp
@@ -68,99 +74,97 @@ def exponentials(z, peak, active):
 def _exponentials_jvp(primals, tangents):
     z, peak, active = primals
     e = exponentials(z, peak, active)
-    return e, (e if active is None else jnp.where(active, e, 0.0)) * tangents[0]  # `peak` is a constant
+    return e, (e if active is None else XP.where(active, e, 0.0)) * tangents[0]  # `peak` is a constant
 
 
 def masked_logits(logits, mask):
     """The logits in the dtype that is computed in, with absent classes at −inf."""
     z = logits.astype(XP.float_of(logits))
-    return z if mask is None else jnp.where(mask, z, -jnp.inf)
+    return z if mask is None else XP.where(mask, z, -jnp.inf)
 
 
-def sums_and_exponentials(logits, plan, axis):
-    """((lse, nll, smooth) with the class axis kept, e = exp(z − peak), Σ e): `spec.statistics` for labels."""
+def statistics(logits, plan, axis):
+    """((lse or None, nll, smooth), e = exp(z − peak), Σ e) for labels. At inactive elements they are 0, 0, 0, any, 1.
+
+    lse is None where only a z-loss would need it.
+    """
     z = masked_logits(logits, plan.mask)
-    peak = jnp.max(z, axis=axis, keepdims=True)
-    peak = jax.lax.stop_gradient(jnp.where(jnp.isfinite(peak), peak, 0.0))
-    active = None if plan.active is None else jnp.expand_dims(plan.active, axis)
-    e = exponentials(z, peak, active)
-    total = jnp.sum(e, axis=axis, keepdims=True)
-    total = total if active is None else jnp.where(active, total, 1.0)
-    log_total, v_sum = jnp.log(total), spec.wide(plan.v_sum, axis, XP)
-    z_y = jnp.expand_dims(at_label(z, plan.labels, axis), axis)
-    smooth = by_platform(_smooth, _smooth_from_differences, axis)(logits, plan.mask, plan.v, peak, v_sum, log_total)
-    return (log_total + peak, log_total + (peak - z_y), smooth), e, total
+    peak = jax.lax.stop_gradient(jnp.max(z, axis=axis))
+    peak = XP.where(jnp.isfinite(peak), peak, 0.0)
+    e = exponentials(z, spec.wide(peak, axis, XP), spec.wide(plan.active, axis, XP))
+    total = jnp.sum(e, axis=axis)
+    total = total if plan.active is None else XP.where(plan.active, total, 1.0)
+    log_total = jnp.log(total)
+    two_sums = by_platform(_from_logits, _from_differences, axis)
+    z_y, smooth = two_sums(logits, plan.mask, plan.labels, plan.v, peak, plan.v_sum, log_total)
+    lse = None if plan.z_loss is None else log_total + peak
+    sums = (lse, log_total + (peak - z_y), smooth)
+    return tuple(spec.zero_unless(plan.active, x, z, XP) for x in sums), e, total
 
 
-def _smooth(logits, mask, v, peak, v_sum, log_total, *, axis):
-    """The smoothing term from a sum of the logits themselves, unless that costs digits."""
-    v_z = weighted_sum(masked_logits(logits, mask), v, axis)
+def _from_logits(logits, mask, labels, v, peak, v_sum, log_total, *, axis):
+    """The label's logit, and the smoothing term from a sum of the logits themselves, unless that costs digits.
+
+    A gather is made where the classes are last. On another axis its derivative would be a scatter whose constants XLA
+    folds for seconds while it compiles.
+    """
+    z = masked_logits(logits, mask)
+    v_z = weighted_sum(z, v, axis)
     smooth = v_sum * (log_total + peak) - v_z
     cancelled = jnp.any(~(jnp.abs(v_z) <= MAX_CANCELLATION * smooth))
     # An operand of `cond` is a buffer: z would be one more (N, K) where it is not the caller's own logits.
-    operands = logits, mask, v, peak, v_sum, log_total
-    return jax.lax.cond(cancelled, partial(_smooth_from_differences, axis=axis), lambda *_: smooth, *operands)
+    operands = smooth, logits, mask, v, peak, v_sum, log_total
+    smooth = jax.lax.cond(cancelled, along(_smooth_from_differences, axis), _known, *operands)
+    return at_last(z, labels) if axis == z.ndim - 1 else XP.pick(z, labels, axis), smooth
 
 
-def _smooth_from_differences(logits, mask, v, peak, v_sum, log_total, *, axis):
-    """The smoothing term from z − peak, which a common offset does not change. On a CPU it is one more pass."""
-    return v_sum * log_total - weighted_sum(masked_logits(logits, mask) - peak, v, axis)
+def _from_differences(logits, mask, labels, *others, axis):
+    """The label's logit by a comparison with every class, and the smoothing term. On a CPU it is one more pass each."""
+    smooth = _smooth_from_differences(None, logits, mask, *others, axis=axis)
+    return XP.pick(masked_logits(logits, mask), labels, axis), smooth
 
 
-def statistics(sums, plan, axis):
-    """(lse, nll, smooth) without the class axis, and 0 at inactive elements."""
-    sums = tuple(jnp.squeeze(x, axis) for x in sums)
-    return sums if plan.active is None else tuple(jnp.where(plan.active, x, 0.0) for x in sums)
+def _known(smooth, *_):
+    return smooth
 
 
-def at_label(z, labels, axis):
-    """The label's entry of z.
-
-    On a CPU it is gathered where the classes are last, which transposes into a scatter in place. On another axis it is
-    picked by comparison, because there XLA would fold the scatter's constants for seconds while it compiles.
-    """
-    if axis != z.ndim - 1:
-        return XP.pick(z, labels, axis)
-    return by_platform(_gathered, XP.pick, axis)(z, labels)
-
-
-def _gathered(z, labels, *, axis):
-    return jnp.squeeze(jnp.take_along_axis(z, jnp.expand_dims(labels, axis), axis), axis)
+def _smooth_from_differences(_, logits, mask, v, peak, v_sum, log_total, *, axis):
+    """The smoothing term from z − peak, which a common offset does not change."""
+    return v_sum * log_total - weighted_sum(masked_logits(logits, mask) - spec.wide(peak, axis, XP), v, axis)
 
 
 def gradient_map(sums, e, total, plan, axis):
     """The gradient as a linear map on tangents, t ↦ Σ gradient·t.
 
     JAX transposes it. The upstream gradient is then multiplied into the factors per element, so that only one pass
-    over `e` (N, K) remains. A gradient that is scaled later takes two passes.
+    over `e` (N, K) remains. A gradient that is scaled later takes two passes. The label's entry is found by comparison,
+    which is a part of that pass; a gather's transpose is a scatter, which is not (2048 × 32000 on a CPU: equal times).
     """
-    p_factor = spec.wide(plan.a * plan.u_sum + plan.b * plan.v_sum, axis, XP)
+    height = plan.a + (plan.b if plan.v is None else plan.b * plan.v_sum)
     if plan.z_loss is not None:
-        p_factor = p_factor + 2 * spec.wide(plan.z_loss, axis, XP) * sums[0]
+        height = height + 2 * plan.z_loss * sums[0]
     if plan.active is not None:  # inactive elements may hold NaN
-        active = spec.wide(plan.active, axis, XP)
-        e, p_factor = jnp.where(active, e, 0.0), jnp.where(active, p_factor, 0.0)
-    e_factor = jnp.squeeze(p_factor / total, axis)
+        e, height = XP.where(spec.wide(plan.active, axis, XP), e, 0.0), XP.where(plan.active, height, 0.0)
+    e_factor = height / total
 
     def gradient_times(t):
         v_t = jnp.mean(t, axis=axis) if plan.v is None else jnp.sum(plan.v * t, axis=axis)
-        return jnp.sum(e * t, axis=axis) * e_factor - plan.b * v_t - plan.a * at_label(t, plan.labels, axis)
+        return jnp.sum(e * t, axis=axis) * e_factor - plan.b * v_t - plan.a * XP.pick(t, plan.labels, axis)
 
     return gradient_times
 
 
-def gradient(logits, plan, axis):
-    """`spec.gradient`."""
+def losses_and_gradient(logits, plan, axis):
+    """`spec.losses_and_gradient`."""
+    z = logits.astype(XP.float_of(logits))  # once, because the derivative of every cast is rounded
     if plan.softcap is not None:
-        return evaluate("losses_and_gradient", logits, plan, Loss(), axis, XP)[1]
+        return evaluate("losses_and_gradient", z, plan, Loss(), axis, XP)
     if plan.u is not None:
-        z = logits.astype(XP.float_of(logits))  # once, because the derivative of every cast is rounded
-        return spec.gradient(z, spec.statistics(z, plan, axis, XP), plan, axis, XP)
-    sums, e, total = sums_and_exponentials(logits, plan, axis)
-    gradient_times = gradient_map(sums, e, total, plan, axis)
-    result = gradient_times(e)
-    ones = vary_over(jnp.ones_like(result), varying_axes(result))
-    return jax.linear_transpose(gradient_times, e)(ones)[0]
+        return spec.losses_and_gradient(z, plan, axis, XP)
+    sums, e, total = statistics(logits, plan, axis)
+    loss = spec.elements(*sums, plan, XP)
+    ones = vary_over(jnp.ones_like(loss), varying_axes(loss))
+    return loss, jax.linear_transpose(gradient_map(sums, e, total, plan, axis), e)(ones)[0]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -173,7 +177,7 @@ def elements(axis, logits, plan):
         return evaluate("losses", logits, plan, Loss(), axis, XP)
     if plan.u is not None:
         return _plain(axis, logits, plan)
-    return spec.elements(*statistics(sums_and_exponentials(logits, plan, axis)[0], plan, axis), plan, XP)
+    return spec.elements(*statistics(logits, plan, axis)[0], plan, XP)
 
 
 @partial(elements.defjvp, symbolic_zeros=True)
@@ -185,15 +189,11 @@ def _elements_jvp(axis, primals, tangents):
     if isinstance(logits_tangent, SymbolicZero):
         loss = elements(axis, logits, plan)
         return loss, jnp.zeros_like(loss)
-    if plan.softcap is not None:
-        z = logits.astype(XP.float_of(logits))  # once, because the derivative of every cast is rounded
-        loss, slope = evaluate("losses_and_gradient", z, plan, Loss(), axis, XP)
-        return loss, jnp.sum(slope * logits_tangent.astype(loss.dtype), axis=axis)
-    if plan.u is not None:
-        loss = _plain(axis, logits, plan)
-        return loss, jnp.sum(gradient(logits, plan, axis) * logits_tangent.astype(loss.dtype), axis=axis)
-    sums, e, total = sums_and_exponentials(logits, plan, axis)
-    loss = spec.elements(*statistics(sums, plan, axis), plan, XP)
+    if plan.softcap is not None or plan.u is not None:
+        loss, gradient = losses_and_gradient(logits, plan, axis)
+        return loss, jnp.sum(gradient * logits_tangent.astype(loss.dtype), axis=axis)
+    sums, e, total = statistics(logits, plan, axis)
+    loss = spec.elements(*sums, plan, XP)
     return loss, gradient_map(sums, e, total, plan, axis)(logits_tangent.astype(loss.dtype))
 
 
