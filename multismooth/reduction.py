@@ -22,7 +22,8 @@ def summed(share, z, axis, xp):
 
 def denominator(shares, z, convention, xp):
     """The denominator of the mean: max(Σ share + add, floor)."""
-    total, floor = shares + convention.denominator_add, convention.denominator_floor
+    add, floor = convention.denominator_add, convention.denominator_floor
+    total = shares if add == 0.0 else shares + add
     if floor is None:
         return total
     return max(total, floor) if isinstance(total, float) else xp.where(total < floor, xp.constant(floor, z), total)
@@ -88,7 +89,10 @@ def denominators(plans, settings, xp, across=here):
     def total(share):
         if getattr(first, share) is None:
             return None
-        shares = sum(summed(getattr(plan, share), logits, settings.axis, xp) for plan, logits in plans)
+        shares = None
+        for plan, logits in plans:
+            part = summed(getattr(plan, share), logits, settings.axis, xp)
+            shares = part if shares is None else shares + part
         return denominator(across(shares), z, settings.convention, xp)
 
     return [total(share) for share in SHARES]

@@ -15,20 +15,23 @@ from multismooth.spec import rank, wide, zero_unless
 
 
 def read_targets(problem, settings, classes, xp):
-    """(labels, with 0 for those outside [0, K); which elements are not ignored; soft rows t). None where not needed."""
+    """(labels, with 0 for those outside [0, K); which these are not; which elements are not ignored; soft rows t).
+
+    None where not needed.
+    """
     z, targets, s = problem.logits, problem.targets, problem.sample_weight
     if settings.soft:
         t, mask = xp.astype(targets, xp.float_of(z)), existing(problem, classes)
         t = t if mask is None else xp.where(mask, t, xp.zeros_like(t))
-        return None, None, t if s is None else xp.where(wide(s != 0, settings.axis, xp), t, xp.zeros_like(t))
+        return None, None, None, t if s is None else xp.where(wide(s != 0, settings.axis, xp), t, xp.zeros_like(t))
     if settings.clean:
-        return targets, None, None
+        return targets, None, None, None
     counted = None if settings.ignore_index is None else targets != settings.ignore_index
     # Checked labels other than the ignored one are in [0, K). An ignore_index in [0, K) is not replaced: the label
     # still selects its class weight.
     checked = settings.valid and not 0 <= settings.ignore_index < classes.count
     inside = counted if checked else (targets >= 0) & (targets < classes.count)
-    return xp.where(inside, targets, xp.zeros_like(targets)), counted, None
+    return xp.where(inside, targets, 0), inside, counted, None
 
 
 def existing(problem, classes):
@@ -161,17 +164,14 @@ def smoothed_mass(convention, label_smoothing, classes, xp):
     return convention.mass(label_smoothing, 2) * stretch
 
 
-def valid_targets(problem, settings, counted, t, found, has_mass, classes):
+def valid_targets(settings, inside, counted, found, has_mass):
     """Whether an element's target is valid, and `has_mass`: whether the prior has mass for it.
 
-    `found` is what `Sums` say of it. None where no test is needed.
+    `inside`, `counted`: from `read_targets`. `found` is what `Sums` say of it. None where no test is needed.
     """
     if settings.valid:
         return has_mass
-    valid = found
-    if t is None:
-        inside = (problem.targets >= 0) & (problem.targets < classes.count)
-        valid = inside if found is None else inside & found
+    valid = found if inside is None else inside if found is None else inside & found
     valid = valid if has_mass is None else valid & has_mass
     return valid if counted is None else valid | ~counted  # an ignored label need not name a class
 
@@ -185,7 +185,7 @@ def smooth_targets(problem, settings, xp):
     """q, (N…, K): zeros in the rows of ignored labels, NaN at invalid targets."""
     z, axis = problem.logits, settings.axis
     classes = Classes(z, axis, xp)
-    labels, counted, t = read_targets(problem, settings, classes, xp)
+    labels, inside, counted, t = read_targets(problem, settings, classes, xp)
     problem = zero_uncounted(problem, settings, counted, z, xp)
     reference = reference_of(problem, settings, labels, t, classes, xp)
     sums = sums_of(problem, settings, labels, t, reference, classes, xp)
@@ -193,7 +193,7 @@ def smooth_targets(problem, settings, xp):
     eps = xp.constant(smoothed_mass(settings.convention, problem.label_smoothing, receivers, xp), z)
     r = xp.constant(1 / xp.number(classes.count, z), z) if r is None else r
     q = xp.broadcast_to(wide(eps, axis, xp) * r, z.shape)
-    valid = valid_targets(problem, settings, counted, t, sums.valid, has_mass, classes)
+    valid = valid_targets(settings, inside, counted, sums.valid, has_mass)
     if t is not None:
         return value_or_nan(q + wide(1 - eps, axis, xp) * t, None if valid is None else wide(valid, axis, xp), z, xp)
     q = xp.deposit(q, labels, value_or_nan(1 - eps, valid, z, xp), axis)
