@@ -32,7 +32,7 @@ def constant(value, z):
     return torch.full((), value, dtype=dtype, device=z.device)
 
 
-def astype(x, dtype, copy=False):
+def astype(x, dtype, copy=True):
     return x.to(dtype, copy=copy) if copy or x.dtype != dtype else x
 
 
