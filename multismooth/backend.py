@@ -106,6 +106,10 @@ class Backend:
         """Whether a compiler is tracing this call. Then warnings and caches are not possible."""
         return False
 
+    def blind(self):
+        """Whether the values of no array can be read now. Then only plain numbers are checked."""
+        return False
+
     def first_row(self, z, axis, validate):
         """The first element's logits as a NumPy array, or None where they cannot be read."""
         raise NotImplementedError

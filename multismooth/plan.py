@@ -31,7 +31,7 @@ def plan_of(problem, settings, xp, classes=None) -> Plan:
     """
     z, axis, convention = problem.logits, settings.axis, settings.convention
     classes = Classes(z, axis, xp) if classes is None else classes
-    labels, counted, inside, t = read_targets(problem, settings, classes, xp)
+    labels, inside, counted, t = read_targets(problem, settings, classes, xp)
     problem = zero_uncounted(problem, settings, counted, z, xp)
     s = problem.sample_weight
     reference = reference_of(problem, settings, labels, t, classes, xp)
@@ -43,8 +43,8 @@ def plan_of(problem, settings, xp, classes=None) -> Plan:
     a, b = times(1 - eps, nll_weight), times(eps, smooth_weight)
     shares = {"target_weight": label_weight if t is None else 1.0, "mixture_weight": mixture}
     fixed = {None: None, "all": 1.0, "classes": xp.number(classes.count, z) * 1.0}
-    valid = valid_targets(settings, counted, inside, sums.valid, has_mass)
-    a, label_weight = (value_or_nan(x, valid, z, xp) for x in (a, label_weight))
+    valid = valid_targets(settings, inside, counted, sums.valid, has_mass)
+    a, label_weight = value_or_nan(a, valid, z, xp), value_or_nan(label_weight, valid, z, xp)
     const = entropy(a, b, eps, u, v, r, labels, t, classes.part, xp) if convention.objective == "kl" else None
     z_loss, active = problem.z_loss, None if convention.ignore_scope == "nll_only" else counted
     if s is not None:

@@ -7,7 +7,7 @@ def traceable(record):
     """The NamedTuple, with a `_replace` that torch.compile can trace. Up to PyTorch 2.8 it cannot trace Python's."""
 
     def _replace(self, **changes):
-        return record(*[changes.get(name, value) for name, value in zip(record._fields, self, strict=True)])
+        return record(*map(changes.get, record._fields, self))
 
     record._replace = _replace
     return record

@@ -3,7 +3,7 @@
 import math
 from functools import reduce
 from numbers import Real
-from operator import add, or_
+from operator import or_
 
 from multismooth import spec
 from multismooth.plan import plan_of
@@ -22,9 +22,8 @@ def summed(share, z, axis, xp):
 
 def denominator(shares, z, convention, xp):
     """The denominator of the mean: max(Σ share + add, floor)."""
-    total, floor = shares, convention.denominator_floor
-    if convention.denominator_add:
-        total = total + convention.denominator_add
+    add, floor = convention.denominator_add, convention.denominator_floor
+    total = shares if add == 0.0 else shares + add
     if floor is None:
         return total
     return max(total, floor) if isinstance(total, float) else xp.where(total < floor, xp.constant(floor, z), total)
@@ -90,8 +89,11 @@ def denominators(plans, settings, xp, across=here):
     def total(share):
         if getattr(first, share) is None:
             return None
-        shares = (summed(getattr(plan, share), logits, settings.axis, xp) for plan, logits in plans)
-        return denominator(across(reduce(add, shares)), z, settings.convention, xp)
+        shares = None
+        for plan, logits in plans:
+            part = summed(getattr(plan, share), logits, settings.axis, xp)
+            shares = part if shares is None else shares + part
+        return denominator(across(shares), z, settings.convention, xp)
 
     return [total(share) for share in SHARES]
 

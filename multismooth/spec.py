@@ -83,8 +83,8 @@ def xlogy(x, y, xp):
 
 def scaled(plan, factor, smooth_factor=None, z_loss_factor=None):
     """The plan of `factor` times the loss. The smoothing term and the z-loss may have other factors."""
-    terms = ((plan.b, smooth_factor), (plan.z_loss, z_loss_factor))
-    b, z_loss = (times(value, factor if other is None else other) for value, other in terms)
+    b = times(plan.b, factor if smooth_factor is None else smooth_factor)
+    z_loss = times(plan.z_loss, factor if z_loss_factor is None else z_loss_factor)
     return plan._replace(a=times(plan.a, factor), b=b, const=times(plan.const, factor), z_loss=z_loss)
 
 
@@ -109,8 +109,8 @@ def masked_logits(logits, plan, axis, xp):
     """The logits, with −inf at absent classes and 0 at inactive elements, whatever their values (NaN too)."""
     z = xp.astype(logits, xp.float_of(logits), copy=False)
     z = z if plan.softcap is None else capped(z, plan, axis, xp)
-    z = z if plan.mask is None else xp.where(plan.mask, z, xp.constant(-float("inf"), z))
-    return z if plan.active is None else xp.where(wide(plan.active, axis, xp), z, xp.constant(0.0, z))
+    z = z if plan.mask is None else xp.where(plan.mask, z, -float("inf"))
+    return z if plan.active is None else xp.where(wide(plan.active, axis, xp), z, 0.0)
 
 
 def capped(z, plan, axis, xp):
@@ -120,9 +120,8 @@ def capped(z, plan, axis, xp):
 
 def readable(z, plan, axis, xp):
     """z with 0 in place of what the loss does not read, which may be NaN: a derivative would multiply it by 0."""
-    zero = xp.constant(0.0, z)
-    z = z if plan.mask is None else xp.where(plan.mask, z, zero)
-    return z if plan.active is None else xp.where(wide(plan.active, axis, xp), z, zero)
+    z = z if plan.mask is None else xp.where(plan.mask, z, 0.0)
+    return z if plan.active is None else xp.where(wide(plan.active, axis, xp), z, 0.0)
 
 
 def through_cap(gradient, logits, plan, axis, xp):
@@ -156,7 +155,7 @@ class Statistics(NamedTuple):
 
 def finite(peak, xp):
     """The peak that is subtracted from the logits: 0 in place of an infinite peak."""
-    return xp.where(xp.isinf(peak), xp.zeros_like(peak), peak)
+    return xp.where(xp.isinf(peak), 0.0, peak)
 
 
 def statistics(logits, plan, axis, xp):
@@ -202,13 +201,16 @@ def raised(part, peak, xp):
     return Statistics(peak, part.total * scale, nll, smooth, part.u_sum, part.v_sum)
 
 
-def finished(found, xp):
-    """(lse, nll, smooth) from the Statistics of all classes: log Σ exp z, Σ u·(lse − z), Σ v·(lse − z)."""
+def finished(found, xp, lse=True):
+    """(lse, nll, smooth) from the Statistics of all classes: log Σ exp z, Σ u·(lse − z), Σ v·(lse − z).
+
+    lse: whether it is asked for. Else it is None.
+    """
     log_total = xp.log(found.total)
     return (
-        finite(found.peak, xp) + log_total,
-        found.nll + found.u_sum * log_total,
-        found.smooth + found.v_sum * log_total,
+        finite(found.peak, xp) + log_total if lse else None,
+        found.nll + times(log_total, found.u_sum),
+        found.smooth + times(log_total, found.v_sum),
     )
 
 
@@ -225,7 +227,7 @@ def product(factor, value, xp):
     if isinstance(factor, float) and factor != 0.0:
         return factor * value
     factor = xp.constant(factor, value)
-    return factor * xp.where((factor == 0) & xp.isinf(value), xp.zeros_like(value), value)
+    return factor * xp.where((factor == 0) & xp.isinf(value), 0.0, value)
 
 
 def elements(lse, nll, smooth, plan, xp):
@@ -258,13 +260,18 @@ def terms_of(lse, nll, smooth, predicted, plan, xp):
 
 def losses(logits, plan, axis, xp):
     """The loss per element."""
-    return elements(*finished(statistics(logits, plan, axis, xp), xp), plan, xp)
+    return losses_of(statistics(logits, plan, axis, xp), plan, xp)
+
+
+def losses_of(found, plan, xp):
+    """The loss per element, from the Statistics of all classes."""
+    return elements(*finished(found, xp, lse=plan.z_loss is not None), plan, xp)
 
 
 def losses_and_gradient(logits, plan, axis, xp):
     """(the loss per element, ∂(Σ loss)/∂z)."""
     found = statistics(logits, plan, axis, xp)
-    return elements(*finished(found, xp), plan, xp), gradient(logits, found, plan, axis, xp)
+    return losses_of(found, plan, xp), gradient(logits, found, plan, axis, xp)
 
 
 def gradient(logits, found, plan, axis, xp):

@@ -15,7 +15,7 @@ from multismooth.spec import rank, wide, zero_unless
 
 
 def read_targets(problem, settings, classes, xp):
-    """(labels, with 0 for those outside [0, K); which elements are not ignored; which labels are inside; soft rows t).
+    """(labels, with 0 for those outside [0, K); which labels are inside; which elements are not ignored; soft rows t).
 
     None where not needed.
     """
@@ -31,7 +31,7 @@ def read_targets(problem, settings, classes, xp):
     # still selects its class weight.
     checked = settings.valid and not 0 <= settings.ignore_index < classes.count
     inside = counted if checked else (targets >= 0) & (targets < classes.count)
-    return xp.where(inside, targets, xp.zeros_like(targets)), counted, inside, None
+    return xp.where(inside, targets, 0), inside, counted, None
 
 
 def existing(problem, classes):
@@ -164,14 +164,15 @@ def smoothed_mass(convention, label_smoothing, classes, xp):
     return convention.mass(label_smoothing, 2) * stretch
 
 
-def valid_targets(settings, counted, inside, found, has_mass):
+def valid_targets(settings, inside, counted, found, has_mass):
     """Whether an element's target is valid, and `has_mass`: whether the prior has mass for it.
 
-    `inside`: whether a label is in [0, K). `found` is what `Sums` say of the target. None where no test is needed.
+    `inside`, `counted`: from `read_targets`. `found` is what `Sums` say of it. None where no test is needed.
     """
     if settings.valid:
         return has_mass
-    valid = reduce(and_, (x for x in (inside, found, has_mass) if x is not None))
+    valid = found if inside is None else inside if found is None else inside & found
+    valid = valid if has_mass is None else valid & has_mass
     return valid if counted is None else valid | ~counted  # an ignored label need not name a class
 
 
@@ -184,7 +185,7 @@ def smooth_targets(problem, settings, xp):
     """q, (N…, K): zeros in the rows of ignored labels, NaN at invalid targets."""
     z, axis = problem.logits, settings.axis
     classes = Classes(z, axis, xp)
-    labels, counted, inside, t = read_targets(problem, settings, classes, xp)
+    labels, inside, counted, t = read_targets(problem, settings, classes, xp)
     problem = zero_uncounted(problem, settings, counted, z, xp)
     reference = reference_of(problem, settings, labels, t, classes, xp)
     sums = sums_of(problem, settings, labels, t, reference, classes, xp)
@@ -192,7 +193,7 @@ def smooth_targets(problem, settings, xp):
     eps = xp.constant(smoothed_mass(settings.convention, problem.label_smoothing, receivers, xp), z)
     r = xp.constant(1 / xp.number(classes.count, z), z) if r is None else r
     q = xp.broadcast_to(wide(eps, axis, xp) * r, z.shape)
-    valid = valid_targets(settings, counted, inside, sums.valid, has_mass)
+    valid = valid_targets(settings, inside, counted, sums.valid, has_mass)
     if t is not None:
         return value_or_nan(q + wide(1 - eps, axis, xp) * t, None if valid is None else wide(valid, axis, xp), z, xp)
     q = xp.deposit(q, labels, value_or_nan(1 - eps, valid, z, xp), axis)

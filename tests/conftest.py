@@ -90,6 +90,11 @@ atexit.register(gc.unfreeze)  # else nanobind reports leaks at exit; not earlier
 
 
 def pytest_runtest_setup(item):
+    dynamo = sys.modules.get("torch._dynamo.bytecode_transformation")
+    read = getattr(dynamo, "_cached_cleaned_instructions", None)  # which some releases lack
+    if read is not None and read.cache_info().maxsize is not None:
+        # Dynamo keeps the instructions of 128 functions. One loss has as many, so each compilation read them all again.
+        dynamo._cached_cleaned_instructions = functools.cache(read.__wrapped__)
     for mark in item.iter_markers("cuda"):
         framework = mark.kwargs.get("framework", "torch")
         if not has_gpu(framework):

@@ -15,6 +15,7 @@ from requirements import need
 
 SUPPORT = Path(__file__).parent / "support"
 IMPORTS = ("torch._dynamo", "torch.distributed.tensor", "numba", "array_api_compat.torch", "hypothesis", "mpmath")
+COMPILED = ("torch._inductor.pattern_matcher",)  # PyTorch imports it with the first graph that has a gradient: 0.8 s
 PROBLEMS, PARTS = 2000, 5
 EXACT = 1e-12
 
@@ -23,7 +24,8 @@ EXACT = 1e-12
 def found(script, *arguments):
     """What a script of `support/` prints."""
     need("torch")
-    run = programs.run(SUPPORT / f"{script}.py", *arguments, imports=IMPORTS, timeout=600, OMP_NUM_THREADS="1")
+    imports = IMPORTS + COMPILED if script == "sharded_compiled" else IMPORTS
+    run = programs.run(SUPPORT / f"{script}.py", *arguments, imports=imports, timeout=600, OMP_NUM_THREADS="1")
     assert run.returncode == 0, run.stderr[-3000:]
     return json.loads(run.stdout)
 

@@ -140,6 +140,26 @@ def test_compile_makes_one_graph(options):
     torch.testing.assert_close(found, expected)
 
 
+MOST_OPERATIONS = {"loss": 66, "terms": 72, "cross_entropy": 72, "linear_loss": 51, "binary_loss": 29}
+
+
+@pytest.mark.parametrize("name", MOST_OPERATIONS)
+def test_a_compiler_gets_few_operations(name):
+    """torch.compile takes about a millisecond for each, and their gradients come on top."""
+    operations = []
+
+    def backend(graph, inputs):
+        operations.extend(node for node in graph.graph.nodes if node.op not in ("placeholder", "output"))
+        return graph
+
+    z = torch.randn(6, 5)
+    tensors = {"linear_loss": (z, torch.randn(5, 5), LABELS), "binary_loss": (z, torch.rand(6, 5))}.get(
+        name, (z, LABELS)
+    )
+    torch.compile(getattr(ms, name), fullgraph=True, backend=backend)(*tensors, label_smoothing=0.1)
+    assert 0 < len(operations) <= MOST_OPERATIONS[name]
+
+
 SIZES = (  # (N, K, what else is given): each of another size than the one before, and of another kind
     (4, 3, ()),
     (5, 4, ("weight",)),

@@ -45,7 +45,7 @@ class Added(Alternative):
 
 
 def plan_losses(statistics, plan, xp):
-    return spec.elements(*spec.finished(statistics, xp), plan, xp)
+    return spec.losses_of(statistics, plan, xp)
 
 
 def empty(plan):

@@ -133,7 +133,7 @@ class LabelFocal(Modulated, namedtuple("LabelFocal", "gamma")):
         return with_z_loss(loss, found, plan, axis, xp)
 
     def unmodulated(self, statistics, plan, xp):
-        return spec.elements(*spec.finished(statistics, xp), plan._replace(z_loss=None), xp)
+        return spec.losses_of(statistics, plan._replace(z_loss=None), xp)
 
     def of_capped(self, z, plan, axis, xp):
         found, others, rest, factor = self.others(z, plan, axis, xp)

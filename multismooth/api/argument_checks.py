@@ -111,7 +111,12 @@ def validation(value):
 
 def same_shape(shape, other):
     """Whether two shapes agree, compared size by size: a tuple of a compiler's symbols never equals one of numbers."""
-    return len(shape) == len(other) and all(n == m for n, m in zip(shape, other, strict=True))
+    if len(shape) != len(other):
+        return False
+    for n, m in zip(shape, other, strict=True):  # noqa: SIM110 torch.compile traces a loop in less than half the time
+        if n != m:
+            return False
+    return True
 
 
 def broadcasts(argument, shape, to, what):

@@ -8,6 +8,9 @@ from multismooth.problem import Problem, Settings
 from multismooth.registry import resolve
 from multismooth.spec import along
 
+# Of a Problem's fields after the targets, those for which None is a wrong argument. For others it means: not passed.
+NEEDED = [name in ("label_smoothing", "z_loss") for name in Problem._fields[2:]]
+
 
 class Arguments(Conversions):
     """Converts and checks the arguments of the public functions."""
@@ -40,8 +43,12 @@ class Arguments(Conversions):
             argument_checks.single_class(z.shape, axis)
 
         readers = self.readers(z, axis, reduction, validate, num_classes)
-        problem = Problem(z, targets, *[read(value) for read, value in zip(readers, given[2:], strict=True)])
-        settings = Settings(convention, axis, soft, ignore_index, reduction, valid=soft, row_tolerance=slack)
+        problem = Problem(z, targets, *[
+            read(value) if needed or value is not None else None
+            for read, value, needed in zip(readers, given[2:], NEEDED, strict=True)
+        ])  # fmt: skip
+        unchecked = soft and validate is False
+        settings = Settings(convention, axis, soft, ignore_index, reduction, valid=unchecked, row_tolerance=slack)
         _check_combinations(convention, problem, soft, reduction)
         if names:
             backend.check_split(names, problem, soft)
@@ -52,6 +59,8 @@ class Arguments(Conversions):
         if validate is False:  # all values are used unchecked
             return problem, settings
         problem = self._nan_if_invalid(problem, validate)
+        if backend.blind() and not isinstance(problem.normalizer, float):
+            return problem, settings
         valid, clean = value_checks.check(
             self._of_all_classes(problem, axis, num_classes) if names else problem,
             settings,

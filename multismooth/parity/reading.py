@@ -75,7 +75,7 @@ class Reading:
             plan = reduced_plan(Problem(observation.logits[0], observation.labels, **arguments), settings, XP)
             plan = plan._replace(labels=plan.labels[None])  # NumPy broadcasts the rest over the calls
             found = spec.statistics_of(peak, gap, e, plan, -1, XP)
-            losses = spec.elements(*spec.finished(found, XP), plan, XP)
+            losses = spec.losses_of(found, plan, XP)
             gradients = spec.gradient_of(e, found, plan, -1, XP)
         return losses if self.reduction == "none" else losses.sum(-1), gradients
 

@@ -119,7 +119,9 @@ class TorchBackend(Backend):
 
     def kind(self, array):
         if array.dtype.is_floating_point:
-            return "floating" if array.itemsize > 1 else "other"  # PyTorch has no arithmetic for floats of eight bits
+            return (
+                "floating" if array.dtype.itemsize > 1 else "other"
+            )  # PyTorch has no arithmetic for floats of eight bits
         return "boolean" if array.dtype is torch.bool else "other" if array.dtype.is_complex else "integer"
 
     def values(self, array, validate):
@@ -158,6 +160,8 @@ class TorchBackend(Backend):
 
     def tracing(self):
         return torch.compiler.is_compiling()
+
+    blind = tracing
 
     def template(self, shape, dtype, like):
         return torch.zeros((), dtype=dtype or torch.get_default_dtype(), device=like.device).expand(shape)

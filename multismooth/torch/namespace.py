@@ -26,15 +26,14 @@ def number(size, z):
 
 def constant(value, z):
     """The value as a tensor of the computing dtype on the device of z."""
+    dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
     if isinstance(value, torch.Tensor):
-        return value.to(float_of(z))
-    return torch.full((), value, dtype=float_of(z), device=z.device)
+        return value if value.dtype == dtype else value.to(dtype)
+    return torch.full((), value, dtype=dtype, device=z.device)
 
 
-def where(condition, a, b):
-    """compat's where dtypes differ. A compiler traces it ten times as long as PyTorch's."""
-    differ = isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and a.dtype != b.dtype
-    return (compat if differ else torch).where(condition, a, b)
+def astype(x, dtype, copy=True):
+    return x.to(dtype, copy=copy) if copy or x.dtype != dtype else x
 
 
 def stop_gradient(x):
@@ -68,11 +67,21 @@ def softplus(z):
 
 XP = Namespace(
     compat,
+    # PyTorch's own take the standard's names of arguments, too. A compiler traces them without compat's Python.
+    any=torch.any,
+    broadcast_to=torch.broadcast_to,
+    expand_dims=torch.unsqueeze,
+    max=torch.amax,
+    mean=torch.mean,
+    min=torch.amin,
+    reshape=torch.reshape,
+    sum=torch.sum,
+    where=torch.where,
     moveaxis=torch.movedim,  # the same function as torch.moveaxis, which vmap does not support
+    astype=astype,
     float_of=float_of,
     number=number,
     constant=constant,
-    where=where,
     stop_gradient=stop_gradient,
     pick=pick,
     highest=highest,
