@@ -119,9 +119,8 @@ class TorchBackend(Backend):
 
     def kind(self, array):
         if array.dtype.is_floating_point:
-            return (
-                "floating" if array.dtype.itemsize > 1 else "other"
-            )  # PyTorch has no arithmetic for floats of eight bits
+            # PyTorch has no arithmetic for floats of eight bits.
+            return "floating" if array.dtype.itemsize > 1 else "other"
         return "boolean" if array.dtype is torch.bool else "other" if array.dtype.is_complex else "integer"
 
     def values(self, array, validate):
