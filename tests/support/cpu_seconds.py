@@ -2,6 +2,7 @@
 
 It counts CPU seconds, because on a shared machine a test may wait long for its turn. A module's or class's fixtures
 count for the first test that needs them. Child processes count while they run on Linux, elsewhere once they have ended.
+The limit is that of the machine on which the tests were timed. On a slower one it is as much higher.
 """
 
 import os
@@ -13,6 +14,7 @@ import pytest
 NAME = "cpu_seconds"
 LISTED = 10
 COVERAGE_FACTOR = 3  # A test takes about twice as long while coverage traces its lines.
+ROUNDS, ON_OUR_MACHINE = 2_000_000, 0.015  # of an empty loop, and the CPU seconds that it took there
 START = pytest.StashKey[float]()
 
 
@@ -37,11 +39,23 @@ def of_a_child(process):
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
+def slowness():
+    """How many times as long as ours this machine takes for the same work, at least 1."""
+    return max(1.0, min(map(seconds_of_a_loop, range(3))) / ON_OUR_MACHINE)
+
+
+def seconds_of_a_loop(_):
+    start = time.process_time()
+    for _ in range(ROUNDS):
+        pass
+    return time.process_time() - start
+
+
 def pytest_configure(config):
     limit = float(os.environ.get("MULTISMOOTH_CPU_LIMIT") or 0)
     if limit:
         covered = getattr(config.option, "cov_source", None)
-        config.pluginmanager.register(CpuSeconds(limit * COVERAGE_FACTOR if covered else limit))
+        config.pluginmanager.register(CpuSeconds(limit * slowness() * (COVERAGE_FACTOR if covered else 1)))
 
 
 class CpuSeconds:
@@ -62,7 +76,7 @@ class CpuSeconds:
         report = yield
         if seconds > self.limit and report.passed:
             report.outcome = "failed"
-            report.longrepr = f"{item.nodeid} took {seconds:.1f} CPU seconds, more than {self.limit:g}"
+            report.longrepr = f"{item.nodeid} took {seconds:.1f} CPU seconds, more than {self.limit:.3g}"
         return report
 
     def pytest_runtest_logreport(self, report):
