@@ -63,6 +63,7 @@ class Memo:
         self.settings, self.kernels = settings, {}
 
 
+@traceable
 class Call(NamedTuple):
     """One checked call of a public function, as its backend receives it."""
 

@@ -45,7 +45,7 @@ class Arguments(Conversions):
         readers = self.readers(z, axis, reduction, validate, num_classes)
         problem = Problem(z, targets, *[
             read(value) if needed or value is not None else None
-            for read, value, needed in zip(readers, given[2:], NEEDED, strict=True)
+            for read, value, needed in zip(readers, [*given][2:], NEEDED, strict=True)
         ])  # fmt: skip
         unchecked = soft and validate is False
         settings = Settings(convention, axis, soft, ignore_index, reduction, valid=unchecked, row_tolerance=slack)

@@ -112,7 +112,7 @@ class TorchBackend(Backend):
             if value.is_cuda and compat.eligible(value, others=[value]) and launch.guards(value, z):
                 at_once[name] = value, high
         others = {name: pair for name, pair in limited.items() if name not in at_once}
-        return super().nan_outside(others, z) | (launch.guarded(at_once) if at_once else {})
+        return {**super().nan_outside(others, z), **(launch.guarded(at_once) if at_once else {})}
 
     def size(self, value):
         return value if isinstance(value, torch.SymInt) else super().size(value)

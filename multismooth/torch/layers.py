@@ -31,7 +31,7 @@ class _WithOptions(torch.nn.Module):
     """
 
     options: dict[str, Any]
-    _arrays: tuple[str, ...] = ()  # the options that are buffers
+    _arrays: dict[str, str]  # the options that are buffers, with the buffers' names
     _buffer_names: ClassVar[dict[str, str]] = {}  # of those that are not named as their option
 
     def _keep(self, options, function, device=None, classes=None):
@@ -47,33 +47,30 @@ class _WithOptions(torch.nn.Module):
             elif name in ("weight", "prior") and value is not None and classes is not None:
                 argument_checks.per_class(name, np.shape(value), classes, square=name == "prior")
         self.options = {name: value for name, value in options.items() if not _array(name, value)}
-        self._arrays = tuple(name for name in options if name not in self.options)
+        self._arrays = {name: self._buffer_names.get(name, name) for name in options if name not in self.options}
         for name in self._arrays:
             self._register(name, options[name], device)
 
     def _register(self, name, value, device):
         if isinstance(value, torch.nn.Parameter):
-            self.register_parameter(self._buffer_name(name), value)
+            self.register_parameter(self._arrays[name], value)
             return
         if not isinstance(value, torch.Tensor):  # a copy: `load_state_dict` writes to the buffer
             value = _backend.take(name, value).clone()
-        self.register_buffer(self._buffer_name(name), value if device is None else value.to(device))
-
-    def _buffer_name(self, name):
-        return self._buffer_names.get(name, name)
+        self.register_buffer(self._arrays[name], value if device is None else value.to(device))
 
     def _with_arrays(self, options):
         """All options of a call: those given there win."""
-        return {name: getattr(self, self._buffer_name(name)) for name in self._arrays} | self.options | options
+        arrays = {name: getattr(self, buffer) for name, buffer in self._arrays.items()}
+        return {**arrays, **self.options, **options}  # which PyTorch 2.6 compiles, and no `|`
 
     def extra_repr(self):
         options = [f"{name}={value!r}" for name, value in self.options.items()]
-        arrays = [f"{name}={tuple(getattr(self, self._buffer_name(name)).shape)}" for name in self._arrays]
+        arrays = [f"{name}={tuple(getattr(self, buffer).shape)}" for name, buffer in self._arrays.items()]
         return ", ".join(filter(None, [super().extra_repr(), *options, *arrays]))
 
     def _apply(self, fn, recurse=True):
-        names = map(self._buffer_name, self._arrays)
-        before = {name: self._buffers[name] for name in names if name in self._buffers}
+        before = {name: self._buffers[name] for name in self._arrays.values() if name in self._buffers}
         super()._apply(fn, recurse)
         for name, value in before.items():
             if self._buffers[name].dtype != value.dtype:

@@ -7,7 +7,6 @@ two devices of which one is "meta".
 """
 
 import math
-from functools import partial
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from multismooth.torch.plans import marks_nothing
 LOGITS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 LABELS = (torch.int64, torch.uint8)
 KINDS: dict[tuple, tuple[Kind, torch.dtype]] = {}  # of calls, each with the result's dtype
+CONVENTION = conventions["torch"]  # torch.compile cannot look it up before PyTorch 2.7
 ABSENT = [None] * (len(Problem._fields) - 4)  # a Problem's fields after the class weights, which no drop-in has
 
 
@@ -79,7 +79,7 @@ def checked_call(backend, logits, target, weight, ignore_index, reduction, label
     )
     if key is not None and key not in KINDS and logits.is_cpu:
         _remember(backend, key, problem, settings, given(logits, target, weight), dtype)
-    empty = reduction == "mean" and partial(_denominator_is_zero, problem, settings, labels, backend)
+    empty = reduction == "mean" and (lambda: _denominator_is_zero(problem, settings, labels, backend))
     return Call(problem, settings), empty, dtype
 
 
@@ -120,7 +120,7 @@ def checked(backend, logits, target, weight, ignore_index, reduction, label_smoo
     labels = None if soft else backend.values(target, None)
     clean = labels is not None and target_checks.labels(labels, logits.shape[axis], ignore_index)
     problem = Problem(logits, target, label_smoothing, weight=weight)
-    settings = Settings(conventions["torch"], axis, soft, ignore_index, reduction, soft or labels is not None, clean)
+    settings = Settings(CONVENTION, axis, soft, ignore_index, reduction, soft or labels is not None, clean)
     return problem, settings, labels, dtype
 
 
