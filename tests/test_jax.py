@@ -257,6 +257,8 @@ print("sharded", len(jax.devices()))
 
 
 def test_sharded_operands_and_shard_map():
+    if version("jax") == (0, 6, 0):
+        pytest.skip("JAX 0.6.0 refuses an argmax inside shard_map by an error of its own")
     output = subprocess.run([sys.executable, "-c", SHARDED], capture_output=True, text=True, check=False)
     assert output.stdout.strip() == "sharded 4", output.stderr[-2000:]
 
