@@ -86,7 +86,6 @@ def test_xla_reads_the_logits_three_times_on_an_h200():
     done = subprocess.run([sys.executable, script], env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
-    for name in ("loss_and_grad", "value_and_grad", "everyday arguments"):
+    for name in ("loss_and_grad", "value_and_grad", "everyday arguments", "images"):
         assert found[name]["bytes"] <= 8.1, found
-        assert found[name]["temporary"] <= 0.1, found
-    assert found["images"]["bytes"] <= 10.1, found  # XLA finds the label's logit in a pass of its own
+        assert name == "images" or found[name]["temporary"] <= 0.1, found  # a few numbers per pixel
