@@ -9,7 +9,7 @@ import numpy as np
 from multismooth.errors import MissingBackendError, complain
 from multismooth.parity.calling.answers import NO_KEYWORDS, NoLoss
 from multismooth.parity.calling.black_box import BlackBox, one_line
-from multismooth.parity.calling.forms import LAYOUTS, TARGETS, Form, usual_length
+from multismooth.parity.calling.forms import LAYOUTS, TARGETS, Form, default_length
 from multismooth.parity.calling.frameworks import FRAMEWORKS, MODES
 
 NUMBERS_OF_CLASSES = (5, 3, 10, 2, 4, 6, 7, 8, 9, 12, 16, 20, 21, 32, 50, 64, 100, 1000)  # in the order of trying
@@ -102,7 +102,7 @@ def _connected(box, layouts, classes, num_classes):
 
 def _failure(box, classes):
     """Why fn gives no finite loss for so many classes, in a line; "" if it gives one."""
-    n = usual_length(classes)
+    n = default_length(classes)
     logits = np.random.default_rng(classes).normal(size=(n, classes))
     before = ""
     for labels in (np.arange(n) % classes, *(np.full(n, k) for k in range(min(classes, 6)))):
@@ -128,7 +128,7 @@ def answers_to_labels(box, classes):
     A loss of another layout often accepts the arrays, and reads labels and logits that do not belong together. Nor is
     a layout meant in which the softmax runs over another axis than the classes.
     """
-    n = usual_length(classes)
+    n = default_length(classes)
     z = np.random.default_rng((1, classes)).normal(size=(n, classes))
     try:
         labels, answer = _labels_and_answer(box, z)
@@ -166,7 +166,7 @@ def _finite_answer(box, z, labels):
 
 def is_linear(box, classes):
     """Whether the loss is linear in the logits: it is in log-probabilities, and in the rows of targets."""
-    n, box = usual_length(classes), box.with_form(scores="logits")
+    n, box = default_length(classes), box.with_form(scores="logits")
     z, labels = np.random.default_rng((2, classes)).normal(size=(n, classes)), np.arange(n) % classes
     try:
         ahead, back, at = (box(x, labels).loss.sum() for x in (z, -z, 0 * z))

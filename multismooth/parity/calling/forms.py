@@ -102,7 +102,7 @@ def _shapes(n, axes):
     return [(n,)] if axes == 1 else [(a, n // a) for a in range(1, n + 1) if n % a == 0]
 
 
-def usual_length(k):
+def default_length(k):
     """How many elements most problems of k classes have: one number for few classes, because compilers want each anew.
 
     It has factors, so that it can be shown as (B, T). With K up to 34 it is at least 3·(K − 1), so every class occurs.

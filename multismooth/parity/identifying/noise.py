@@ -10,7 +10,7 @@ import numpy as np
 
 from multismooth.parity.calling.answers import EPS
 from multismooth.parity.calling.black_box import no_warnings
-from multismooth.parity.calling.forms import usual_length
+from multismooth.parity.calling.forms import default_length
 
 BITS = {"bfloat16": 8, "float16": 11, "float32": 24}
 
@@ -60,7 +60,7 @@ def _of(box):
 def problem(box):
     """(labels, logits) with every label, of logits that no short format holds."""
     k = box.num_classes
-    n = usual_length(k)
+    n = default_length(k)
     return np.arange(n) % min(k, n), 1.5 * np.random.default_rng((5, k)).normal(size=(n, k))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from multismooth import spec
 from multismooth.errors import complain
 from multismooth.namespace import XP
-from multismooth.parity.calling.forms import usual_length
+from multismooth.parity.calling.forms import default_length
 
 OUTSIDE_LABELS = (-100, -1, 255)  # labels that libraries ignore and that usually name no class
 FEW_CLASSES, MANY_CLASSES = 3, 40  # other K on which a reading is tried, where fn takes them
@@ -115,12 +115,12 @@ def calls_needed(box, num_classes, labels):
 
 def long_length(num_classes):
     """How many elements the long problems have."""
-    return 30 if num_classes <= 6 else 2 * usual_length(num_classes)
+    return 30 if num_classes <= 6 else 2 * default_length(num_classes)
 
 
 def accepted_labels(box, num_classes):
     """The classes that fn accepts as labels: some conventions refuse the class that they exclude."""
-    n = usual_length(num_classes)
+    n = default_length(num_classes)
     classes = np.arange(min(num_classes, n))
     if _gives_finite_loss(box, np.resize(classes, n), num_classes):
         return classes
@@ -137,14 +137,14 @@ def _gives_finite_loss(box, labels, num_classes):
 
 def uneven_labels(labels, num_classes):
     """A medium problem: each label at least once, the first ones more often, in random order."""
-    n = usual_length(num_classes)
+    n = default_length(num_classes)
     rest = np.resize(np.repeat(labels[: max(len(labels) - 1, 1)], 2), max(n - len(labels), 0))
     return np.random.default_rng(0).permutation(np.concatenate([labels, rest])[:n])
 
 
 def label_vectors(labels, num_classes):
     """Problems that tell denominators apart: classes absent, many elements, one element at a time."""
-    n = usual_length(num_classes)
+    n = default_length(num_classes)
     half = labels[len(labels) // 2 :]
     yield np.resize(half, n)
     yield np.resize(np.repeat(labels, np.arange(len(labels)) % 4 + 1), long_length(num_classes))

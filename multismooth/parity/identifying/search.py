@@ -10,7 +10,7 @@ from itertools import product
 
 import numpy as np
 
-from multismooth.parity.calling.forms import usual_length
+from multismooth.parity.calling.forms import default_length
 from multismooth.parity.identification import Identification
 from multismooth.parity.identifying import factors, probes, reasons, target_mass
 from multismooth.parity.identifying.equivalents import matching_names, simplicity, unique, variations, with_name
@@ -177,7 +177,7 @@ class Search:
         """Another problem, with other labels and logits, and with many classes if fn takes them."""
         if any_num_classes and self.at_many_classes is not None:
             labels, num_classes = np.unique(self.at_many_classes.labels), probes.MANY_CLASSES
-            n = usual_length(num_classes)
+            n = default_length(num_classes)
         else:
             labels, num_classes, n = self.labels, self.num_classes, probes.long_length(self.num_classes)
         fresh = probes.fresh_labels(labels, reading.ignore_index, n)
