@@ -27,7 +27,7 @@ if __name__ == "__main__":
 
 import programs
 import pytest
-from requirements import need
+from requirements import need, version
 
 UNALIGNED = 50_257  # rows of bfloat16 that are no multiple of 16 bytes
 # {group: [(shape, dtype, with every option, blocks that may share a row, blocks that share a row in `both`, dtype of
@@ -381,11 +381,16 @@ def test_kernels_that_take_no_tile_compile_too(triton, folder):
     assert not any(map(any, found.values()))
 
 
+def is_3_7(triton):
+    """Triton 3.7 keeps 16 bytes of a capped float32 kernel on the stack. Soft rows take it half an instruction more."""
+    return not triton and version("triton")[:2] == (3, 7)
+
+
 def test_a_soft_cap_compiles_and_spills_nothing(triton, folder):
     """As a number. Its exponential and its division make a logit 30 instructions dearer."""
     stacks = answers("capped", triton, folder)
     assert len(stacks) > 2 * len(CAPPED)
-    assert not any(stacks)
+    assert max(stacks) <= (16 if is_3_7(triton) else 0)
 
 
 def test_to_add_up_the_losses_costs_no_stack_and_hardly_a_register(adding):
@@ -431,11 +436,12 @@ def test_one_exponential_for_a_logit(codes):
         assert code.exponentials <= code.logits * reads + running + 4, code
 
 
-def test_instructions_for_a_logit(codes):
+def test_instructions_for_a_logit(codes, triton):
     """An H200 can issue 27 in the time of 4 bytes, and 40 in that of 6. This is without options and edges."""
     for code in named(codes, "forward", "both", "backward"):
         if code.dtype == "bfloat16" and (code.resident or code.kernel != "both"):
-            labels, soft = {"forward": (21, 31), "both": (22, 33), "backward": (17, 17)}[code.kernel]
+            soft_forward = 32 if is_3_7(triton) else 31
+            labels, soft = {"forward": (21, soft_forward), "both": (22, 33), "backward": (17, 17)}[code.kernel]
             most = labels if code.targets is None else soft
             assert code.options or code.edge or code.instructions <= most * code.logits, code
 
