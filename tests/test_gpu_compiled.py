@@ -382,7 +382,7 @@ def test_kernels_that_take_no_tile_compile_too(triton, folder):
 
 
 def is_3_7(triton):
-    """Triton 3.7 keeps 16 bytes of a capped float32 kernel on the stack. Soft rows take it half an instruction more."""
+    """Whether Triton 3.7 compiles: a kernel has 16 bytes on the stack, and soft rows take half an instruction more."""
     return not triton and version("triton")[:2] == (3, 7)
 
 

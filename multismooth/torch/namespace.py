@@ -26,10 +26,9 @@ def number(size, z):
 
 def constant(value, z):
     """The value as a tensor of the computing dtype on the device of z."""
-    dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
     if isinstance(value, torch.Tensor):
-        return value if value.dtype == dtype else value.to(dtype)
-    return torch.full((), value, dtype=dtype, device=z.device)
+        return astype(value, float_of(z), copy=False)
+    return torch.full((), value, dtype=float_of(z), device=z.device)
 
 
 def astype(x, dtype, copy=True):
